@@ -1,0 +1,61 @@
+"""The command line. stdout is data, stderr is progress; exit codes: 0 found, 1 nothing found, 2 a mistake or bad data."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cir import __version__
+from cir.cli.build_index import build_index
+from cir.cli.demo import demo
+from cir.cli.evaluate import evaluate
+from cir.cli.query import query
+from cir.errors import CirError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="cir")
+def cli() -> None:
+    """Search pictures with a picture and a sentence: "like this, but in red".
+
+    \b
+    Example:
+      cir build-index photos/ -o my.index
+      cir query my.index -i photos/shirt.jpg -t "in red, with long sleeves" --sheet answer.png
+    """
+
+
+cli.add_command(build_index)
+cli.add_command(query)
+cli.add_command(evaluate)
+cli.add_command(demo)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, anything else keeps its traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+        code = 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        click.echo(f"cir: {_one_line(error.format_message())}{hint}", err=True)
+        code = 2
+    except CirError as error:
+        click.echo(f"cir: {_one_line(str(error))}", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("cir: stopped; what was finished is kept", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has seen enough.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,190 @@
+"""`cir build-index`"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries
+from cir.errors import DataError
+
+if TYPE_CHECKING:
+    from cir.images import ImageFile
+    from cir.indexer.build import BuildReport
+
+
+@click.command("build-index")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index directory.")
+@click.option("--model", default=None, metavar="NAME", help="Name or folder of the model.  [default: small]")
+@device_option
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images encoded at once.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode and encode.  [default: one a core]")
+@click.option("--no-tokens", is_flag=True, help="Keep one vector per image and no tokens: smaller, a little less exact.")
+@click.option("--metadata", type=click.Path(dir_okay=False, path_type=Path), help="CSV with one row per image.")
+@click.option("--id-column", default="id", show_default=True, help="Column of the CSV: an id, a file name or its stem.")
+@click.option("--prune", is_flag=True, help="Also drop images that are no longer found under PATH.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@model_dir_option
+@json_option
+def build_index(
+    paths: tuple[Path, ...],
+    output: Path,
+    model: str | None,
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    no_tokens: bool,
+    metadata: Path | None,
+    id_column: str,
+    prune: bool,
+    dry_run: bool,
+    model_dirs: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Encode the images under each PATH (folders, zips, files) into an index.
+
+    Run it again to add what is new: images whose content the index holds are not encoded again. A build that was
+    stopped goes on where it was. Files that cannot be read are counted and listed in skipped.jsonl in the index.
+
+    \b
+    Example:
+      cir build-index photos/ -o my.index
+      cir build-index photos/ more.zip -o my.index --metadata photos.csv
+    """
+    quiet_libraries()
+    from cir import images, models
+    from cir.indexer.build import build_index as build
+
+    files = images.scan(paths)
+    if not files:
+        raise DataError(f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(images.SUFFIXES))}")
+    columns = read_metadata(metadata, id_column, files) if metadata else None
+    encoder = models.load_model(model or _model_of(output, model_dirs), device=device, model_dirs=model_dirs)
+    report = build(
+        files,
+        output,
+        encoder,
+        workers=workers,
+        batch_size=batch_size,
+        tokens=not no_tokens,
+        metadata=columns,
+        prune=prune,
+        dry_run=dry_run,
+        progress=Progress("encoding"),
+    )
+    click.echo(json.dumps(report.to_json()) if as_json else summary(report, prune))
+
+
+def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
+    """The model that an existing index goes on with; the default for a new one."""
+    from cir import models
+    from cir.indexer.manifest import CURRENT
+    from cir.indexer.gallery import Gallery
+
+    if not (output / CURRENT).is_file():
+        return models.DEFAULT
+    gallery = Gallery.open(output)
+    return models.find_for(gallery.card, gallery.model_path, model_dirs)
+
+
+def read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:
+    """Rows of a CSV by image id. A row names an image by id, else by file name, else by its stem.
+
+    Raises:
+        DataError: no such file, no such column, a name that fits several images, or no row that fits any.
+    """
+    by_name: dict[str, set[str]] = {}
+    for file in files:
+        name = file.id.rpartition("/")[2]
+        for key in {name, name.rpartition(".")[0]}:
+            by_name.setdefault(key, set()).add(file.id)
+    ids = {file.id for file in files}
+    found: dict[str, dict[str, str]] = {}
+    unknown = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.DictReader(text)
+            if id_column not in (reader.fieldnames or ()):
+                there = ", ".join(reader.fieldnames or ["none"])
+                raise DataError(f"{path}: no column {id_column!r}; there are: {there}; name one with --id-column")
+            for row in reader:
+                key = row[id_column] or ""
+                fits = {key} if key in ids else by_name.get(key, set())
+                if len(fits) > 1:
+                    raise DataError(f"{path} line {reader.line_num}: {key} fits {len(fits)} images; use full ids")
+                unknown += not fits
+                for image_id in fits:
+                    found[image_id] = {
+                        column: value or "" for column, value in row.items() if column and column != id_column
+                    }
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}; --metadata is a CSV file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}; save it as UTF-8") from None
+    if not found:
+        raise DataError(f"{path}: no row fits an image; is {id_column!r} the right --id-column?")
+    if unknown:
+        click.echo(f"cir: {path}: {unknown:,} rows fit no image here; they are left out", err=True)
+    return found
+
+
+class Progress:
+    """A bar on stderr with images/s and time left; nothing where stderr is not a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: object | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc=self._what, unit=" images", disable=not sys.stderr.isatty(), leave=False)
+        bar: tqdm = self._bar  # type: ignore[assignment,type-arg]
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+
+def summary(report: BuildReport, prune: bool) -> str:
+    """What a person wants to know when a build has ended."""
+    counts = [
+        (len(report.added), "added"),
+        (len(report.updated), "changed"),
+        (len(report.renamed), "renamed"),
+        (len(report.unchanged), "unchanged"),
+        (len(report.missing), "no longer found"),
+        (len(report.skipped), "skipped"),
+    ]
+    said = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
+    lines = [f"{report.path}: {'would be ' if report.dry_run else ''}{report.total:,} images ({said})"]
+    if report.images_per_second:
+        lines.append(
+            f"{report.images_per_second:.0f} images/s, {_seconds(report.seconds)}; {report.bytes_per_image:,.0f} bytes per image"
+        )
+    if report.resumed:
+        lines.append(f"{report.resumed:,} of them were kept from a build that was stopped")
+    for image_id, reason in report.skipped[:3]:
+        lines.append(f"  skipped {reason if image_id in reason else f'{image_id}: {reason}'}")
+    if report.skipped:
+        where = "" if report.dry_run else f"all of them are in {report.path / 'skipped.jsonl'}"
+        lines.append(f"  {where}" if where else "")
+    if report.missing:
+        lines.append(
+            "images that are no longer found stay searchable; --prune drops them"
+            if not prune
+            else "images that are no longer found were dropped"
+        )
+    return "\n".join(line for line in lines if line)
+
+
+def _seconds(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or mps: where the model runs."
+)
+model_dir_option = click.option(
+    "--model-dir",
+    "model_dirs",
+    multiple=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of models, also looked through by digest. May be repeated; CIR_MODELS adds more.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from writing to stderr and from asking a hub for files; called before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def index_argument(command: Command) -> Command:
+    """The index directory; what is wrong with it is told by the package, in one line."""
+    return click.argument("index", type=click.Path(path_type=Path))(command)

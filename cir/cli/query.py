@@ -1,0 +1,181 @@
+"""`cir query`"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.errors import CirError, DataError, UsageError
+from cir.types import Query, SearchResult
+
+if TYPE_CHECKING:
+    from cir.search import Index
+
+
+@click.command()
+@index_argument
+@click.argument("batch", required=False, metavar="[-]")
+@click.option("-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id.")
+@click.option("-t", "--text", default="", metavar="TEXT", help='What to change: "in red, with long sleeves".')
+@click.option("--not", "negatives", multiple=True, metavar="TEXT", help="What is not wanted. May be repeated.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many images.")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only images with this metadata. May be repeated.")
+@click.option("--exact", is_flag=True, help="Compare with every image instead of the best candidates.")
+@click.option("--paths", is_flag=True, help="Print only the files, one a line.")
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
+@click.option("--model", metavar="NAME", help="Query with this model; refused unless it made the index.")
+@device_option
+@model_dir_option
+@json_option
+def query(
+    index: Path,
+    batch: str | None,
+    references: tuple[str, ...],
+    text: str,
+    negatives: tuple[str, ...],
+    k: int,
+    where: tuple[str, ...],
+    exact: bool,
+    paths: bool,
+    sheet: Path | None,
+    model: str | None,
+    device: str,
+    model_dirs: tuple[Path, ...],
+    as_json: bool,
+) -> int:
+    """Find images of INDEX like the references, changed as the text says.
+
+    An image alone finds more like it, a text alone what it names. Several references are averaged. With `-` instead of
+    -i and -t, queries are read from stdin as JSON lines {"references", "text", "negatives", "k", "where", "id"} and
+    answered as JSON lines.
+
+    \b
+    Example:
+      cir query my.index -i shirt.jpg -t "in red, with long sleeves" --sheet answer.png
+      cir query my.index -t "a striped summer dress" -k 20 --paths
+      cir query my.index - < queries.jsonl > answers.jsonl
+    """
+    quiet_libraries()
+    from cir.search import open_index
+
+    if as_json and paths:
+        raise UsageError("--json and --paths exclude each other; give one")
+    if batch not in (None, "-"):
+        raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
+    if batch == "-" and (references or text or negatives or sheet or paths or where):
+        raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
+    opened = open_index(index, model=model, model_dirs=model_dirs, device=device)
+    if batch == "-":
+        return _answer_lines(opened, sys.stdin, k, exact)
+    asked = Query(references, text.strip(), negatives, k, tuple(_condition(part) for part in where))
+    result = opened.search(asked, exact=exact)
+    if sheet:
+        _draw(opened, result, sheet)
+    if as_json:
+        click.echo(json.dumps(to_json(result)))
+    elif paths:
+        for hit in result.hits:
+            click.echo(hit.path or hit.id)
+    else:
+        click.echo(table(result), nl=bool(result.hits))
+    return 0 if result.hits else 1
+
+
+def to_json(result: SearchResult) -> dict[str, Any]:
+    """A result as plain JSON values."""
+    hits = [
+        {"rank": hit.rank, "id": hit.id, "score": round(hit.score, 6), "path": hit.path, "metadata": dict(hit.metadata)}
+        for hit in result.hits
+    ]
+    asked = result.query
+    return {
+        "id": asked.id,
+        "references": [str(reference) for reference in asked.references],
+        "text": asked.text,
+        "negatives": list(asked.negatives),
+        "model": result.model,
+        "searched": result.searched,
+        "seconds": round(result.seconds, 4),
+        "hits": hits,
+    }
+
+
+def table(result: SearchResult) -> str:
+    """Rank, score, id and metadata, aligned."""
+    width = max((len(hit.id) for hit in result.hits), default=0)
+    return "\n".join(
+        f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {', '.join(v for v in hit.metadata.values() if v)}".rstrip()
+        for hit in result.hits
+    )
+
+
+def _condition(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not equals or not column.strip():
+        raise UsageError(f"--where {text!r}: write COLUMN=VALUE")
+    return column.strip(), value.strip()
+
+
+def _draw(opened: Index, result: SearchResult, path: Path) -> None:
+    from cir.sheet import draw_sheet, save_sheet
+
+    pictures = [opened.picture(reference) for reference in result.query.references]
+    save_sheet(draw_sheet(result, pictures, opened.picture), path)
+
+
+def _answer_lines(opened: Index, lines: Iterable[str], k: int, exact: bool) -> int:
+    """One answer a line, in order; a bad line is answered with its error and makes the exit code 2."""
+    code = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            answer = to_json(opened.search(_parse(line, k), exact=exact))
+        except CirError as error:
+            answer, code = {"error": f"line {number}: {error}"}, 2
+        click.echo(json.dumps(answer))
+        sys.stdout.flush()
+    return code
+
+
+def _parse(line: str, k: int) -> Query:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError('not a query; write {"references": ["a.jpg"], "text": "in red"}')
+    known = {"references", "text", "negatives", "k", "where", "id"}
+    if extra := sorted(values.keys() - known):
+        raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
+    where = values.get("where", {})
+    count = values.get("k", k)
+    if not isinstance(where, dict) or not isinstance(count, int) or isinstance(count, bool):
+        raise DataError('"where" is an object of column and value, "k" a number')
+    text = values.get("text", "")
+    if not isinstance(text, str):
+        raise DataError('"text" is a string')
+    identity = values.get("id")
+    return Query(
+        references=tuple(_strings(values, "references")),
+        text=text.strip(),
+        negatives=tuple(_strings(values, "negatives")),
+        k=count,
+        where=tuple((str(column), str(value)) for column, value in where.items()),
+        id=None if identity is None else str(identity),
+    )
+
+
+def _strings(values: dict[str, Any], key: str) -> Iterator[str]:
+    given = values.get(key, [])
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise DataError(f'"{key}" is a list of strings')
+    yield from given

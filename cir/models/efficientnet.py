@@ -1,0 +1,94 @@
+"""EfficientNet-Lite0 as a feature map: the compact convolutional image side of `small`.
+
+Architecture: Tan & Le, "EfficientNet" (ICML 2019), in the Lite variant (no squeeze-and-excitation, ReLU6).
+Batch normalisation is folded into the convolutions, because the trunk is frozen here: fewer tensors, faster on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# (repeats, kernel, stride of the first, expansion, channels out) of the seven stages
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM_CHANNELS = 32
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow's "same", which these weights were trained with: odd rest to the right and bottom."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride=stride, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
+        height, width = x.shape[-2:]
+        down = max((-(-height // stride) - 1) * stride + kernel - height, 0)
+        right = max((-(-width // stride) - 1) * stride + kernel - width, 0)
+        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+        return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
+
+
+class Block(nn.Module):
+    """Inverted residual: expand 1x1, depthwise kxk, project 1x1."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = channels_in * expansion
+        self.expand = SameConv(channels_in, inner, 1) if expansion != 1 else None
+        self.depthwise = SameConv(inner, inner, kernel, stride=stride, groups=inner)
+        self.project = SameConv(inner, channels_out, 1)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """A frozen trunk that hands out a 7 x 7 map gathered from several depths.
+
+    Early stages know colour and texture, late ones what the thing is; a composed query asks about both. Each chosen
+    stage is average-pooled to 7 x 7 and the channels are concatenated.
+
+    Args:
+        stages: which of the seven stages to gather, 0-based, in order.
+    """
+
+    def __init__(self, *, stages: tuple[int, ...] = (2, 4, 6)) -> None:
+        super().__init__()
+        self.gathered = tuple(stages)
+        self.stem = SameConv(3, STEM_CHANNELS, 3, stride=2)
+        self.stages = nn.ModuleList()
+        channels = STEM_CHANNELS
+        for repeats, kernel, stride, expansion, out in STAGES:
+            blocks = []
+            for i in range(repeats):
+                blocks.append(
+                    Block(channels, out, kernel=kernel, stride=stride if i == 0 else 1, expansion=expansion)
+                )
+                channels = out
+            self.stages.append(nn.Sequential(*blocks))
+        self.width = sum(STAGES[i][-1] for i in self.gathered)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) preprocessed pixels -> (B, 49, width) features, not normalised."""
+        x = F.relu6(self.stem(pixels))
+        maps = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.gathered:
+                maps.append(F.adaptive_avg_pool2d(x, 7))
+        return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)

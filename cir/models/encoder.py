@@ -1,0 +1,92 @@
+"""The encoder that commands use: a `Sprc` with its preprocessing, its device and numpy at its edges."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cir import devices
+from cir.types import Encoded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from cir.images import Preprocess
+    from cir.models.sprc import Sprc
+    from cir.types import ModelCard
+
+    Floats = NDArray[np.float32]
+
+
+class SprcEncoder:
+    """A `GalleryEncoder` and `QueryEncoder` in one space. Safe to call from several threads.
+
+    Args:
+        sprc: the module; it is moved to the device and set to eval mode.
+        card, preprocess: as stored with the weights.
+        device: where to run.
+        directory: where the weights lie; kept in indexes as a hint.
+    """
+
+    def __init__(
+        self, sprc: Sprc, card: ModelCard, preprocess: Preprocess, *, device: torch.device, directory: Path | None = None
+    ) -> None:
+        self.sprc = sprc.to(device).eval()
+        self.card = card
+        self.directory = directory
+        self._preprocess = preprocess
+        self._device = device
+        self._precision = devices.trunk_precision(device)
+        # A CPU runs several threads side by side; an accelerator takes one batch after the other.
+        self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
+
+    def preprocess(self, image: Image) -> Floats:
+        """One decoded picture of any size and mode -> (3, H, W) float32."""
+        return self._preprocess(image)
+
+    def shared_by(self, workers: int) -> AbstractContextManager[None]:
+        """Divide the cores among `workers` threads that will call `encode_images` at once."""
+        return devices.shared_by(workers, self._device)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Floats) -> Encoded:
+        """(B, 3, H, W) float32 pixels -> vectors (B, D) and tokens (B, T, D), float32 and unit-norm."""
+        with self._turn:
+            states = self.sprc.target_states(self._features(pixels))
+            vectors = self.sprc.project_vector(states) if self.card.vector else None
+            tokens = self.sprc.project_tokens(states)
+        return Encoded(None if vectors is None else _numpy(vectors), _numpy(tokens))
+
+    @torch.inference_mode()
+    def encode_queries(self, pixels: Floats, captions: Sequence[str]) -> Floats:
+        """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm: passes A and B."""
+        with self._turn:
+            ids, mask = self.sprc.tokenize(captions)
+            prompt = self.sprc.sentence_prompt(self._features(pixels), ids, mask)
+            return _numpy(self.sprc.sentence_vector(prompt, ids, mask))
+
+    @torch.inference_mode()
+    def encode_texts(self, captions: Sequence[str]) -> Floats:
+        """B captions without a reference -> (B, D) float32, unit-norm: pass D."""
+        with self._turn:
+            return _numpy(self.sprc.text_vectors(captions))
+
+    def _features(self, pixels: Floats) -> Tensor:
+        batch = torch.from_numpy(pixels).to(self._device)
+        with torch.autocast(
+            self._device.type, dtype=self._precision, enabled=self._precision != torch.float32
+        ):
+            features = self.sprc.image_features(batch)
+        return features.float()
+
+
+def _numpy(values: Tensor) -> Floats:
+    return np.ascontiguousarray(values.float().cpu().numpy())

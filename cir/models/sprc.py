@@ -1,0 +1,274 @@
+"""SPRC: sentence-level prompts for composed image retrieval (Bai et al., ICLR 2024), on BLIP-2's Q-Former.
+
+One class for every size; sizes are configuration. The blocks are Hugging Face transformers' BLIP-2 modules, which
+express the four passes of the official code exactly:
+
+    A  fusion    [query tokens, caption] x reference image -> sentence prompt P (B, T, width)
+    B  sentence  [P, caption], no image                    -> query vector
+    C  target    [query tokens] x target image             -> gallery tokens
+    D  prompt    [CLS, learned prompts, caption], no image -> text-only query vector; trains the prompts
+
+Passes without an image run *every* position through the text feed-forward (`query_length=0`), query tokens included:
+that is what the official code does, and its weights depend on it.
+
+Letters: B batch, T query tokens, L text length, D dims of the shared space, P image positions, W image width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cir.models.efficientnet import EfficientNetLite0
+
+if TYPE_CHECKING:
+    from cir.text import Tokenizer
+
+CLS = 0  # position of the caption's own [CLS] in pass D, where it comes first
+
+
+@dataclass(frozen=True)
+class SprcConfig:
+    """The size of a model.
+
+    Attributes:
+        vision: {"type": "vit" | "efficientnet-lite0", ...arguments of that trunk}.
+        width, layers, heads, intermediate: of the Q-Former.
+        cross_attention_every: image attention in layers 0, n, 2n, ...
+        query_tokens: T.
+        dims: D.
+        vocabulary: rows of the word embedding.
+        text_length: L, longest caption in word pieces, [CLS] and [SEP] included.
+        positions: rows of the position embedding.
+        gallery_vector: whether the gallery encoder also gives one vector per image.
+    """
+
+    vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    cross_attention_every: int = 2
+    query_tokens: int = 32
+    dims: int = 256
+    vocabulary: int = 30523
+    text_length: int = 32
+    positions: int = 512
+    dropout: float = 0.1
+    gallery_vector: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "vision": dict(self.vision)}
+
+
+VIT_G: dict[str, Any] = {
+    "type": "vit",
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_size": 1408,
+    "num_hidden_layers": 39,
+    "num_attention_heads": 16,
+    "intermediate_size": 6144,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "attention_dropout": 0.0,
+    "qkv_bias": True,
+}
+VIT_G_CONFIG = SprcConfig(vision=VIT_G)
+
+
+class VisionTransformer(nn.Module):
+    """BLIP-2's ViT without its last norm, which SPRC keeps apart as the trainable `ln_vision`."""
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__()
+        from transformers import Blip2VisionConfig, Blip2VisionModel
+
+        self.width: int = sizes["hidden_size"]
+        self.model = Blip2VisionModel(Blip2VisionConfig(**sizes))
+        self.model.post_layernorm = nn.Identity()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1 + patches, W), class token first."""
+        features: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        return features
+
+
+def _trunk(settings: Mapping[str, Any]) -> nn.Module:
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "type"}
+    trunks: dict[str, Any] = {"vit": VisionTransformer, "efficientnet-lite0": EfficientNetLite0}
+    return trunks[settings["type"]](**arguments)  # type: ignore[no-any-return]
+
+
+class Sprc(nn.Module):
+    """The query encoder and the gallery encoder, sharing one Q-Former.
+
+    Args:
+        config: sizes.
+        tokenizer: turns raw captions into ids; needed only by the methods that take captions.
+    """
+
+    def __init__(self, config: SprcConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        from transformers import Blip2QFormerConfig
+        from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2TextEmbeddings
+
+        self.config = config
+        self.tokenizer = tokenizer
+        self.vision = _trunk(config.vision)
+        vision_width: int = self.vision.width  # type: ignore[assignment]
+        self.ln_vision = nn.LayerNorm(vision_width)
+        sizes = Blip2QFormerConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            max_position_embeddings=config.positions,
+            cross_attention_frequency=config.cross_attention_every,
+            encoder_hidden_size=vision_width,
+            use_qformer_text_input=True,
+        )
+        self.embeddings = Blip2TextEmbeddings(sizes)
+        self.qformer = Blip2QFormerModel(sizes)
+        self.query_tokens = nn.Parameter(torch.randn(1, config.query_tokens, config.width) * 0.02)
+        self.prompt_tokens = nn.Parameter(torch.randn(1, config.query_tokens, config.width) * 0.02)
+        self.vision_proj = nn.Linear(config.width, config.dims)
+        self.text_proj = nn.Linear(config.width, config.dims)
+        self.gallery_proj = nn.Linear(config.width, config.dims) if config.gallery_vector else None
+        self.temp = nn.Parameter(torch.tensor(0.07))
+
+    # The four passes, on image features and token ids. Training calls these with features it has kept.
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) preprocessed pixels -> (B, P, W) raw features of the frozen trunk, before `ln_vision`."""
+        features: Tensor = self.vision(pixels)
+        return features
+
+    def sentence_prompt(self, features: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pass A: (B, P, W) features and (B, L) caption -> P (B, T, width)."""
+        queries = self.query_tokens.expand(len(ids), -1, -1)
+        out = self._qformer(
+            self.embeddings(input_ids=ids, query_embeds=queries),
+            _with_prompts(mask, self.config.query_tokens),
+            features=features,
+        )
+        return out[:, : self.config.query_tokens]
+
+    def sentence_vector(self, prompt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pass B: (B, T, width) prompt and (B, L) caption -> (B, D) unit-norm."""
+        out = self._qformer(
+            self.embeddings(input_ids=ids, query_embeds=prompt), _with_prompts(mask, self.config.query_tokens)
+        )
+        # The caption's [CLS] stands right behind the T prompts.
+        return F.normalize(self.text_proj(out[:, self.config.query_tokens]), dim=-1)
+
+    def target_states(self, features: Tensor) -> Tensor:
+        """Pass C: (B, P, W) features -> (B, T, width) Q-Former outputs."""
+        queries = self.query_tokens.expand(len(features), -1, -1)
+        return self._qformer(queries, None, features=features)
+
+    def prompted_text_vector(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pass D: (B, L) caption with the learned prompts -> (B, D) unit-norm."""
+        tokens = self.config.query_tokens
+        words = self.embeddings.word_embeddings(ids)  # (B, L, width)
+        prompts = self.prompt_tokens.expand(len(ids), -1, -1)
+        mixed = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)  # [CLS, prompts, rest]
+        mixed = mixed + self.embeddings.position_embeddings.weight[: mixed.shape[1]]
+        out = self._qformer(mixed, _with_prompts(mask, tokens))
+        return F.normalize(self.text_proj(out[:, CLS]), dim=-1)
+
+    def _qformer(self, embedded: Tensor, mask: Tensor | None, *, features: Tensor | None = None) -> Tensor:
+        if features is None:
+            out = self.qformer(query_embeds=embedded, attention_mask=mask, query_length=0)
+        else:
+            out = self.qformer(
+                query_embeds=embedded,
+                attention_mask=mask,
+                query_length=self.config.query_tokens,
+                encoder_hidden_states=self.ln_vision(features),
+            )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    # What a search needs.
+
+    def project_tokens(self, states: Tensor) -> Tensor:
+        """(B, T, width) of pass C -> (B, T, D) unit-norm gallery tokens."""
+        return F.normalize(self.vision_proj(states), dim=-1)
+
+    def project_vector(self, states: Tensor) -> Tensor:
+        """(B, T, width) of pass C -> (B, D) unit-norm gallery vector, from the mean over T."""
+        if self.gallery_proj is None:
+            raise ValueError("this model has no gallery vector; use its tokens")
+        return F.normalize(self.gallery_proj(states.mean(dim=1)), dim=-1)
+
+    def gallery_tokens(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) preprocessed pixels -> (B, T, D) unit-norm."""
+        return self.project_tokens(self.target_states(self.image_features(pixels)))
+
+    def query_vectors(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+        """(B, 3, H, W) references and B raw captions -> (B, D) unit-norm."""
+        ids, mask = self.tokenize(captions)
+        return self.sentence_vector(self.sentence_prompt(self.image_features(pixels), ids, mask), ids, mask)
+
+    def text_vectors(self, captions: Sequence[str]) -> Tensor:
+        """B raw captions without a reference -> (B, D) unit-norm."""
+        return self.prompted_text_vector(*self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """B raw captions -> ids and mask, (B, L) int64 each, on the model's device."""
+        if self.tokenizer is None:
+            raise ValueError("this model was made without a tokenizer")
+        ids, mask = self.tokenizer(captions, self.config.text_length)
+        device = self.query_tokens.device
+        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+    # What training needs.
+
+    def losses(self, reference: Tensor, target: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
+        """The three losses of the official code on one batch of triplets.
+
+        Args:
+            reference, target: (B, 3, H, W) preprocessed pixels; row i of both belongs to caption i.
+            captions: B raw strings.
+
+        Returns:
+            {"itc", "rtc", "align"}: scalars, divided by the temperature, not weighted.
+        """
+        with torch.no_grad():  # the trunk is frozen
+            reference_features, target_features = self.image_features(reference), self.image_features(target)
+        ids, mask = self.tokenize(captions)
+        prompt = self.sentence_prompt(reference_features, ids, mask)
+        composed = self.sentence_vector(prompt, ids, mask)
+        prompted = self.prompted_text_vector(ids, mask)
+        tokens = self.project_tokens(self.target_states(target_features))
+        labels = torch.arange(len(ids), device=ids.device)
+        return {
+            "itc": F.cross_entropy(scores(composed, tokens) / self.temp, labels),
+            "rtc": F.cross_entropy(scores(prompted, tokens) / self.temp, labels),
+            "align": self.alignment(prompt),
+        }
+
+    def alignment(self, prompt: Tensor) -> Tensor:
+        """Pull the sentence prompt (B, T, width) towards the learned prompts, which do not move for it; a scalar."""
+        goal = self.prompt_tokens.mean(dim=1).detach()
+        return F.mse_loss(prompt.mean(dim=1), goal.expand(len(prompt), -1))
+
+
+def scores(queries: Tensor, tokens: Tensor) -> Tensor:
+    """(B, D) queries against (N, T, D) tokens -> (B, N): the maximum over T of the inner products."""
+    return torch.einsum("bd,ntd->bnt", queries, tokens).amax(dim=-1)
+
+
+def _with_prompts(mask: Tensor, tokens: int) -> Tensor:
+    """(B, L) caption mask -> (B, T + L): prompts are never masked."""
+    return torch.cat([mask.new_ones(len(mask), tokens), mask], dim=1)

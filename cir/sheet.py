@@ -1,0 +1,123 @@
+"""A contact sheet: the reference, the sentence, and the ranked answers, as one picture for a person."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cir.errors import DataError, ImageDecodeError, MissingImageError
+from cir.types import SearchResult
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+TILE = 208
+GAP = 20
+CAPTION = 40
+PER_ROW = 5
+INK, QUIET, PAPER, CARD, ACCENT = "#1d1d1f", "#75757a", "#f6f5f3", "#ffffff", "#b3412e"
+
+Pictures = Callable[[str], Image.Image]
+
+
+def draw_sheet(result: SearchResult, references: list[Image.Image], picture: Pictures) -> Image.Image:
+    """Draw one result.
+
+    Args:
+        result: what was asked and found.
+        references: the decoded reference pictures, in the order of the query.
+        picture: gallery id -> decoded picture; a photo that is gone is shown as an empty tile that says so.
+    """
+    query = result.query
+    left = TILE + 2 * GAP if references or query.text or query.negatives else GAP
+    columns = min(PER_ROW, max(1, len(result.hits)))
+    rows = max(1, -(-len(result.hits) // columns))
+    sentence = _sentence(result)
+    header = _asked_height(references, sentence)
+    height = max(header, GAP + 30 + rows * (TILE + CAPTION + GAP)) + GAP
+    sheet = Image.new("RGB", (left + GAP + columns * (TILE + GAP), height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _draw_asked(sheet, pen, references, sentence)
+    if left > GAP:
+        pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
+    found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
+    pen.text((left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15))
+    for place, hit in enumerate(result.hits):
+        x = left + GAP + (place % columns) * (TILE + GAP)
+        y = GAP + 30 + (place // columns) * (TILE + CAPTION + GAP)
+        try:
+            _tile(sheet, pen, picture(hit.id), (x, y))
+        except (MissingImageError, ImageDecodeError):
+            pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#dcdad6")
+            pen.text((x + TILE / 2, y + TILE / 2), "photo not found", fill=QUIET, font=_font(14), anchor="mm")
+        pen.text((x, y + TILE + 5), f"{hit.rank}", fill=ACCENT, font=_font(17))
+        pen.text((x + TILE, y + TILE + 7), f"{hit.score:.3f}", fill=QUIET, font=_font(14), anchor="ra")
+        name = Path(hit.id).name
+        indent = pen.textlength(f"{hit.rank}", font=_font(17)) + 9
+        pen.text((x + indent, y + TILE + 7), _fit(pen, name, TILE - 52 - int(indent)), fill=INK, font=_font(14))
+    return sheet
+
+
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet as PNG or JPEG, by its suffix, complete or not at all. Raises DataError."""
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"{path}: a sheet is written as .png, .jpg or .webp; change the name")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        sheet.save(temporary, kind)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another place") from None
+
+
+def _sentence(result: SearchResult) -> list[tuple[str, str]]:
+    """Lines of the question and their colour."""
+    lines = [(line, INK) for line in textwrap.wrap(f"“{result.query.text}”", 22)] if result.query.text else []
+    for negative in result.query.negatives:
+        lines += [(line, ACCENT) for line in textwrap.wrap(f"not “{negative}”", 22)]
+    for column, value in result.query.where:
+        lines += [(line, QUIET) for line in textwrap.wrap(f"{column} = {value}", 26)]
+    return lines or [("more like this", QUIET)]
+
+
+def _asked_height(references: list[Image.Image], lines: list[tuple[str, str]]) -> int:
+    return GAP + 30 + len(references) * (TILE + GAP) + 27 * len(lines)
+
+
+def _draw_asked(sheet: Image.Image, pen: Any, references: list[Image.Image], lines: list[tuple[str, str]]) -> None:
+    heading = "like this" if len(references) == 1 else "like these" if references else "looking for"
+    pen.text((GAP, GAP), heading, fill=QUIET, font=_font(15))
+    y = GAP + 30
+    for reference in references:
+        _tile(sheet, pen, reference, (GAP, y))
+        y += TILE + GAP
+    for line, colour in lines:
+        pen.text((GAP, y), line, fill=colour, font=_font(19))
+        y += 27
+
+
+def _tile(sheet: Image.Image, pen: Any, picture: Image.Image, corner: tuple[int, int]) -> None:
+    """A picture, whole, centred on a white card."""
+    x, y = corner
+    pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#e6e4e0")
+    room = TILE - 8
+    scale = room / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    shown = picture.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(shown, (x + 4 + (room - size[0]) // 2, y + 4 + (room - size[1]) // 2), shown)
+
+
+def _fit(pen: Any, text: str, width: int) -> str:
+    while text and pen.textlength(text, font=_font(14)) > width:
+        text = text[:-2] + "…" if len(text) > 2 else ""
+    return text
+
+
+def _font(size: int) -> FreeTypeFont | Any:
+    return ImageFont.load_default(size)

@@ -1,0 +1,1 @@
+"""Training: how the models that ship with the package were made."""

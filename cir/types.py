@@ -1,0 +1,196 @@
+"""The vocabulary of the package: values that travel between its parts.
+
+Letters in every docstring: B batch, N gallery, T tokens per image, D dims, L text length, H and W pixels.
+Nothing here imports torch, faiss or h5py, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    Floats = NDArray[np.float32]
+
+# A reference is an image file, the id of a gallery image, or a decoded picture.
+Reference = "str | Path | Image"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What makes vectors comparable: two vectors may meet only when their spaces have the same id.
+
+    Attributes:
+        dims: D, the length of a vector.
+        model_digest: digest of the weights that span the space.
+        normalisation: "l2", unit length.
+        score: "dot", the inner product; with tokens the maximum over T.
+    """
+
+    dims: int
+    model_digest: str
+    normalisation: str = "l2"
+    score: str = "dot"
+
+    @property
+    def id(self) -> str:
+        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Who a model is. Stored with the weights and in every index that holds its vectors.
+
+    Attributes:
+        name: immutable versioned name, such as "small-1".
+        weights_sha256: digest of the weights file.
+        preprocess_sha256: digest of the preprocessing settings; other pixels are another model.
+        dims: D of vectors and tokens.
+        tokens: T, tokens per image; 0 where the model gives none.
+        vector: whether the gallery encoder gives one vector per image.
+        sum_weight: share of the image in the *sum* baseline, chosen once on held-out train data.
+        training: how it was trained: data, seed, steps, hours.
+    """
+
+    name: str
+    weights_sha256: str
+    preprocess_sha256: str
+    dims: int
+    tokens: int
+    vector: bool
+    sum_weight: float = 0.5
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (16 hex digits) over weights and preprocessing: what decides the vectors, and nothing else."""
+        return hashlib.sha256(f"{self.weights_sha256}:{self.preprocess_sha256}".encode()).hexdigest()[:16]
+
+    @property
+    def space(self) -> Space:
+        """The native space of this model's vectors, tokens and queries."""
+        return Space(dims=self.dims, model_digest=self.digest)
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as plain JSON values, digest included."""
+        return {**asdict(self), "training": dict(self.training), "digest": self.digest}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
+        """A card from `to_json` values; the digest is computed again, never believed."""
+        return cls(**{key: value for key, value in values.items() if key != "digest"})
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a gallery encoder says of B images; at least one of the two is there.
+
+    Attributes:
+        vectors: (B, D) float32, unit-norm, or None.
+        tokens: (B, T, D) float32, unit-norm, or None.
+    """
+
+    vectors: Floats | None
+    tokens: Floats | None
+
+
+class GalleryEncoder(Protocol):
+    """Turns pictures into what an index stores."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Who makes the vectors."""
+
+    def preprocess(self, image: Image) -> Floats:
+        """One decoded picture -> (3, H, W) float32 pixels; safe to call from several threads."""
+
+    def encode_images(self, pixels: Floats) -> Encoded:
+        """(B, 3, H, W) float32 pixels from `preprocess` -> vectors and tokens; safe to call from several threads."""
+
+    def shared_by(self, workers: int) -> AbstractContextManager[None]:
+        """Entered around `workers` threads that call `encode_images` at once, to divide the cores among them."""
+
+
+class QueryEncoder(Protocol):
+    """Turns a reference and a caption into one vector of the model's native space."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Whose space the queries are in."""
+
+    def preprocess(self, image: Image) -> Floats:
+        """One decoded picture -> (3, H, W) float32 pixels."""
+
+    def encode_queries(self, pixels: Floats, captions: Sequence[str]) -> Floats:
+        """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm."""
+
+    def encode_texts(self, captions: Sequence[str]) -> Floats:
+        """B captions without a reference -> (B, D) float32, unit-norm."""
+
+
+class Encoder(GalleryEncoder, QueryEncoder, Protocol):
+    """A model that does both, in one space."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One composed query. At least one of `references` and `text` is given.
+
+    Attributes:
+        references: image files, gallery ids or decoded pictures; several are averaged.
+        text: the relative caption, "in red, with long sleeves"; empty for "more like this".
+        negatives: captions of what is not wanted.
+        k: how many hits.
+        where: metadata conditions, every one of which a hit must meet.
+        exclude: ids that may not be among the hits.
+        id: echoed in the result; for batches.
+    """
+
+    references: tuple[Any, ...] = ()
+    text: str = ""
+    negatives: tuple[str, ...] = ()
+    k: int = 10
+    where: tuple[tuple[str, str], ...] = ()
+    exclude: frozenset[str] = frozenset()
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One image of a ranking: 1-based rank, gallery id, score in [-1, 1], its metadata and where its file was seen."""
+
+    rank: int
+    id: str
+    score: float
+    path: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answer to one query.
+
+    Attributes:
+        query: the query as asked.
+        hits: best first; ties broken by id.
+        searched: how many images were compared.
+        model: name of the model that answered.
+        seconds: time spent, encoding included.
+    """
+
+    query: Query
+    hits: tuple[Hit, ...]
+    searched: int
+    model: str
+    seconds: float

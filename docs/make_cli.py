@@ -1,0 +1,45 @@
+"""Write docs/cli.md from the help texts of the commands; with --check only compare."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from cir.cli import cli
+
+PAGE = Path(__file__).parent / "cli.md"
+
+
+def sections(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
+    """One section a command, groups first."""
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    yield f"## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            assert found is not None
+            yield from sections(found, child, context)
+
+
+def page() -> str:
+    """The whole reference."""
+    intro = "# Commands\n\nMade by `scripts/docs` from the commands' own `--help`; do not edit.\n\n"
+    return intro + "\n".join(sections(cli, "cir"))
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    if sys.argv[1:] == ["--check"]:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
+            print("docs/cli.md is not what the commands say; run scripts/docs", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

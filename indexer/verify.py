@@ -1,0 +1,91 @@
+"""Checking an index from end to end: every digest, count, norm and number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cir.errors import CorruptIndexError
+from cir.indexer.durable import sha256_file
+from cir.indexer.manifest import GALLERY, SEGMENTS, Manifest, SegmentEntry, open_segment, read_manifest
+from cir.indexer.store import Segment
+
+_NORM_ERROR = 1e-2  # float16 rounding moves a norm by less than 1e-3
+_STEP_FLOATS = 4 * 1024 * 1024
+
+
+def verify(path: str | Path) -> list[str]:
+    """Check the live generation of an index; reads every byte of it.
+
+    Returns:
+        One line per problem; none for a sound index.
+
+    Raises:
+        IndexFormatError: there is no index at this path; IndexVersionError: a newer version wrote it.
+    """
+    index = Path(path)
+    try:
+        manifest = read_manifest(index)
+    except CorruptIndexError as error:
+        return [str(error)]
+    problems: list[str] = []
+    ids: Counter[str] = Counter()
+    for entry in manifest.segments:
+        segment = _checked_segment(index, manifest, entry, problems)
+        if segment is not None:
+            deleted = set(manifest.deleted.get(entry.name, ()))
+            ids.update(image_id for row, image_id in enumerate(segment.ids) if row not in deleted)
+    problems += [f"{image_id}: {count} live rows have this id" for image_id, count in ids.items() if count > 1]
+    for name in manifest.deleted.keys() - {entry.name for entry in manifest.segments}:
+        problems.append(f"deletions are listed for segment {name}, which there is not")
+    return problems
+
+
+def _checked_segment(index: Path, manifest: Manifest, entry: SegmentEntry, problems: list[str]) -> Segment | None:
+    folder = index / SEGMENTS / entry.name
+    for name, file in entry.files.items():
+        if (folder / name).is_file() and sha256_file(folder / name) != file.sha256:
+            problems.append(f"{folder / name} contradicts its digest; restore it from a copy")
+    try:
+        segment = open_segment(index, entry)
+        lengths = {
+            len(segment.ids),
+            len(segment.digests),
+            len(segment.roots),
+            *map(len, segment.metadata.values()),
+        }
+    except CorruptIndexError as error:
+        problems.append(str(error))
+        return None
+    path = folder / GALLERY
+    layout = segment.layout
+    if lengths != {entry.rows}:
+        problems.append(f"{path} has {sorted(lengths)} rows, the manifest says {entry.rows}")
+    said = (entry.model, entry.space, entry.dims, entry.tokens, entry.vectors)
+    if said != (layout.model, layout.space, layout.dims, layout.tokens, layout.vectors):
+        problems.append(f"{path} holds vectors of another kind than the manifest says")
+    if entry.space != manifest.space.id:
+        problems.append(f"{path} holds vectors of another space than the serving model's")
+    if any(not 0 <= row < entry.rows for row in manifest.deleted.get(entry.name, ())):
+        problems.append(f"{path}: rows are listed as deleted that there are not")
+    for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
+        if stored is not None:
+            problems += _checked_norms(f"{path}: {name}", stored, segment.ids)
+    return segment
+
+
+def _checked_norms(what: str, stored: NDArray[np.float16], ids: list[str]) -> list[str]:
+    if len(stored) != len(ids):
+        return [f"{what} have {len(stored)} rows for {len(ids)} ids"]
+    bad: list[str] = []
+    step = max(1, _STEP_FLOATS // max(1, int(np.prod(stored.shape[1:]))))
+    for start in range(0, len(stored), step):
+        norms = np.linalg.norm(stored[start : start + step].astype(np.float32), axis=-1).reshape(
+            len(stored[start : start + step]), -1
+        )
+        wrong = ~(np.abs(norms - 1) <= _NORM_ERROR).all(axis=1)  # also where a norm is NaN
+        bad += [ids[start + row] for row in np.flatnonzero(wrong)]
+    return [f"{what} of {len(bad)} images are not of unit length, first {bad[0]}"] if bad else []

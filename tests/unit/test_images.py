@@ -1,0 +1,171 @@
+"""Scanning, decoding and preprocessing."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cir.errors import DataError, ImageDecodeError, MissingImageError, UsageError
+from cir.images import ImageFile, Preprocess, decode, locate, open_image, preprocess, scan
+
+
+def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def as_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
+    """A PNG of about 100 kB that claims 900 million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((width // 8 + 1) * height), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    for name in ("b.jpg", "a.PNG", "deep/er/c d.webp", ".hidden/x.png"):
+        picture().save(root / name)
+    (root / "notes.txt").write_text("not an image")
+    with zipfile.ZipFile(root / "more.zip", "w") as archive:
+        archive.writestr("in/z.png", as_bytes(picture()))
+        archive.writestr("__MACOSX/in/._z.png", b"junk")
+    return root
+
+
+def test_scan_finds_images_in_folders_and_zips_and_nothing_else(folder: Path) -> None:
+    assert [image.id for image in scan([folder])] == ["a.PNG", "b.jpg", "deep/er/c d.webp", "more.zip/in/z.png"]
+
+
+def test_ids_are_prefixed_only_when_there_are_several_roots(folder: Path) -> None:
+    assert [image.id for image in scan([folder / "deep"])] == ["er/c d.webp"]
+    both = [image.id for image in scan([folder / "deep", folder / "more.zip"])]
+    assert both == ["deep/er/c d.webp", "more.zip/in/z.png"]
+    assert [image.id for image in scan([folder / "a.PNG", folder / "b.jpg"])] == ["a.PNG", "b.jpg"]
+
+
+def test_every_scanned_image_is_read_and_located_again(folder: Path) -> None:
+    for roots in ([folder], [folder / "more.zip"], [folder / "b.jpg"], [folder / "deep", folder / "more.zip"]):
+        for image in scan(roots):
+            decode(image.read(), image.id)
+            assert locate(image.root, image.id).read() == image.read()
+
+
+def test_scan_refuses_what_is_not_there_or_ambiguous(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no images given"):
+        scan([])
+    with pytest.raises(DataError, match="no such file or folder"):
+        scan([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match="neither an image"):
+        scan([folder / "notes.txt"])
+    (tmp_path / "other" / "photos").mkdir(parents=True)
+    picture().save(tmp_path / "other" / "photos" / "b.jpg")
+    with pytest.raises(UsageError, match=r"two images would have the id photos/b\.jpg"):
+        scan([folder, tmp_path / "other" / "photos"])
+    (tmp_path / "broken.zip").write_bytes(b"PK nonsense")
+    with pytest.raises(DataError, match="not a readable zip"):
+        scan([tmp_path / "broken.zip"])
+
+
+def test_missing_photos_are_told(folder: Path) -> None:
+    image = scan([folder])[0]
+    os.remove(image.path)
+    with pytest.raises(MissingImageError, match="no longer at"):
+        image.read()
+    with pytest.raises(MissingImageError, match="no longer under"):
+        locate(image.root, image.id)
+    assert isinstance(MissingImageError("x"), FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"just text in a file called .jpg", "not an image"),
+        (b"", "not an image"),
+        (as_bytes(picture((200, 200)), "JPEG")[:3000], "truncated"),
+        (as_bytes(picture((200, 200)))[:3000], "truncated"),
+        (bomb(), "too large"),
+    ],
+    ids=["text", "empty", "truncated jpeg", "truncated png", "bomb"],
+)
+def test_broken_images_are_one_line(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageDecodeError, match=reason) as error:
+        decode(data, "some.jpg")
+    assert "some.jpg" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_zip_member_is_a_decode_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", as_bytes(picture()))
+    data = bytearray(path.read_bytes())
+    data[60] ^= 0xFF  # inside the member's bytes: the checksum no longer fits
+    path.write_bytes(data)
+    with pytest.raises(ImageDecodeError, match="cannot be read"):
+        scan([path])[0].read()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 7), (224, 224), (640, 480)])
+def test_any_mode_and_size_becomes_pixels(mode: str, size: tuple[int, int]) -> None:
+    image = Image.new("I;16", size) if mode == "I;16" else picture(size, mode)
+    for settings in (Preprocess(), Preprocess(target_ratio=1.0, fill=255, flatten=True)):
+        pixels = settings(image)
+        assert pixels.shape == (3, 224, 224)
+        assert pixels.dtype == np.float32
+        assert np.isfinite(pixels).all()
+
+
+def test_flatten_lays_transparency_on_white() -> None:
+    settings = Preprocess(size=8, flatten=True, mean=(0, 0, 0), std=(1, 1, 1))
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert settings(clear).min() == 1
+    assert Preprocess(size=8, mean=(0, 0, 0), std=(1, 1, 1))(clear)[1].max() == 0
+
+
+def test_padding_keeps_the_whole_picture() -> None:
+    tall = Image.new("RGB", (20, 80), "black")
+    pixels = Preprocess(size=80, target_ratio=1.0, fill=255, mean=(0, 0, 0), std=(1, 1, 1))(tall)
+    assert pixels[:, :, 40].max() == 0
+    assert pixels[:, :, 2].min() == 1
+
+
+def test_other_settings_are_another_digest() -> None:
+    assert Preprocess().sha256 != Preprocess(fill=1).sha256
+    assert Preprocess.from_json({"size": 8, "mean": [0, 0, 0]}) == Preprocess(size=8, mean=(0, 0, 0))
+
+
+def test_preprocessing_is_bit_exact_with_the_official_code(shared: Path) -> None:
+    folder = shared / "oracles" / "sprc-eval"
+    expected = np.load(folder / "preprocessed.npz")
+    files = {path.name: path for path in folder.rglob("*.png")}
+    assert len(expected.files) >= 12
+    for name in expected.files:
+        assert np.array_equal(preprocess(open_image(files[name])), expected[name]), name
+
+
+def test_open_image_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingImageError, match="gone"):
+        open_image(tmp_path / "gone.png")
+    assert ImageFile("a", "r", "p").member is None

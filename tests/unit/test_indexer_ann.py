@@ -1,0 +1,212 @@
+"""The approximate index: derived, rebuilt when lost, on GPUs only where there are some."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cir.errors import MissingDependencyError
+from cir.indexer import ann
+from cir.indexer.gallery import Gallery
+from cir.indexer.manifest import SEGMENTS
+from cir.indexer.scoring import scan
+
+sys.path.append(str(Path(__file__).parents[1] / "crash"))
+from indexer_fakes import DIMS, make_index, random_rows, unit
+
+faiss = pytest.importorskip("faiss")
+
+
+def clustered(rows: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, DIMS))
+    return unit(centres[rng.integers(0, 20, rows)] + 0.5 * rng.standard_normal((rows, DIMS))).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return clustered(3000)
+
+
+def load(folder: Path, vectors: np.ndarray, digest: str = "d") -> ann.Ann:
+    return ann.load_or_build(folder, digest, vectors)
+
+
+def test_it_finds_what_a_scan_finds(tmp_path, vectors):
+    queries = clustered(50, 1).astype(np.float32)
+    found = load(tmp_path, vectors).search(queries, 40)
+    wanted = scan(vectors, np.arange(len(vectors)), queries, 10)
+    hits = [len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]
+    assert np.mean(hits) > 0.99
+
+
+def test_only_usable_rows_come_back(tmp_path, vectors):
+    usable = np.zeros(len(vectors), bool)
+    usable[::7] = True
+    rows = load(tmp_path, vectors).search(vectors[:3].astype(np.float32), 50, usable)
+    assert (rows[rows >= 0] % 7 == 0).all()
+    assert (rows >= 0).sum() > 100
+
+
+def test_a_kept_index_is_used(tmp_path, vectors, monkeypatch):
+    load(tmp_path, vectors)
+    monkeypatch.setattr(ann, "_build", None)
+    load(tmp_path, vectors)
+
+
+def lose_index(folder: Path) -> None:
+    (folder / ann.FILE).unlink()
+
+
+def lose_origin(folder: Path) -> None:
+    (folder / ann.ORIGIN).unlink()
+
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / ann.FILE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / ann.FILE).write_bytes(data)
+
+
+def truncate(folder: Path) -> None:
+    (folder / ann.FILE).write_bytes((folder / ann.FILE).read_bytes()[:100])
+
+
+def stale(folder: Path) -> None:
+    origin = json.loads((folder / ann.ORIGIN).read_text())
+    (folder / ann.ORIGIN).write_text(json.dumps(origin | {"gallery_sha256": "another"}))
+
+
+def garble(folder: Path) -> None:
+    (folder / ann.ORIGIN).write_text("{")
+
+
+@pytest.mark.parametrize("damage", [lose_index, lose_origin, flip, truncate, stale, garble])
+def test_it_is_rebuilt_when_lost_stale_or_damaged(tmp_path, vectors, damage, caplog):
+    queries = vectors[:5].astype(np.float32)
+    before = load(tmp_path, vectors).search(queries, 20)
+    kept = (tmp_path / ann.ORIGIN).read_bytes()
+    damage(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path, vectors).search(queries, 20), before)
+    assert (tmp_path / ann.ORIGIN).read_bytes() == kept
+    assert ("damaged or stale" in caplog.text) == (damage not in (lose_index, lose_origin))
+
+
+def test_a_reader_without_the_right_to_write_still_searches(tmp_path, vectors, caplog):
+    (tmp_path / "file").touch()
+    found = load(tmp_path / "file", vectors).search(vectors[:1].astype(np.float32), 5)
+    assert found[0, 0] == 0
+    assert "could not be kept" in caplog.text
+
+
+def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def blocked(name: str, *args: object, **options: object) -> object:
+        if name == "faiss":
+            raise ImportError(name)
+        return real(name, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setattr(builtins, "__import__", blocked)
+
+
+def test_missing_faiss_names_the_extras(tmp_path, vectors, monkeypatch):
+    without_faiss(monkeypatch)
+    with pytest.raises(
+        MissingDependencyError, match=r"'cir-engine\[cpu\]', 'cir-engine\[gpu\]' .*'cir-engine\[cuvs\]'"
+    ):
+        load(tmp_path, vectors)
+
+
+def test_a_gallery_without_faiss_scans_and_says_so_once(tmp_path, monkeypatch, caplog):
+    index = make_index(tmp_path / "x.index", [random_rows([str(number) for number in range(100)], 1)])
+    query = np.eye(1, DIMS, dtype=np.float32)
+    exact = Gallery.open(index)
+    wanted = exact.search(query, 3, space=exact.space.id)
+    without_faiss(monkeypatch)
+    gallery = Gallery.open(index, ann_min_rows=10)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert gallery.search(query, 3, space=gallery.space.id) == wanted
+    assert caplog.text.count("searched exactly") == 1
+
+
+def test_filters_that_leave_few_in_the_probed_lists_are_completed(tmp_path, monkeypatch):
+    rows = random_rows([f"{number:04d}" for number in range(400)], 1)
+    assert rows.vectors is not None
+    rows.vectors = clustered(400).astype(np.float32)
+    index = make_index(tmp_path / "x.index", [rows])
+    exact = Gallery.open(index)
+    gallery = Gallery.open(index, ann_min_rows=20)
+    queries = clustered(20, 2).astype(np.float32)
+    gallery.search(queries, 3, space=gallery.space.id)
+    gallery._slices[0]._load_ann()._nprobe = 1  # type: ignore[union-attr]
+    allowed = np.arange(400) % 5 == 0
+    found = gallery.search(queries, 10, space=gallery.space.id, allowed=allowed)
+    assert {len(hits) for hits in found} == {10}
+    assert all(int(image_id) % 5 == 0 for hits in found for image_id, _ in hits)
+    few = np.arange(400) % 50 == 0
+    assert gallery.search(queries, 10, space=gallery.space.id, allowed=few) == exact.search(
+        queries, 10, space=gallery.space.id, allowed=few
+    )
+    assert (index / SEGMENTS / "000001" / ann.FILE).exists()
+
+
+class FakeGpuIndex:
+    """Knows no selectors, as GPU indexes do not."""
+
+    def __init__(self, index: object) -> None:
+        self.index = index
+
+    def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.index.search(queries, count)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_without_gpus_the_index_stays_where_it_is(monkeypatch):
+    # faiss-gpu without a GPU would return an empty index here.
+    fake = SimpleNamespace(get_num_gpus=lambda: 0, index_cpu_to_all_gpus=lambda *args, **options: None)
+    monkeypatch.setitem(sys.modules, "faiss", fake)
+    index = object()
+    assert ann.to_gpus(index) is index
+
+
+def test_with_gpus_it_is_cloned_and_filtering_fetches_more(vectors, monkeypatch):
+    built = ann._build(vectors)
+    built.nprobe = built.nlist
+    options = []
+
+    def clone(index: object, co: object) -> FakeGpuIndex:
+        options.append(co)
+        return FakeGpuIndex(index)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", SimpleNamespace, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", clone, raising=False)
+    index = ann.Ann(built)
+    assert [option.useFloat16 for option in options] == [True]
+    queries = vectors[:4].astype(np.float32)
+    assert index.search(queries, 10).shape == (4, 10)
+    usable = np.arange(len(vectors)) % 10 == 0
+    rows = index.search(queries, 10, usable)
+    assert (rows[rows >= 0] % 10 == 0).all()
+    assert ((rows >= 0).sum(axis=1) >= 5).all()
+
+
+@pytest.mark.gpu
+def test_on_a_real_gpu(tmp_path, vectors):
+    if faiss.get_num_gpus() == 0:
+        pytest.skip("no GPU that faiss can use")
+    index = load(tmp_path, vectors)
+    assert index._on_gpu
+    queries = clustered(50, 1).astype(np.float32)
+    wanted = scan(vectors, np.arange(len(vectors)), queries, 10)
+    found = index.search(queries, 40)
+    assert np.mean([len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]) > 0.99

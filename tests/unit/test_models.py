@@ -1,0 +1,244 @@
+"""Model directories: what is written is what is loaded, and what does not fit is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from cir import devices, load_model, losses, models
+from cir.errors import UsageError, WeightsError
+from cir.models import weights
+from cir.models.efficientnet import EfficientNetLite0
+from cir.models.encoder import SprcEncoder
+from cir.models.sprc import VIT_G_CONFIG, Sprc, scores
+
+Maker = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> SprcEncoder:
+    return load_model(tiny_model, device="cpu")
+
+
+def pixels(encoder: SprcEncoder, count: int, seed: int = 0) -> np.ndarray:
+    values = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return np.stack([encoder.preprocess(Image.fromarray(value)) for value in values])
+
+
+def test_outputs_are_unit_norm_and_of_the_card_s_sizes(encoder: SprcEncoder) -> None:
+    batch = pixels(encoder, 3)
+    encoded = encoder.encode_images(batch)
+    assert encoded.vectors is not None
+    assert encoded.tokens is not None
+    queries = encoder.encode_queries(batch, ["in red", "with long sleeves", ""])
+    texts = encoder.encode_texts(["in red"])
+    assert encoded.vectors.shape == (3, encoder.card.dims)
+    assert encoded.tokens.shape == (3, encoder.card.tokens, encoder.card.dims)
+    for values in (encoded.vectors, encoded.tokens, queries, texts):
+        assert values.dtype == np.float32
+        assert np.linalg.norm(values, axis=-1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_batch_changes_nothing(encoder: SprcEncoder) -> None:
+    batch, captions = pixels(encoder, 4), ["in red", "blue", "with long long long sleeves", "x"]
+    together = encoder.encode_queries(batch, captions)
+    alone = np.concatenate([encoder.encode_queries(batch[i : i + 1], captions[i : i + 1]) for i in range(4)])
+    assert np.abs(together - alone).max() < 1e-5
+    images = encoder.encode_images(batch).vectors
+    one = encoder.encode_images(batch[2:3]).vectors
+    assert images is not None
+    assert one is not None
+    assert np.abs(images[2] - one[0]).max() < 1e-5
+
+
+def test_reference_and_caption_both_matter(encoder: SprcEncoder) -> None:
+    batch = pixels(encoder, 2)
+    base = encoder.encode_queries(batch[:1], ["in red"])
+    assert np.abs(base - encoder.encode_queries(batch[1:], ["in red"])).max() > 1e-3
+    assert np.abs(base - encoder.encode_queries(batch[:1], ["with long sleeves"])).max() > 1e-3
+
+
+def test_the_same_seed_is_the_same_model_and_another_is_another(
+    tiny_model: Path, tmp_path: Path, make_model: Maker
+) -> None:
+    same = make_model(tmp_path / "tiny-1", seed=0)
+    other = make_model(tmp_path / "tiny-2", seed=1)
+    assert weights.read_card(same).digest == weights.read_card(tiny_model).digest
+    assert weights.read_card(same).space.id == weights.read_card(tiny_model).space.id
+    assert weights.read_card(other).space.id != weights.read_card(tiny_model).space.id
+
+
+def test_int8_words_are_close(tiny_model: Path) -> None:
+    stored = load_file(tiny_model / weights.WEIGHTS)
+    assert stored[weights.WORDS].dtype == torch.int8
+    model, _, _ = weights.load(tiny_model)
+    words = model.state_dict()[weights.WORDS]
+    assert words.dtype == torch.float32
+    step = words.abs().amax(dim=1, keepdim=True) / 127
+    assert ((words / step).round() - words / step).abs().max() < 0.1
+
+
+def drop_key(directory: Path) -> None:
+    tensors = load_file(directory / weights.WEIGHTS)
+    tensors.pop("query_tokens")
+    save_file(tensors, directory / weights.WEIGHTS)
+
+
+def reshape_key(directory: Path) -> None:
+    tensors = load_file(directory / weights.WEIGHTS)
+    tensors["query_tokens"] = tensors["query_tokens"][:, :2].contiguous()
+    save_file(tensors, directory / weights.WEIGHTS)
+
+
+def add_key(directory: Path) -> None:
+    tensors = load_file(directory / weights.WEIGHTS)
+    save_file({**tensors, "surprise": torch.zeros(1)}, directory / weights.WEIGHTS)
+
+
+def truncate(directory: Path) -> None:
+    path = directory / weights.WEIGHTS
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def change_card(key: str, value: object) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        content = json.loads((directory / weights.CARD).read_text())
+        content[key] = value
+        (directory / weights.CARD).write_text(json.dumps(content))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop_key, "missing: query_tokens"),
+        (reshape_key, r"misshapen: query_tokens \(1, 2, 32\) for \(1, 4, 32\)"),
+        (add_key, "unexpected: surprise"),
+        (truncate, "not a readable safetensors file"),
+        (lambda directory: (directory / weights.WEIGHTS).unlink(), "model.safetensors is missing"),
+        (lambda directory: (directory / weights.VOCABULARY).unlink(), "vocabulary is missing"),
+        (lambda directory: (directory / weights.CARD).write_text("{"), "not JSON"),
+        (lambda directory: (directory / weights.CARD).unlink(), "no card.json"),
+        (change_card("config", {"size": "huge"}), "not a model of this version"),
+        (change_card("card", {"name": "x"}), "not a model card of this version"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    tiny_model: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    directory = tmp_path / "copy"
+    shutil.copytree(tiny_model, directory)
+    damage(directory)
+    with pytest.raises(WeightsError, match=message) as error:
+        load_model(directory)
+    assert "\n" not in str(error.value)
+    assert "copy" in str(error.value)
+
+
+def test_models_are_found_by_name_folder_and_digest(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_model: Maker
+) -> None:
+    assert models.find("small") == models.PACKAGED / models.ALIASES["small"]
+    assert models.find(tiny_model) == tiny_model
+    assert models.find("tiny-1", [tiny_model.parent]) == tiny_model
+    with pytest.raises(WeightsError, match="no model 'tiny-1'"):
+        models.find("tiny-1")
+    monkeypatch.setenv(models.SEARCH_PATH, str(tiny_model.parent))
+    assert models.find("tiny-1") == tiny_model
+    monkeypatch.delenv(models.SEARCH_PATH)
+    card = weights.read_card(tiny_model)
+    assert models.find_for(card, str(tiny_model)) == tiny_model
+    assert models.find_for(card, "/nowhere", [tiny_model.parent]) == tiny_model
+    impostor = make_model(tmp_path / "tiny-1", seed=5)
+    with pytest.raises(WeightsError, match="has other weights"):
+        models.find_for(card, str(impostor))
+    with pytest.raises(WeightsError, match="is not here"):
+        models.find_for(card)
+
+
+def test_a_model_without_vectors_gives_tokens_only(tmp_path: Path, make_model: Maker) -> None:
+    encoder = load_model(make_model(tmp_path / "plain-1", seed=2, vector=False))
+    encoded = encoder.encode_images(pixels(encoder, 2))
+    assert encoded.vectors is None
+    assert encoded.tokens is not None
+    with pytest.raises(ValueError, match="no gallery vector"):
+        encoder.sprc.project_vector(torch.zeros(1, 4, 32))
+
+
+def test_the_official_size_has_the_official_count_of_parameters() -> None:
+    with torch.device("meta"):
+        model = Sprc(VIT_G_CONFIG)
+    ours = sum(parameter.numel() for parameter in model.parameters())
+    # The official 1,172,624,574 have beside ours: the LM head (transform, norm, bias; its matrix is tied), the ITM head,
+    # and no key bias in 39 blocks, while ours is there and zero.
+    head = 768 * 768 + 768 + 2 * 768 + 30523
+    assert ours == 1_172_624_574 - head - (768 * 2 + 2) + 39 * 1408
+
+
+def test_the_losses_are_sprc_s_when_nothing_is_left_out() -> None:
+    torch.manual_seed(0)
+    similarities, temperature = torch.randn(5, 5), torch.tensor(0.5)
+    plain = torch.nn.functional.cross_entropy(similarities / 0.5, torch.arange(5))
+    assert losses.contrast(similarities, temperature) == pytest.approx(plain.item())
+    equal = torch.eye(5, dtype=torch.bool)
+    equal[0, 3] = True
+    left_out = losses.contrast(similarities, temperature, equal)
+    similarities[0, 3] = -1e9
+    assert left_out == pytest.approx(losses.contrast(similarities, temperature).item())
+    assert left_out < plain
+
+
+def test_alignment_moves_the_prompt_and_not_its_goal(encoder: SprcEncoder) -> None:
+    model = encoder.sprc
+    prompt = torch.randn(2, 4, 32, requires_grad=True)
+    model.prompt_tokens.grad = None
+    model.alignment(prompt).backward()
+    assert prompt.grad is not None
+    assert model.prompt_tokens.grad is None
+
+
+def test_the_score_is_the_best_token() -> None:
+    queries = torch.eye(2, 3)
+    tokens = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0, 0.5, 0], [0, 0, 1]]])
+    assert scores(queries, tokens).tolist() == [[1, 0], [1, 0.5]]
+
+
+def test_trunk_gathers_seven_by_seven_from_any_size() -> None:
+    trunk = EfficientNetLite0(stages=(0, 2, 4, 6)).eval()
+    assert trunk.width == 16 + 40 + 112 + 320
+    for side in (224, 160, 225):
+        assert trunk(torch.zeros(1, 3, side, side)).shape == (1, 49, trunk.width)
+
+
+def test_devices() -> None:
+    assert devices.choose("cpu").type == "cpu"
+    assert devices.choose("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(UsageError, match="unknown device"):
+        devices.choose("abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="has no cuda device"):
+            devices.choose("cuda")
+    before = torch.get_num_threads()
+    with devices.shared_by(64, torch.device("cpu")):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_vectors(tiny_model: Path, encoder: SprcEncoder) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    on_gpu = load_model(tiny_model, device="cuda").encode_images(pixels(encoder, 4)).vectors
+    on_cpu = encoder.encode_images(pixels(encoder, 4)).vectors
+    assert on_gpu is not None
+    assert on_cpu is not None
+    assert (on_gpu * on_cpu).sum(axis=1).min() > 0.999

@@ -1,0 +1,50 @@
+"""Caption cleaning and tokenising."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cir.errors import WeightsError
+from cir.text import Tokenizer, clean_caption
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("Is RED.", "is red"),
+        ('the "same" (but: blue)!', "the same but blue"),
+        ("keeps commas, hyphens-and what's this?", "keeps commas, hyphens-and what's this?"),
+        ("  spaces \t\n everywhere  \n", "spaces everywhere"),
+        (" ".join(["word"] * 60), " ".join(["word"] * 50)),
+        ("", ""),
+    ],
+)
+def test_cleaning_is_lavis(raw: str, clean: str) -> None:
+    assert clean_caption(raw) == clean
+
+
+def test_cleaning_equals_the_official_captions(shared: Path) -> None:
+    oracle = json.loads((shared / "oracles" / "sprc-tiny" / "oracle.json").read_text())
+    assert [clean_caption(raw) for raw in oracle["captions_raw"]] == oracle["captions_processed"]
+
+
+def test_batches_are_padded_and_truncated(tiny_model: Path) -> None:
+    tokenizer = Tokenizer(tiny_model / "vocab.txt")
+    ids, mask = tokenizer(["red", "red with long sleeves"], 32)
+    assert ids.tolist() == [[2, 5, 3, 0, 0, 0], [2, 5, 7, 8, 9, 3]]
+    assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    ids, _ = tokenizer(["red " * 60], 8)
+    assert ids.shape == (1, 8)
+    assert ids[0, -1] == 3  # [SEP] survives the cut
+    assert Tokenizer(tiny_model / "vocab.txt", pad_to_longest=False)(["red"], 32)[0].shape == (1, 32)
+
+
+def test_a_wrong_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="vocabulary is missing"):
+        Tokenizer(tmp_path / "vocab.txt")
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(WeightsError, match="not a BERT vocabulary"):
+        Tokenizer(tmp_path / "vocab.txt")
