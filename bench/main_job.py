@@ -2,8 +2,8 @@
 
     python bench/main_job.py IMAGES --output bench/results/DATE-main-job.json
 
-Run it while nothing else runs. Every figure is a median over runs in this one call; the build's wall time is set against the
-CPU seconds its own lanes spent decoding and encoding, divided by the cores.
+Run it while nothing else runs. Figures of commands are medians over runs in this one call; the build's wall time is
+set against the CPU seconds its own lanes spent decoding and encoding, divided by the cores.
 """
 
 from __future__ import annotations

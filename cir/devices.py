@@ -28,7 +28,9 @@ def choose(name: str = "auto") -> torch.device:
         raise UsageError(f"unknown device {name!r}; choose one of {', '.join(DEVICES)}") from None
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(device.type, False):
-        raise UsageError(f"this machine has no {device.type} device that torch {torch.__version__} can use; try --device auto")
+        raise UsageError(
+            f"this machine has no {device.type} device that torch {torch.__version__} can use; try --device auto"
+        )
     return device
 
 

@@ -1,6 +1,6 @@
 """Pictures: where they lie, how they are read, and how they become pixels.
 
-Decoding never trusts a file: what is broken, truncated or too large raises `ImageDecodeError` with a reason in one line.
+Decoding never trusts a file: what is broken, truncated or too large raises `ImageDecodeError` with its reason.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
+import os
 import threading
-import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -24,9 +26,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
 MAX_PIXELS = 100_000_000  # 300 MB once decoded; a PNG of 100 kB can claim 900 million
 ZIP_SUFFIX = ".zip"
+
+
+# What reading raises: a file that may not be read, a broken zip, a member that is damaged or encrypted.
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,9 @@ class ImageFile:
     """One image of a folder or zip, not yet read.
 
     Attributes:
-        id: POSIX path relative to the root; prefixed by the root's name when several roots are given; `zip/member` for
-            a zip found inside a folder.
-        root: absolute path of the folder or zip that was given; a hint for finding the photo again.
+        id: POSIX path relative to the root, down into zips: `folder/name.jpg`, `photos.zip/name.jpg`.
+        root: absolute path below which the id is found: the folder or zip given, or its parent when several are given
+            and ids start with the name of each. A hint for finding the photo again.
         path: the file that holds the bytes.
         member: the name inside `path` when that is a zip.
     """
@@ -54,7 +62,7 @@ class ImageFile:
             return _open_zip(self.path).read(self.member)
         except (FileNotFoundError, KeyError):
             raise MissingImageError(f"{self.id}: no longer at {self.path}") from None
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise ImageDecodeError(f"{self.id}: cannot be read: {_reason(error)}") from None
 
 
@@ -64,27 +72,20 @@ def locate(root: str, image_id: str) -> ImageFile:
     Raises:
         MissingImageError: neither a file nor a zip member of that name is there any more.
     """
-    base = Path(root)
-    # With several roots the id starts with the root's own name.
-    names = [image_id]
-    if image_id.startswith(base.name + "/"):
-        names.append(image_id[len(base.name) + 1 :])
-    for name in names:
-        if base.is_file():
-            if base.suffix.lower() == ZIP_SUFFIX and name in _open_zip(str(base)).NameToInfo:
-                return ImageFile(image_id, root, str(base), name)
-            if base.name == name:
-                return ImageFile(image_id, root, str(base))
-        elif (base / name).is_file():
-            return ImageFile(image_id, root, str(base / name))
-        else:
-            parts = PurePosixPath(name).parts
-            for cut in range(1, len(parts)):
-                archive = base.joinpath(*parts[:cut])
-                if archive.suffix.lower() == ZIP_SUFFIX and archive.is_file():
-                    member = "/".join(parts[cut:])
-                    if member in _open_zip(str(archive)).NameToInfo:
-                        return ImageFile(image_id, root, str(archive), member)
+    parts = PurePosixPath(image_id).parts
+    path = Path(root)
+    try:
+        for depth in range(len(parts) + 1):
+            if path.is_file():
+                member = "/".join(parts[depth:])
+                if not member:
+                    return ImageFile(image_id, root, str(path))
+                if path.suffix.lower() == ZIP_SUFFIX and member in _open_zip(str(path)).NameToInfo:
+                    return ImageFile(image_id, root, str(path), member)
+                break
+            path = path / parts[depth] if depth < len(parts) else path
+    except _UNREADABLE:
+        pass  # a zip that broke, a folder that may not be entered: the photo cannot be had either
     raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
 
 
@@ -106,43 +107,65 @@ def scan(paths: Sequence[str | Path]) -> list[ImageFile]:
     loose = all(root.is_file() and root.suffix.lower() in SUFFIXES for root in roots)
     found: dict[str, ImageFile] = {}
     for root in roots:
-        prefix = "" if len(roots) == 1 or loose else root.resolve().name + "/"
-        for image in _scan_root(root.resolve(), prefix):
+        whole = len(roots) == 1 and (root.is_dir() or root.suffix.lower() == ZIP_SUFFIX)
+        for image in _scan_root(root.absolute(), whole or loose):
             other = found.setdefault(image.id, image)
             if (other.path, other.member) != (image.path, image.member):
-                raise UsageError(f"two images would have the id {image.id}: in {other.root} and {image.root}; rename one")
+                raise UsageError(
+                    f"two images would have the id {image.id}: in {other.path} and {image.path}; rename one"
+                )
     return [found[key] for key in sorted(found)]
 
 
-def _scan_root(root: Path, prefix: str) -> Iterator[ImageFile]:
+def _scan_root(root: Path, whole: bool) -> Iterator[ImageFile]:
+    """Images of one PATH; their ids start with its name unless it is the whole gallery."""
+    base, prefix = (root, "") if whole else (root.parent, root.name + "/")
     if root.is_dir():
-        for path in sorted(root.rglob("*")):
-            relative = path.relative_to(root)
-            if any(part.startswith(".") for part in relative.parts) or not path.is_file():
-                continue
-            name = prefix + relative.as_posix()
-            if path.suffix.lower() in SUFFIXES:
-                yield ImageFile(name, str(root), str(path))
-            elif path.suffix.lower() == ZIP_SUFFIX:
-                yield from _scan_zip(path, name + "/", root)
+        yield from _scan_folder(root, str(base), prefix)
     elif root.suffix.lower() == ZIP_SUFFIX:
-        yield from _scan_zip(root, prefix, root)
+        try:
+            yield from _scan_zip(root, str(base), prefix)
+        except _UNREADABLE as error:
+            raise DataError(f"{root}: not a readable zip: {_reason(error)}; repair or remove it") from None
     elif root.suffix.lower() in SUFFIXES:
         yield ImageFile(root.name, str(root.parent), str(root))
     else:
         raise DataError(f"neither an image, a folder nor a zip: {root}; images end in {', '.join(sorted(SUFFIXES))}")
 
 
-def _scan_zip(path: Path, prefix: str, root: Path) -> Iterator[ImageFile]:
-    try:
-        names = _open_zip(str(path)).namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable zip: {_reason(error)}; repair or remove it") from None
-    for name in names:
+def _scan_folder(folder: Path, base: str, prefix: str) -> Iterator[ImageFile]:
+    """Everything below a folder. What cannot be listed or opened is yielded too: reading it says why."""
+    closed: list[str] = []
+    entered = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=lambda e: closed.append(str(e.filename))):
+        real = os.path.realpath(place)
+        if real in entered:  # a link that leads back up
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(place, name)
+            image_id = prefix + path.relative_to(folder).as_posix()
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() in SUFFIXES:
+                yield ImageFile(image_id, base, str(path))
+            elif path.suffix.lower() == ZIP_SUFFIX:
+                try:
+                    yield from _scan_zip(path, base, image_id + "/")
+                except _UNREADABLE:
+                    yield ImageFile(image_id, base, str(path), "")
+    for path in map(Path, closed):
+        yield ImageFile(prefix + path.relative_to(folder).as_posix(), base, str(path))
+
+
+def _scan_zip(path: Path, base: str, prefix: str) -> Iterator[ImageFile]:
+    for name in _open_zip(str(path)).namelist():
         parts = PurePosixPath(name).parts
         hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
         if not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES:
-            yield ImageFile(prefix + name, str(root), str(path), name)
+            yield ImageFile(prefix + name, base, str(path), name)
 
 
 _zips = threading.local()
@@ -167,16 +190,14 @@ def decode(data: bytes, name: str) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs below our own limit, and of odd EXIF
-            image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageDecodeError(
-                    f"{name}: {width} x {height} pixels is too large; scale it below {MAX_PIXELS // 10**6} megapixels"
-                )
-            image.load()
-            return image
+        image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageDecodeError(
+                f"{name}: {width} x {height} pixels is too large; scale it below {MAX_PIXELS // 10**6} megapixels"
+            )
+        image.load()
+        return image
     except UnidentifiedImageError:
         raise ImageDecodeError(f"{name}: not an image that can be read; convert it to JPEG or PNG") from None
     except Image.DecompressionBombError:
@@ -198,7 +219,7 @@ def open_image(path: str | Path) -> Image:
 class Preprocess:
     """How a picture becomes pixels. Two models with other settings see other pixels, so the digest is in the card.
 
-    The defaults are SPRC's (TargetPad 1.25 with zeros, bicubic, centre crop 224, CLIP statistics; specs: SPRC section 5).
+    The defaults are SPRC's (TargetPad 1.25 with zeros, bicubic, centre crop 224, CLIP statistics).
 
     Attributes:
         size: H = W of the result.
@@ -223,7 +244,8 @@ class Preprocess:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
         """Settings from JSON, where tuples have become lists."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def __call__(self, image: Image) -> NDArray[np.float32]:
         """One picture of any size and mode -> (3, size, size) float32, normalised by mean and std."""
@@ -231,9 +253,11 @@ class Preprocess:
 
         if self.flatten:
             image = _flatten(image)
+            # Padding a long strip to a square before it is shrunk could take gigabytes.
+            image = image.reduce(max(1, max(image.size) // (8 * self.size)))
         square = _crop(_shrink(_pad(image, self.target_ratio, self.fill), self.size), self.size)
         values = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
-        values = (values - np.float32(self.mean)) / np.float32(self.std)
+        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
@@ -242,12 +266,34 @@ def preprocess(image: Image) -> NDArray[np.float32]:
     return Preprocess()(image)
 
 
+def upright(image: Image) -> Image:
+    """The picture turned as its EXIF says; as it is where the EXIF is broken."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # an image decoder: broken EXIF raises nearly anything
+        return image
+
+
+def _eight_bits(image: Image) -> Image:
+    """Pictures of 16 or 32 bits a pixel scaled down; Pillow's own conversion would clip them to white."""
+    import numpy as np
+    from PIL import Image as Images
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    top = float(values.max(initial=0))
+    full = 65535 if top > 255 else 255 if top > 1 or image.mode != "F" else 1
+    return Images.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
+
+
 def _flatten(image: Image) -> Image:
     """Turn a photo upright by its EXIF and lay transparency on white, as a shop page would show it."""
     from PIL import Image as Images
-    from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    image = _eight_bits(upright(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Images.alpha_composite(Images.new("RGBA", image.size, "white"), image)
@@ -261,6 +307,8 @@ def _pad(image: Image, target_ratio: float, fill: int) -> Image:
     if max(width, height) / min(width, height) < target_ratio:
         return image
     side = max(width, height) / target_ratio
+    if side * side > MAX_PIXELS:
+        raise ImageDecodeError(f"a picture of {width} x {height} is too long and thin; cut it")
     across, down = max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
     bands = len(image.getbands())
     return ImageOps.expand(image, (across, down, across, down), fill=fill if bands == 1 else (fill,) * bands)

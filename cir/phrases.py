@@ -15,9 +15,6 @@ from importlib.resources import files
 from typing import Any
 
 
-
-
-
 @cache
 def bank() -> dict[str, Any]:
     """The parsed bank."""
@@ -79,9 +76,7 @@ def _fill(template: str, kind: str, old: str, new: str, rng: random.Random, vari
 
     before, after = word(kind, old), word(kind, new)
     possessive = word("possessive", new) if kind == "gender" else after
-    return template.format(
-        new=after, old=before, a_new=_article(after), a_old=_article(before), possessive=possessive
-    )
+    return template.format(new=after, old=before, a_new=_article(after), a_old=_article(before), possessive=possessive)
 
 
 def _article(noun: str) -> str:

@@ -1,7 +1,7 @@
 """Product photos with attributes in the Kaggle layout: `styles.csv` beside `images/` or zips of it.
 
 The splits are by the hash of an id, so that they are the same for everybody whatever subset of the photos they hold
-(specs: protocols, "Products").
+(docs/protocols.md).
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def read_styles(data_root: Path) -> dict[str, dict[str, str]]:
         missing = {"id", "masterCategory", *COLUMNS.values()} - set(reader.fieldnames or ())
         if missing:
             raise DataError(f"{path}: no column {', '.join(sorted(missing))}; is it the styles.csv of the data set?")
-        return {row["id"]: row for row in reader}
+        try:
+            return {row["id"]: row for row in reader}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: not a readable CSV file: {error}; get it again") from None
 
 
 def image_source(data_root: Path, images: str | None = None) -> Path:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cir.errors import MissingImageError, SpaceMismatchError, UsageError
-from cir.images import decode, locate
+from cir.images import ImageFile, decode, locate
 from cir.indexer.gallery import Gallery
+from cir.text import clean_caption
 from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ def open_index(
         IndexFormatError: not an index, a newer format, or damaged.
     """
     from cir import models
+    from cir.models.weights import read_card
 
     gallery = Gallery.open(Path(path))
+    if model is not None:  # before a query that needs no encoder could pass
+        _same_space(gallery, read_card(models.find(model, model_dirs)))
 
     def load() -> Encoder:
         if model is not None:
@@ -91,12 +95,7 @@ class Index:
         """
         if self._encoder is None:
             encoder: Encoder = self._load()
-            if encoder.card.space.id != self.gallery.space.id:
-                raise SpaceMismatchError(
-                    f"{self.gallery.path} holds vectors of {self.card.name} ({self.card.digest}), which "
-                    f"{encoder.card.name} ({encoder.card.digest}) cannot search; query without --model, or rebuild: "
-                    f"cir build-index IMAGES -o NEW.index --model {encoder.card.name}"
-                )
+            _same_space(self.gallery, encoder.card)
             self._encoder = encoder
         return self._encoder
 
@@ -142,7 +141,7 @@ class Index:
     def rank(
         self, vectors: Floats, k: int, *, allowed: Sequence[str] | None = None, exclude: Sequence[frozenset[str]] = ()
     ) -> list[list[tuple[str, float]]]:
-        """The k best (id, score) for each of (B, D) query vectors, among `allowed` ids, without each row's `exclude`."""
+        """The k best (id, score) for each of (B, D) vectors, among `allowed` ids, without each row's `exclude`."""
         mask = None
         if allowed is not None:
             mask = np.zeros(len(self.gallery), dtype=bool)
@@ -156,10 +155,11 @@ class Index:
         composed: list[tuple[int, _Reference, str]] = []
         texts: list[tuple[int, float, str]] = []
         for row, (query, references) in enumerate(zip(queries, resolved, strict=True)):
-            if query.text and references:
-                composed += [(row, reference, query.text) for reference in references]
-            elif query.text:
-                texts.append((row, 1.0, query.text))
+            text = clean_caption(query.text)
+            if text and references:
+                composed += [(row, reference, text) for reference in references]
+            elif text:
+                texts.append((row, 1.0, text))
             else:
                 for reference in references:
                     out[row] += self._own_vector(reference)
@@ -192,7 +192,8 @@ class Index:
         if encoded.tokens is None:
             raise UsageError(f"{self.card.name} gives neither vectors nor tokens; rebuild the index with another model")
         mean: Floats = encoded.tokens[0].mean(axis=0)
-        return mean / np.linalg.norm(mean)
+        mean /= np.linalg.norm(mean)
+        return mean
 
     def picture(self, reference: Any) -> Image:
         """The decoded picture of a reference: an image file, an id of the gallery, or a picture already.
@@ -201,7 +202,8 @@ class Index:
             MissingImageError: no such file or id, or the photo of a gallery image is no longer where it was.
             ImageDecodeError: it cannot be read.
         """
-        return self._resolve(reference).picture()
+        image: Image = self._resolve(reference).picture()
+        return image
 
     def _resolve(self, reference: Any) -> _Reference:
         """Find out what a reference is; files are read and decoded here, so that mistakes are told before encoding.
@@ -213,8 +215,8 @@ class Index:
         name = str(reference)
         if name in self.gallery:
             return _Reference(picture=lambda: self._photo(name), same=frozenset([name]), id=name)
-        if Path(name).is_file():
-            data = Path(name).read_bytes()
+        if _is_file(name):
+            data = ImageFile(name, "", name).read()
             image = decode(data, name)
             same = self.gallery.ids_of(hashlib.sha256(data).digest())
             return _Reference(picture=lambda: image, same=frozenset(same), id=min(same, default=None))
@@ -238,7 +240,7 @@ class Index:
 
 
 class _Reference:
-    """A resolved reference: how to get its picture, its gallery id if it has one, and the ids that are the same picture."""
+    """A resolved reference: how to get its picture, its gallery id if any, and the ids of the same picture."""
 
     def __init__(self, *, picture: Any, same: frozenset[str] = frozenset(), id: str | None = None) -> None:
         self.picture = picture
@@ -246,8 +248,29 @@ class _Reference:
         self.id = id
 
 
+def _same_space(gallery: Gallery, card: ModelCard) -> None:
+    if card.space.id != gallery.space.id:
+        raise SpaceMismatchError(
+            f"{gallery.path} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
+            f"({card.digest}) cannot search; query without --model, or rebuild: "
+            f"cir build-index IMAGES -o NEW.index --model {card.name}"
+        )
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a name longer than any file's
+        return False
+
+
 def _check(query: Query) -> None:
-    if not query.references and not query.text.strip():
+    if not query.references and not clean_caption(query.text):
         raise UsageError("an empty query; give a reference (-i), a text (-t), or both")
+    for text in (query.text, *query.negatives):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UsageError(f"{text!a}: not readable as text; write it in UTF-8")
+    if not all(map(clean_caption, query.negatives)):
+        raise UsageError("an empty negative; say what is not wanted, or leave it out")
     if query.k < 1:
         raise UsageError(f"k is {query.k}; ask for at least 1 hit")

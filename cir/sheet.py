@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from cir.errors import DataError, ImageDecodeError, MissingImageError
+from cir.images import upright
 from cir.types import SearchResult
 
 if TYPE_CHECKING:
@@ -21,39 +23,36 @@ CAPTION = 40
 PER_ROW = 5
 INK, QUIET, PAPER, CARD, ACCENT = "#1d1d1f", "#75757a", "#f6f5f3", "#ffffff", "#b3412e"
 
-Pictures = Callable[[str], Image.Image]
+Pictures = Callable[[Any], Image.Image]
 
 
-def draw_sheet(result: SearchResult, references: list[Image.Image], picture: Pictures) -> Image.Image:
+def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     """Draw one result.
 
     Args:
         result: what was asked and found.
-        references: the decoded reference pictures, in the order of the query.
-        picture: gallery id -> decoded picture; a photo that is gone is shown as an empty tile that says so.
+        picture: reference or gallery id -> decoded picture, such as `Index.picture`; a photo that is gone is shown as
+            an empty tile that says so.
     """
     query = result.query
-    left = TILE + 2 * GAP if references or query.text or query.negatives else GAP
+    left = TILE + 2 * GAP
     columns = min(PER_ROW, max(1, len(result.hits)))
     rows = max(1, -(-len(result.hits) // columns))
     sentence = _sentence(result)
-    header = _asked_height(references, sentence)
-    height = max(header, GAP + 30 + rows * (TILE + CAPTION + GAP)) + GAP
+    asked = GAP + 30 + len(query.references) * (TILE + GAP) + 27 * len(sentence)
+    height = max(asked, GAP + 30 + rows * (TILE + CAPTION + GAP)) + GAP
     sheet = Image.new("RGB", (left + GAP + columns * (TILE + GAP), height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    _draw_asked(sheet, pen, references, sentence)
-    if left > GAP:
-        pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
+    _draw_asked(sheet, pen, query.references, sentence, picture)
+    pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
     found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
-    pen.text((left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15))
+    pen.text(
+        (left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15)
+    )
     for place, hit in enumerate(result.hits):
         x = left + GAP + (place % columns) * (TILE + GAP)
         y = GAP + 30 + (place // columns) * (TILE + CAPTION + GAP)
-        try:
-            _tile(sheet, pen, picture(hit.id), (x, y))
-        except (MissingImageError, ImageDecodeError):
-            pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#dcdad6")
-            pen.text((x + TILE / 2, y + TILE / 2), "photo not found", fill=QUIET, font=_font(14), anchor="mm")
+        _tile(sheet, pen, hit.id, picture, (x, y))
         pen.text((x, y + TILE + 5), f"{hit.rank}", fill=ACCENT, font=_font(17))
         pen.text((x + TILE, y + TILE + 7), f"{hit.score:.3f}", fill=QUIET, font=_font(14), anchor="ra")
         name = Path(hit.id).name
@@ -71,9 +70,11 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     try:
         sheet.save(temporary, kind)
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}; choose another place") from None
+    except (OSError, ValueError) as error:  # ValueError: larger than the format allows
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be written: {reason}; choose another place or format") from None
 
 
 def _sentence(result: SearchResult) -> list[tuple[str, str]]:
@@ -86,30 +87,33 @@ def _sentence(result: SearchResult) -> list[tuple[str, str]]:
     return lines or [("more like this", QUIET)]
 
 
-def _asked_height(references: list[Image.Image], lines: list[tuple[str, str]]) -> int:
-    return GAP + 30 + len(references) * (TILE + GAP) + 27 * len(lines)
-
-
-def _draw_asked(sheet: Image.Image, pen: Any, references: list[Image.Image], lines: list[tuple[str, str]]) -> None:
+def _draw_asked(
+    sheet: Image.Image, pen: Any, references: tuple[Any, ...], lines: list[tuple[str, str]], picture: Pictures
+) -> None:
     heading = "like this" if len(references) == 1 else "like these" if references else "looking for"
     pen.text((GAP, GAP), heading, fill=QUIET, font=_font(15))
     y = GAP + 30
     for reference in references:
-        _tile(sheet, pen, reference, (GAP, y))
+        _tile(sheet, pen, reference, picture, (GAP, y))
         y += TILE + GAP
     for line, colour in lines:
         pen.text((GAP, y), line, fill=colour, font=_font(19))
         y += 27
 
 
-def _tile(sheet: Image.Image, pen: Any, picture: Image.Image, corner: tuple[int, int]) -> None:
-    """A picture, whole, centred on a white card."""
+def _tile(sheet: Image.Image, pen: Any, name: Any, picture: Pictures, corner: tuple[int, int]) -> None:
+    """A picture, upright and whole, centred on a white card."""
     x, y = corner
     pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#e6e4e0")
+    try:
+        photo = upright(picture(name))
+    except (MissingImageError, ImageDecodeError):
+        pen.text((x + TILE / 2, y + TILE / 2), "photo not found", fill=QUIET, font=_font(14), anchor="mm")
+        return
     room = TILE - 8
-    scale = room / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    shown = picture.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+    scale = room / max(photo.size)
+    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    shown = photo.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
     sheet.paste(shown, (x + 4 + (room - size[0]) // 2, y + 4 + (room - size[1]) // 2), shown)
 
 

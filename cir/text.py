@@ -19,7 +19,7 @@ _SPACES = re.compile(r"\s{2,}")
 
 
 def clean_caption(caption: str) -> str:
-    """The caption processor of LAVIS (specs: SPRC section 4): lower case, some punctuation to spaces, 50 words."""
+    """The caption processor of LAVIS, as SPRC uses it: lower case, some punctuation to spaces, 50 words."""
     caption = _SPACES.sub(" ", _PUNCTUATION.sub(" ", caption.lower()))
     caption = caption.rstrip("\n").strip(" ")
     return " ".join(caption.split(" ")[:MAX_WORDS])

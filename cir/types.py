@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Floats = NDArray[np.float32]
-
-# A reference is an image file, the id of a gallery image, or a decoded picture.
-Reference = "str | Path | Image"
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
-        """A card from `to_json` values; the digest is computed again, never believed."""
+        """A card from `to_json` values; `digest` is always computed from the others."""
         return cls(**{key: value for key, value in values.items() if key != "digest"})
 
 
@@ -168,7 +164,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """One image of a ranking: 1-based rank, gallery id, score in [-1, 1], its metadata and where its file was seen."""
+    """One image of a ranking.
+
+    Attributes:
+        rank: from 1.
+        id: in the gallery.
+        score: cosine; storage in float16 may carry it 0.0005 past 1.
+        path: where its file is, or None when it is no longer there.
+        metadata: column -> value.
+    """
 
     rank: int
     id: str

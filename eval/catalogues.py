@@ -1,6 +1,6 @@
 """The benchmarks `products` and `wardrobe`: composed queries made from attributes, with exactly known targets.
 
-Protocol (specs: protocols, "Products"): the gallery is every image of the split; a query changes one or two attributes
+Protocol (docs/protocols.md): the gallery is every image of the split; a query changes one or two attributes
 of a reference; its targets are all other images that equal the reference with the change applied; the reference is
 removed from the ranking. The figures are over phrasings that no training has seen; the same queries in the phrasings of
 training stand beside them as the group "phrasing:train".
@@ -29,7 +29,6 @@ PRODUCT_QUERIES, PRODUCT_SEED = 2000, 0
 WARDROBE_PICTURES, WARDROBE_QUERIES = 1200, 1000
 # Training draws with another seed, so no picture of the benchmark was ever trained on.
 WARDROBE_SEED = 2
-TABLE = "wardrobe.csv"
 
 
 def load_products(data_root: Path, *, split: str = "val", images: str | None = None) -> Benchmark:
@@ -45,7 +44,9 @@ def load_products(data_root: Path, *, split: str = "val", images: str | None = N
     """
     styles = products.read_styles(data_root)
     source = products.image_source(data_root, images)
-    gallery = [(product, image) for product, image in products.product_images(source) if products.split_of(product) == split]
+    gallery = [
+        (product, image) for product, image in products.product_images(source) if products.split_of(product) == split
+    ]
     items = [products.item(styles[product], image.id) for product, image in gallery if product in styles]
     files = [image for _, image in gallery]
     name = f"products-{split}/{source.stem}"
@@ -53,24 +54,33 @@ def load_products(data_root: Path, *, split: str = "val", images: str | None = N
     return _benchmark("products", name, files, catalogue, products.CHANGE_WEIGHTS, PRODUCT_QUERIES, PRODUCT_SEED)
 
 
-def load_wardrobe(folder: Path) -> Benchmark:
-    """Composed queries over rendered garments, which are drawn into `folder` unless they are there.
+def load_wardrobe(folder: Path, *, queries: int = WARDROBE_QUERIES) -> Benchmark:
+    """Composed queries over rendered garments, which are drawn into `folder` when it is empty.
 
     Raises:
-        DataError: the folder's `wardrobe.csv` does not fit its pictures.
+        DataError: the folder holds something else, or its table does not fit its pictures.
     """
-    if not (folder / TABLE).is_file():
-        wardrobe.write(folder, WARDROBE_PICTURES, seed=WARDROBE_SEED)
-    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
+    table = folder / wardrobe.TABLE
+    if not table.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder}: not empty and no wardrobe; name a new folder, or leave out --data-root")
+        try:
+            wardrobe.write(folder, WARDROBE_PICTURES, seed=WARDROBE_SEED)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be written: {error.strerror}; name another folder") from None
+    with table.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"id", *wardrobe.KINDS} <= set(reader.fieldnames or ()):
+            raise DataError(f"{table}: not the table of a wardrobe; name a new folder, or leave out --data-root")
+        rows = {row["id"]: row for row in reader}
     files = [image for image in scan([folder]) if image.id in rows]
     if len(files) < len(rows):
-        raise DataError(f"{folder}: {len(rows) - len(files)} pictures of {TABLE} are missing; delete it to draw them again")
+        raise DataError(
+            f"{folder}: {len(rows) - len(files)} pictures of {wardrobe.TABLE} are missing; delete it to draw them again"
+        )
     items = [Item(image.id, {kind: rows[image.id][kind] for kind in wardrobe.KINDS}) for image in files]
     catalogue = Catalogue(items, wardrobe.KINDS)
-    return _benchmark(
-        "wardrobe", f"wardrobe-{len(files)}", files, catalogue, wardrobe.CHANGE_WEIGHTS, WARDROBE_QUERIES, 0
-    )
+    return _benchmark("wardrobe", f"wardrobe-{len(files)}", files, catalogue, wardrobe.CHANGE_WEIGHTS, queries, 0)
 
 
 def _benchmark(
@@ -84,7 +94,9 @@ def _benchmark(
 ) -> Benchmark:
     changes = catalogue.changes(count, weights, seed=seed)
     if not changes:
-        raise DataError(f"{protocol}: no queries can be made from {len(files)} images; is this the right split and folder?")
+        raise DataError(
+            f"{protocol}: no queries can be made from {len(files)} images; is this the right split and folder?"
+        )
     queries = []
     for phrasing in ("val", "train"):
         rng = random.Random(f"{seed} {phrasing}")

@@ -140,9 +140,7 @@ def _run(benchmark: Benchmark, searcher: Searcher, vectors: Floats, allowed: Seq
     removes = not benchmark.keep_reference
     exclude = [frozenset({q.reference} if removes and q.reference else ()) for q in queries]
 
-    def rank(
-        rows: Sequence[int], k: int, among: Sequence[str] | None
-    ) -> Iterator[tuple[BenchmarkQuery, Hits]]:
+    def rank(rows: Sequence[int], k: int, among: Sequence[str] | None) -> Iterator[tuple[BenchmarkQuery, Hits]]:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             found = searcher.rank(vectors[batch], k, allowed=among, exclude=[exclude[row] for row in batch])

@@ -85,9 +85,7 @@ def _query(line: str, where: str) -> BenchmarkQuery:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: not JSON, {error.msg} at column {error.colno}; one object a line"
-        ) from error
+        raise DataError(f"{where}: not JSON, {error.msg} at column {error.colno}; one object a line") from error
     if not isinstance(values, dict):
         raise DataError(f"{where}: not a JSON object; write {{...}} with the keys {', '.join(REQUIRED)}")
     for key in REQUIRED:
@@ -122,17 +120,13 @@ def _check_images(
 ) -> None:
     """Refuse names that are not there and targets that no ranking could reach."""
     if query.reference and query.reference not in known:
-        raise MissingImageError(
-            f"{where}: the reference {query.reference!r} is not in {root}; correct or add it"
-        )
+        raise MissingImageError(f"{where}: the reference {query.reference!r} is not in {root}; correct or add it")
     for key, names in (("targets", query.targets), ("subset", query.subset)):
         unknown = set(names) - searched
         if unknown:
             place = root if unknown - known else "the gallery list"
             name = min(unknown - known or unknown)
-            raise MissingImageError(
-                f"{where}: {key} names {name!r}, which is not in {place}; correct or add it"
-            )
+            raise MissingImageError(f"{where}: {key} names {name!r}, which is not in {place}; correct or add it")
     if query.reference in query.targets and not keep_reference:
         raise DataError(
             f"{where}: the reference {query.reference!r} is a target but is removed from the ranking;"

@@ -80,9 +80,7 @@ def parse(text: str) -> Measure:
     return Measure(match[1], int(match[2]))
 
 
-def score(
-    measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], subset: Collection[str] = ()
-) -> float:
+def score(measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], subset: Collection[str] = ()) -> float:
     """The value of a measure for one query, in [0, 1].
 
     Args:
@@ -163,9 +161,7 @@ def compare(ours: ArrayLike, theirs: ArrayLike, *, seed: int = 0, resamples: int
 def _resampled_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
     """(Q,) values -> (resamples,) means. One row at a time: a (resamples, Q) matrix of draws may not fit."""
     if values.ndim != 1 or not len(values):
-        raise UsageError(
-            f"resampling needs one value per query and at least one query: got shape {values.shape}"
-        )
+        raise UsageError(f"resampling needs one value per query and at least one query: got shape {values.shape}")
     draw = np.random.default_rng(seed)
     size = len(values)
     return np.array([values[draw.integers(size, size=size)].mean() for _ in range(resamples)])

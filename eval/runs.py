@@ -49,9 +49,7 @@ def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], *, tag
     tag = _encode(tag)
     for query, hits in run.items():
         label = _encode(query)
-        for rank, ((image, _), score) in enumerate(
-            zip(hits, _strict_scores(query, hits), strict=True), start=1
-        ):
+        for rank, ((image, _), score) in enumerate(zip(hits, _strict_scores(query, hits), strict=True), start=1):
             lines.append(f"{label} Q0 {_encode(image)} {rank} {score} {tag}\n")
     write_text(path, "".join(lines))
 
@@ -76,9 +74,7 @@ def read_run(path: Path) -> Run:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise DataError(
-                f"{where}: the score {columns[4]!r} is not a finite number; correct the fifth column"
-            )
+            raise DataError(f"{where}: the score {columns[4]!r} is not a finite number; correct the fifth column")
         hits = run.setdefault(query, {})
         if image in hits:
             raise DataError(f"{where}: query {query!r} has image {image!r} twice; keep one of the lines")
@@ -92,18 +88,14 @@ def _strict_scores(query: str, hits: Sequence[tuple[str, float]]) -> list[np.flo
     given = math.inf
     for image, score in hits:
         if not score <= given:  # also true of NaN
-            raise UsageError(
-                f"run of query {query!r}: the score of {image!r} rises to {score}; order hits by score"
-            )
+            raise UsageError(f"run of query {query!r}: the score of {image!r} rises to {score}; order hits by score")
         given = score
         with np.errstate(over="ignore"):  # reported below
             narrow = np.float32(score)
             if scores and narrow >= scores[-1]:
                 narrow = np.nextafter(scores[-1], np.float32(-np.inf))
         if not np.isfinite(narrow):
-            raise UsageError(
-                f"run of query {query!r}: the score {score} of {image!r} is not a finite float32; rescale"
-            )
+            raise UsageError(f"run of query {query!r}: the score {score} of {image!r} is not a finite float32; rescale")
         scores.append(narrow)
     return scores
 
@@ -118,6 +110,4 @@ def _decode(name: str, where: str) -> str:
     try:
         return unquote(name, errors="surrogatepass")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: the id {name!r} is not percent-encoded UTF-8; write % itself as %25"
-        ) from error
+        raise DataError(f"{where}: the id {name!r} is not percent-encoded UTF-8; write % itself as %25") from error

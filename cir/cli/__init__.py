@@ -1,7 +1,8 @@
-"""The command line. stdout is data, stderr is progress; exit codes: 0 found, 1 nothing found, 2 a mistake or bad data."""
+"""The command line. stdout is data, stderr is progress; exit codes: 0 found, 1 nothing found, 2 a mistake."""
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -10,6 +11,7 @@ from cir import __version__
 from cir.cli.build_index import build_index
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
+from cir.cli.inspect import info, models, verify
 from cir.cli.query import query
 from cir.errors import CirError
 
@@ -26,14 +28,15 @@ def cli() -> None:
     """
 
 
-cli.add_command(build_index)
-cli.add_command(query)
-cli.add_command(evaluate)
-cli.add_command(demo)
+for command in (build_index, query, evaluate, info, verify, models, demo):
+    cli.add_command(command)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2, anything else keeps its traceback."""
+    """Run the command line. A user's mistake is one line on stderr and exit code 2; a bug keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be readable as text
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -50,9 +53,8 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("cir: stopped; what was finished is kept", err=True)
         code = 130
-    except BrokenPipeError:
-        # The reader of our output has seen enough.
-        sys.stderr.close()
+    except SystemExit:
+        # click's answer to a closed pipe: the reader of our output has seen enough.
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
 

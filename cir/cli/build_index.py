@@ -17,7 +17,7 @@ from cir.errors import DataError
 
 if TYPE_CHECKING:
     from cir.images import ImageFile
-    from cir.indexer.build import BuildReport
+    from cir.indexer.report import BuildReport
 
 
 @click.command("build-index")
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index directory.")
 @click.option("--model", default=None, metavar="NAME", help="Name or folder of the model.  [default: small]")
 @device_option
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images encoded at once.")
+@click.option(
+    "--batch-size", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images encoded at once."
+)
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode and encode.  [default: one a core]")
-@click.option("--no-tokens", is_flag=True, help="Keep one vector per image and no tokens: smaller, a little less exact.")
+@click.option(
+    "--no-tokens", is_flag=True, help="Keep one vector per image and no tokens: a ninth of the size with `small`."
+)
 @click.option("--metadata", type=click.Path(dir_okay=False, path_type=Path), help="CSV with one row per image.")
 @click.option("--id-column", default="id", show_default=True, help="Column of the CSV: an id, a file name or its stem.")
 @click.option("--prune", is_flag=True, help="Also drop images that are no longer found under PATH.")
@@ -65,7 +69,9 @@ def build_index(
 
     files = images.scan(paths)
     if not files:
-        raise DataError(f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(images.SUFFIXES))}")
+        raise DataError(
+            f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(images.SUFFIXES))}"
+        )
     columns = read_metadata(metadata, id_column, files) if metadata else None
     encoder = models.load_model(model or _model_of(output, model_dirs), device=device, model_dirs=model_dirs)
     report = build(
@@ -86,8 +92,8 @@ def build_index(
 def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
     """The model that an existing index goes on with; the default for a new one."""
     from cir import models
-    from cir.indexer.manifest import CURRENT
     from cir.indexer.gallery import Gallery
+    from cir.indexer.manifest import CURRENT
 
     if not (output / CURRENT).is_file():
         return models.DEFAULT
@@ -101,30 +107,35 @@ def read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Map
     Raises:
         DataError: no such file, no such column, a name that fits several images, or no row that fits any.
     """
+    by_id = {file.id: {file.id} for file in files}
     by_name: dict[str, set[str]] = {}
+    by_stem: dict[str, set[str]] = {}
     for file in files:
         name = file.id.rpartition("/")[2]
-        for key in {name, name.rpartition(".")[0]}:
-            by_name.setdefault(key, set()).add(file.id)
-    ids = {file.id for file in files}
+        by_name.setdefault(name, set()).add(file.id)
+        by_stem.setdefault(name.rpartition(".")[0], set()).add(file.id)
     found: dict[str, dict[str, str]] = {}
     unknown = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text)
+            reader = csv.DictReader(text, skipinitialspace=True)
+            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
             if id_column not in (reader.fieldnames or ()):
                 there = ", ".join(reader.fieldnames or ["none"])
                 raise DataError(f"{path}: no column {id_column!r}; there are: {there}; name one with --id-column")
             for row in reader:
-                key = row[id_column] or ""
-                fits = {key} if key in ids else by_name.get(key, set())
+                where = f"{path} line {reader.line_num}"
+                if None in row:
+                    raise DataError(f"{where}: more cells than columns; quote cells that hold a comma")
+                key = (row.pop(id_column) or "").strip()
+                fits = by_id.get(key) or by_name.get(key) or by_stem.get(key) or set()
                 if len(fits) > 1:
-                    raise DataError(f"{path} line {reader.line_num}: {key} fits {len(fits)} images; use full ids")
+                    raise DataError(f"{where}: {key} fits {len(fits)} images; use full ids")
                 unknown += not fits
                 for image_id in fits:
-                    found[image_id] = {
-                        column: value or "" for column, value in row.items() if column and column != id_column
-                    }
+                    if image_id in found:
+                        raise DataError(f"{where}: a second row for {image_id}; keep one")
+                    found[image_id] = {column: (value or "").strip() for column, value in row.items()}
     except FileNotFoundError:
         raise DataError(f"no such file: {path}; --metadata is a CSV file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -148,7 +159,7 @@ class Progress:
 
         if self._bar is None:
             self._bar = tqdm(total=total, desc=self._what, unit=" images", disable=not sys.stderr.isatty(), leave=False)
-        bar: tqdm = self._bar  # type: ignore[assignment,type-arg]
+        bar: tqdm = self._bar
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
@@ -168,7 +179,8 @@ def summary(report: BuildReport, prune: bool) -> str:
     lines = [f"{report.path}: {'would be ' if report.dry_run else ''}{report.total:,} images ({said})"]
     if report.images_per_second:
         lines.append(
-            f"{report.images_per_second:.0f} images/s, {_seconds(report.seconds)}; {report.bytes_per_image:,.0f} bytes per image"
+            f"{report.images_per_second:.0f} images/s, {_seconds(report.seconds)}; "
+            f"{report.bytes_per_image:,.0f} bytes per image"
         )
     if report.resumed:
         lines.append(f"{report.resumed:,} of them were kept from a build that was stopped")

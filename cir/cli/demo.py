@@ -1,4 +1,4 @@
-"""`cir demo`: the main job, end to end, on pictures it draws itself."""
+"""`cir demo`: the main job, end to end, on pictures it draws itself or on yours."""
 
 from __future__ import annotations
 
@@ -10,66 +10,134 @@ import click
 
 from cir.cli.build_index import Progress
 from cir.cli.options import device_option, quiet_libraries
+from cir.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cir.search import Index
+    from cir.types import Query
     from cir.wardrobe import Garment
 
-PICTURES, SEED = 480, 21
-# What is asked: which garment to start from, what changes, how that is said, what is not wanted, the name of the sheet.
+OUTPUT = Path("cir-demo")
+PICTURES, SEED, EVALUATED = 300, 21, 150
+# What is asked of the wardrobe: which garment to start from, what changes, how that is said, what is not wanted.
 Attributes = dict[str, str]
-QUESTIONS: tuple[tuple[Attributes, Attributes, str, str, str], ...] = (
-    ({"sleeves": "short"}, {"colour": "red", "sleeves": "long"}, "like this, but in red and with long sleeves", "", "red-long"),
-    ({"type": "dress"}, {"pattern": "floral"}, "make it floral", "", "floral"),
-    ({"type": "shirt"}, {"colour": "light blue"}, "in light blue instead", "", "light-blue"),
-    ({}, {}, "a striped sweater with a v-neck", "yellow", "striped-sweater"),
+QUESTIONS: tuple[tuple[Attributes, Attributes, str, str], ...] = (
+    ({"sleeves": "short"}, {"colour": "red", "sleeves": "long"}, "like this, but in red and with long sleeves", ""),
+    ({"type": "dress"}, {"pattern": "floral"}, "make it floral", ""),
+    ({}, {}, "a striped sweater with long sleeves", "yellow"),
 )
 
 
 @click.command()
-@click.option("-o", "--output", default="cir-demo", show_default=True, type=click.Path(path_type=Path), help="A new folder.")
-@click.option("--pictures", default=PICTURES, show_default=True, type=click.IntRange(40, 5000), help="How many to draw.")
+@click.argument("folder", required=False, default=OUTPUT, metavar="[DIR]", type=click.Path(path_type=Path))
 @device_option
-def demo(output: Path, pictures: int, device: str) -> None:
-    """Draw a wardrobe, index it, and search it with pictures and sentences.
+def demo(folder: Path, device: str) -> None:
+    """Index pictures and search them with pictures and sentences, leaving a sheet of each answer.
+
+    Without DIR, or when it is new, a wardrobe is drawn into it (default: ./cir-demo) and the answers are measured.
+    If DIR holds pictures, those are searched instead, and the results go to ./cir-demo.
 
     \b
     Example:
       cir demo
+      cir demo ~/Pictures/shop
     """
     quiet_libraries()
-    from cir import images, models, wardrobe
+    from cir import images, wardrobe
+
+    drawn = folder / "wardrobe"
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; name a folder")
+    own = not (drawn / wardrobe.TABLE).is_file() and folder.is_dir() and bool(images.scan([folder]))
+    try:
+        if own:
+            _own_pictures(folder, device)
+        else:
+            _wardrobe(folder, drawn, device)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be written: {error.strerror}; name another folder") from None
+
+
+def _wardrobe(output: Path, folder: Path, device: str) -> None:
+    from cir import wardrobe
     from cir.errors import UsageError
-    from cir.indexer.build import build_index
-    from cir.search import open_index
-    from cir.sheet import draw_sheet, save_sheet
+    from cir.eval.catalogues import load_wardrobe
+    from cir.eval.engine import evaluate
+    from cir.eval.report import render
     from cir.types import Query
 
-    if output.exists() and any(output.iterdir()):
-        raise UsageError(f"{output} is not empty; name a new folder with -o, or delete it")
-    click.echo(f"drawing {pictures} garments into {output / 'wardrobe'}")
-    garments = wardrobe.write(output / "wardrobe", pictures, seed=SEED)
-    click.echo("indexing them with the model that comes with the package:")
-    index = output / "wardrobe.index"
-    _say("build-index", output / "wardrobe", "-o", index, "--metadata", output / "wardrobe" / "wardrobe.csv")
-    encoder = models.load_model(device=device)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / wardrobe.TABLE).is_file():
+        raise UsageError(f"{folder} holds a wardrobe that was not finished, or something else; delete it and try again")
+    if not (folder / wardrobe.TABLE).is_file():
+        click.echo(f"drawing {PICTURES} garments into {folder}")
+        wardrobe.write(folder, PICTURES, seed=SEED)
+    garments = [
+        (f"images/{number:05d}.jpg", garment)
+        for number, garment in enumerate(wardrobe.garments(PICTURES, seed=SEED), start=1)
+    ]
     table = {image_id: garment.attributes for image_id, garment in garments}
-    report = build_index(
-        images.scan([output / "wardrobe"]), index, encoder, metadata=table, progress=Progress("encoding")
-    )
+    index = output / "wardrobe.index"
+    opened = _index(folder, index, table, device)
+    queries = []
+    for start, change, text, negative in QUESTIONS:
+        reference = (_find(garments, start, change),) if start else ()
+        queries.append(Query(reference, text, (negative,) if negative else ()))
+    _ask(opened, queries, output)
+    click.echo(f"measuring {EVALUATED} questions whose answers are known:")
+    click.echo(render(evaluate(load_wardrobe(folder, queries=EVALUATED), opened).report))
+    _good_bye(output)
+
+
+def _own_pictures(folder: Path, device: str) -> None:
+    from cir.types import Query
+
+    OUTPUT.mkdir(exist_ok=True)
+    opened = _index(folder, OUTPUT / "my.index", {}, device)
+    first, last = opened.ids[0], opened.ids[-1]
+    _ask(opened, [Query((first,), "in red"), Query((last,), "the same in black"), Query((), "something blue")], OUTPUT)
+    _good_bye(OUTPUT)
+
+
+def _index(folder: Path, index: Path, table: dict[str, Attributes], device: str) -> Index:
+    from cir import images, models
+    from cir.indexer.build import build_index
+    from cir.search import open_index
+
+    click.echo("indexing with the model that comes with the package:")
+    words = ["build-index", folder, "-o", index]
+    _say(*words, *(["--metadata", folder / "wardrobe.csv"] if table else []))
+    encoder = models.load_model(device=device)
+    report = build_index(images.scan([folder]), index, encoder, metadata=table, progress=Progress("encoding"))
     click.echo(f"  {report.total} images, {report.images_per_second:.0f} images/s")
-    opened = open_index(index, device=device)
+    return open_index(index, device=device)
+
+
+def _ask(opened: Index, queries: Sequence[Query], output: Path) -> None:
+    from cir.sheet import draw_sheet, save_sheet
+
     click.echo("searching:")
-    for start, change, text, negative, name in QUESTIONS:
-        reference = _find(garments, start, change) if start else None
-        sheet = output / f"{name}.png"
-        query = Query((reference,) if reference else (), text, (negative,) if negative else ())
+    for number, query in enumerate(queries, start=1):
+        sheet = output / f"sheet-{number}.png"
         result = opened.search(query)
-        save_sheet(draw_sheet(result, [opened.picture(r) for r in query.references], opened.picture), sheet)
-        told = [*(["-i", reference] if reference else []), "-t", text, *(["--not", negative] if negative else [])]
-        _say("query", index, *told, "--sheet", sheet)
-        best = result.hits[0]
-        click.echo(f"  best: {best.id}, {_phrase(table[best.id])} ({best.score:.2f})")
-    click.echo(f"now open {output}/*.png, and try a sentence of your own with `cir query`")
+        save_sheet(draw_sheet(result, opened.picture), sheet)
+        told = [word for reference in query.references for word in ("-i", reference)]
+        denied = [word for text in query.negatives for word in ("--not", text)]
+        _say("query", opened.gallery.path, *told, "-t", query.text, *denied, "--sheet", sheet)
+        for hit in result.hits[:1]:
+            known = " ".join(v for k, v in _ordered(hit.metadata) if v != "none")
+            click.echo(f"  best: {hit.id} {f'({known}) ' if known else ''}{hit.score:.2f}")
+
+
+def _good_bye(output: Path) -> None:
+    click.echo(f"now open {output}/sheet-*.png, and try a sentence of your own with `cir query`")
+
+
+def _ordered(metadata: object) -> list[tuple[str, str]]:
+    """Colour, pattern and type first, as one would say it."""
+    order = ("colour", "pattern", "type", "sleeves", "neckline")
+    return [(kind, metadata[kind]) for kind in order if isinstance(metadata, dict) and kind in metadata]
 
 
 def _find(garments: list[tuple[str, Garment]], start: Attributes, change: Attributes) -> str:
@@ -85,12 +153,6 @@ def _find(garments: list[tuple[str, Garment]], start: Attributes, change: Attrib
         if tuple({**attributes, **change}.items()) in there:
             return image_id
     return fits[0][0] if fits else garments[0][0]
-
-
-def _phrase(attributes: Attributes) -> str:
-    sleeves = {"none": "", "sleeveless": ", no sleeves"}.get(attributes["sleeves"], f", {attributes['sleeves']} sleeves")
-    neckline = "" if attributes["neckline"] == "none" else f", {attributes['neckline']}"
-    return f"{attributes['colour']} {attributes['pattern']} {attributes['type']}{sleeves}{neckline}"
 
 
 def _say(*words: object) -> None:

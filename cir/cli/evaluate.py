@@ -25,12 +25,18 @@ BENCHMARKS = ("products", "wardrobe", "jsonl")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder (for jsonl also a zip) of the data set.")
 @click.option("--model", metavar="NAME", help="Name or folder of the model.  [default: small]")
 @click.option("--index", type=click.Path(path_type=Path), help="Evaluate this index instead of encoding the gallery.")
-@click.option("--split", default="val", show_default=True, type=click.Choice(["val", "train"]), help="products: which part.")
-@click.option("--images", metavar="NAME", help="products: folder or zip beside styles.csv.  [default: the largest pictures]")
+@click.option(
+    "--split", default="val", show_default=True, type=click.Choice(["val", "train"]), help="products: which part."
+)
+@click.option(
+    "--images", metavar="NAME", help="products: folder or zip beside styles.csv.  [default: the largest pictures]"
+)
 @click.option("--queries", type=click.Path(path_type=Path), help="jsonl: one query a line.")
 @click.option("--keep-reference", is_flag=True, help="jsonl: leave the reference in the ranking.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON.")
-@click.option("--run", "run_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking as a TREC run.")
+@click.option(
+    "--run", "run_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking as a TREC run."
+)
 @device_option
 @model_dir_option
 @json_option
@@ -51,8 +57,8 @@ def evaluate(
 ) -> None:
     """Measure recall on a benchmark, with the image, the text and their sum alone as baselines.
 
-    The gallery is encoded into a temporary index by the code of build-index and searched by the code of query. `products`
-    reads real photos with attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries.
+    The gallery is encoded into a temporary index by the code of build-index and searched by the code of query.
+    `products` reads real photos with attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries.
 
     \b
     Example:
@@ -97,7 +103,12 @@ def _load(
 
 
 def _open(
-    benchmark: Benchmark, index: Path | None, model: str | None, model_dirs: tuple[Path, ...], device: str, scratch: Path
+    benchmark: Benchmark,
+    index: Path | None,
+    model: str | None,
+    model_dirs: tuple[Path, ...],
+    device: str,
+    scratch: Path,
 ) -> Index:
     from cir import models
     from cir.errors import DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def quiet_libraries() -> None:
     """Keep libraries from writing to stderr and from asking a hub for files; called before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, large pictures: what matters is an error of ours
 
 
 def index_argument(command: Command) -> Command:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.command()
 @index_argument
 @click.argument("batch", required=False, metavar="[-]")
-@click.option("-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id.")
+@click.option(
+    "-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id."
+)
 @click.option("-t", "--text", default="", metavar="TEXT", help='What to change: "in red, with long sleeves".')
 @click.option("--not", "negatives", multiple=True, metavar="TEXT", help="What is not wanted. May be repeated.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many images.")
@@ -72,7 +74,7 @@ def query(
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
     opened = open_index(index, model=model, model_dirs=model_dirs, device=device)
     if batch == "-":
-        return _answer_lines(opened, sys.stdin, k, exact)
+        return _answer_lines(opened, sys.stdin.buffer, k, exact)
     asked = Query(references, text.strip(), negatives, k, tuple(_condition(part) for part in where))
     result = opened.search(asked, exact=exact)
     if sheet:
@@ -109,10 +111,11 @@ def to_json(result: SearchResult) -> dict[str, Any]:
 def table(result: SearchResult) -> str:
     """Rank, score, id and metadata, aligned."""
     width = max((len(hit.id) for hit in result.hits), default=0)
-    return "\n".join(
-        f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {', '.join(v for v in hit.metadata.values() if v)}".rstrip()
-        for hit in result.hits
-    )
+    lines = []
+    for hit in result.hits:
+        metadata = ", ".join(value for value in hit.metadata.values() if value)
+        lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {metadata}".rstrip())
+    return "\n".join(lines)
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -125,39 +128,48 @@ def _condition(text: str) -> tuple[str, str]:
 def _draw(opened: Index, result: SearchResult, path: Path) -> None:
     from cir.sheet import draw_sheet, save_sheet
 
-    pictures = [opened.picture(reference) for reference in result.query.references]
-    save_sheet(draw_sheet(result, pictures, opened.picture), path)
+    save_sheet(draw_sheet(result, opened.picture), path)
 
 
-def _answer_lines(opened: Index, lines: Iterable[str], k: int, exact: bool) -> int:
+def _answer_lines(opened: Index, lines: Iterable[bytes], k: int, exact: bool) -> int:
     """One answer a line, in order; a bad line is answered with its error and makes the exit code 2."""
+    _ = opened.encoder  # a model that is not there is one error, not one a line
     code = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        identity = None
         try:
-            answer = to_json(opened.search(_parse(line, k), exact=exact))
+            values = _values(line)
+            identity = values.get("id")
+            answer = to_json(opened.search(_parse(values, k), exact=exact))
         except CirError as error:
-            answer, code = {"error": f"line {number}: {error}"}, 2
+            answer, code = {"id": identity, "error": f"line {number}: {error}"}, 2
         click.echo(json.dumps(answer))
         sys.stdout.flush()
     return code
 
 
-def _parse(line: str, k: int) -> Query:
+def _values(line: bytes) -> dict[str, Any]:
     try:
         values = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not JSON: {error}") from None
     if not isinstance(values, dict):
         raise DataError('not a query; write {"references": ["a.jpg"], "text": "in red"}')
+    return values
+
+
+def _parse(values: dict[str, Any], k: int) -> Query:
     known = {"references", "text", "negatives", "k", "where", "id"}
     if extra := sorted(values.keys() - known):
         raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
     where = values.get("where", {})
     count = values.get("k", k)
-    if not isinstance(where, dict) or not isinstance(count, int) or isinstance(count, bool):
-        raise DataError('"where" is an object of column and value, "k" a number')
+    if not isinstance(where, dict) or not all(isinstance(value, str) for value in where.values()):
+        raise DataError('"where" is an object of column and value, both strings')
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise DataError('"k" is a whole number')
     text = values.get("text", "")
     if not isinstance(text, str):
         raise DataError('"text" is a string')
@@ -167,7 +179,7 @@ def _parse(line: str, k: int) -> Query:
         text=text.strip(),
         negatives=tuple(_strings(values, "negatives")),
         k=count,
-        where=tuple((str(column), str(value)) for column, value in where.items()),
+        where=tuple(where.items()),
         id=None if identity is None else str(identity),
     )
 

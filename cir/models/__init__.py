@@ -41,6 +41,12 @@ def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: 
     return SprcEncoder(*weights.load(directory), device=chosen, directory=directory)
 
 
+def available(model_dirs: Sequence[Path] = ()) -> list[Path]:
+    """Directories of the models that can be named: packaged ones first."""
+    folders = [PACKAGED, *_folders(model_dirs)]
+    return [path for folder in folders for path in sorted(folder.glob("*")) if _is_model(path)]
+
+
 def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
     """The directory of a model. Raises WeightsError naming where was looked."""
     packaged = PACKAGED / ALIASES.get(str(name), str(name))
@@ -52,7 +58,9 @@ def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
         if _is_model(folder / str(name)):
             return folder / str(name)
     known = ", ".join([*ALIASES, *sorted(path.name for path in PACKAGED.iterdir() if _is_model(path))])
-    raise WeightsError(f"no model {str(name)!r}: not one of {known}, not a folder, not under --model-dir or {SEARCH_PATH}")
+    raise WeightsError(
+        f"no model {str(name)!r}: not one of {known}, not a folder, not under --model-dir or {SEARCH_PATH}"
+    )
 
 
 def find_for(card: ModelCard, hint: str | None = None, model_dirs: Sequence[Path] = ()) -> Path:

@@ -24,7 +24,7 @@ STEM_CHANNELS = 32
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow's "same", which these weights were trained with: odd rest to the right and bottom."""
+    """A convolution padded as TensorFlow's "same", as in training: an odd rest goes to the right and the bottom."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels_in, channels_out, kernel, stride=stride, groups=groups)
@@ -76,9 +76,7 @@ class EfficientNetLite0(nn.Module):
         for repeats, kernel, stride, expansion, out in STAGES:
             blocks = []
             for i in range(repeats):
-                blocks.append(
-                    Block(channels, out, kernel=kernel, stride=stride if i == 0 else 1, expansion=expansion)
-                )
+                blocks.append(Block(channels, out, kernel=kernel, stride=stride if i == 0 else 1, expansion=expansion))
                 channels = out
             self.stages.append(nn.Sequential(*blocks))
         self.width = sum(STAGES[i][-1] for i in self.gathered)

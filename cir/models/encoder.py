@@ -37,7 +37,13 @@ class SprcEncoder:
     """
 
     def __init__(
-        self, sprc: Sprc, card: ModelCard, preprocess: Preprocess, *, device: torch.device, directory: Path | None = None
+        self,
+        sprc: Sprc,
+        card: ModelCard,
+        preprocess: Preprocess,
+        *,
+        device: torch.device,
+        directory: Path | None = None,
     ) -> None:
         self.sprc = sprc.to(device).eval()
         self.card = card
@@ -81,9 +87,7 @@ class SprcEncoder:
 
     def _features(self, pixels: Floats) -> Tensor:
         batch = torch.from_numpy(pixels).to(self._device)
-        with torch.autocast(
-            self._device.type, dtype=self._precision, enabled=self._precision != torch.float32
-        ):
+        with torch.autocast(self._device.type, dtype=self._precision, enabled=self._precision != torch.float32):
             features = self.sprc.image_features(batch)
         return features.float()
 

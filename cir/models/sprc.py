@@ -103,7 +103,7 @@ class VisionTransformer(nn.Module):
 def _trunk(settings: Mapping[str, Any]) -> nn.Module:
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "type"}
     trunks: dict[str, Any] = {"vit": VisionTransformer, "efficientnet-lite0": EfficientNetLite0}
-    return trunks[settings["type"]](**arguments)  # type: ignore[no-any-return]
+    return trunks[settings["type"]](**arguments)
 
 
 class Sprc(nn.Module):
@@ -122,7 +122,7 @@ class Sprc(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.vision = _trunk(config.vision)
-        vision_width: int = self.vision.width  # type: ignore[assignment]
+        vision_width: int = self.vision.width
         self.ln_vision = nn.LayerNorm(vision_width)
         sizes = Blip2QFormerConfig(
             vocab_size=config.vocabulary,

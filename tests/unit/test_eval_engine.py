@@ -153,9 +153,7 @@ def test_runs_are_those_of_the_three_baselines() -> None:
     for system, vector in vectors.items():
         (expected,) = searcher.rank(vector[None], 5, allowed=None, exclude=[frozenset({"i00"})])
         assert [name for name, _ in runs[system]["q"]] == [name for name, _ in expected]
-        assert [score for _, score in runs[system]["q"]] == pytest.approx(
-            [score for _, score in expected], abs=1e-6
-        )
+        assert [score for _, score in runs[system]["q"]] == pytest.approx([score for _, score in expected], abs=1e-6)
 
 
 def test_reference_is_removed_unless_kept() -> None:
@@ -260,17 +258,13 @@ def test_subset_members_that_a_search_overlooked_do_not_rise() -> None:
 
 
 def test_a_run_file_scores_as_the_evaluation_did(tmp_path: Path) -> None:
-    queries = [
-        to(f"q{n}", GALLERY[n], GALLERY[n + 20], subset=tuple(GALLERY[n + 18 : n + 22])) for n in range(18)
-    ]
+    queries = [to(f"q{n}", GALLERY[n], GALLERY[n + 20], subset=tuple(GALLERY[n + 18 : n + 22])) for n in range(18)]
     asked = benchmark(queries, "R@1 R@5 mAP@5 Rs@1 Rs@2")
     found = evaluate(asked, Fake())
     for system, run in found.runs.items():
         write_run(tmp_path / system, run, tag=system)
         report = make_report(asked, {"composed": read_run(tmp_path / system)}, model={"name": "x"}, seconds=0)
-        assert (
-            report["metrics"] == (found.report["baselines"] | {"composed": found.report["metrics"]})[system]
-        )
+        assert report["metrics"] == (found.report["baselines"] | {"composed": found.report["metrics"]})[system]
         assert (report["baselines"], report["model"]) == ({}, {"name": "x"})
         assert "comparison" not in report
 
@@ -286,9 +280,7 @@ def test_scoring_a_foreign_run() -> None:
     run = {"q": [("i00", 0.9), ("i01", 0.8)]}
     assert value(run) == 0.5
     assert value(run, benchmark(asked.queries, "R@1", keep_reference=True)) == 0.0
-    with pytest.raises(
-        DataError, match=r"run: 2 queries are not in benchmark fake \(fake/protocol\), first 'x'"
-    ):
+    with pytest.raises(DataError, match=r"run: 2 queries are not in benchmark fake \(fake/protocol\), first 'x'"):
         value({"q": [], "x": [], "y": []})
     with pytest.raises(DataError, match=r"run: 1 images are not in benchmark fake .*, first 'i99'"):
         value({"q": [("i99", 1.0)]})
@@ -333,12 +325,8 @@ REPORT = {
     "model": {"name": "small-1"},
     "gallery": {"images": 4567, "sha256": "0"},
     "metrics": {"R@1": {"value": 0.25, "ci95": [0.2, 0.3]}, "mAP@10": {"value": 1.0, "ci95": [0.8, 1.0]}},
-    "groups": {
-        "colour, type": {"R@1": {"value": 0.1, "ci95": [0, 0.2]}, "mAP@10": {"value": 0.0, "ci95": [0, 0]}}
-    },
-    "baselines": {
-        "sum": {"R@1": {"value": 0.2, "ci95": [0.1, 0.3]}, "mAP@10": {"value": 0.5, "ci95": [0.4, 0.6]}}
-    },
+    "groups": {"colour, type": {"R@1": {"value": 0.1, "ci95": [0, 0.2]}, "mAP@10": {"value": 0.0, "ci95": [0, 0]}}},
+    "baselines": {"sum": {"R@1": {"value": 0.2, "ci95": [0.1, 0.3]}, "mAP@10": {"value": 0.5, "ci95": [0.4, 0.6]}}},
     "comparison": {
         "R@1": {"baseline": "sum", "difference": 0.05, "ci95": [-0.01, 0.11], "p": 0.125},
         "mAP@10": {"baseline": "sum", "difference": 0.5, "ci95": [0.4, 0.6], "p": 2 / 1001},
@@ -374,6 +362,4 @@ def test_the_table_of_a_run_file_with_missing_images() -> None:
 def test_a_report_file(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_report(path, {"z": 1, "a": {"é": [0.5]}})
-    assert (
-        path.read_text(encoding="utf-8") == '{\n  "z": 1,\n  "a": {\n    "é": [\n      0.5\n    ]\n  }\n}\n'
-    )
+    assert path.read_text(encoding="utf-8") == '{\n  "z": 1,\n  "a": {\n    "é": [\n      0.5\n    ]\n  }\n}\n'

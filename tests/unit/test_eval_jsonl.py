@@ -34,9 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 def write(root: Path, *lines: object) -> Path:
     path = root.parent / "mine.jsonl"
-    path.write_text(
-        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8"
-    )
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
     return path
 
 

@@ -70,9 +70,7 @@ def test_parse_is_the_inverse_of_str(text: str) -> None:
     assert str(parse(text)) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["", "R", "R@", "R@0", "R@-1", "R@01", "R@1.5", "r@1", "AP@5", "R@1 ", "R@\u0661"]
-)
+@pytest.mark.parametrize("text", ["", "R", "R@", "R@0", "R@-1", "R@01", "R@1.5", "r@1", "AP@5", "R@1 ", "R@\u0661"])
 def test_parse_refuses_what_is_no_measure(text: str) -> None:
     with pytest.raises(UsageError, match=r"unknown measure .*R@k.*mAP@k"):
         parse(text)
@@ -104,9 +102,7 @@ def test_ideal_ranking_has_average_precision_one(targets: set[str], k: int) -> N
 
 
 @given(rankings, st.sampled_from("abcdefgh"), ks)
-def test_with_one_target_recall_is_hit_rate_and_ap_the_reciprocal_rank(
-    ranking: list[str], target: str, k: int
-) -> None:
+def test_with_one_target_recall_is_hit_rate_and_ap_the_reciprocal_rank(ranking: list[str], target: str, k: int) -> None:
     assert recall(ranking, {target}, k) == hit_rate(ranking, {target}, k)
     found = target in ranking[:k]
     assert average_precision(ranking, {target}, k) == (1 / (ranking.index(target) + 1) if found else 0)

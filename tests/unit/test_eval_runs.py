@@ -82,9 +82,7 @@ def test_round_trip_keeps_ids_and_order(run: Run, tmp_path_factory: pytest.TempP
 
 def test_reading_orders_by_score_then_id_and_ignores_ranks(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    path.write_text(
-        "\ufeffq 0 b 1 0.5 x\nq Q0 c 2 0.9 x\n\n  \nq\tQ0\ta  3 5e-1 y\r\nr Q0 a 1 1 x", encoding="utf-8"
-    )
+    path.write_text("\ufeffq 0 b 1 0.5 x\nq Q0 c 2 0.9 x\n\n  \nq\tQ0\ta  3 5e-1 y\r\nr Q0 a 1 1 x", encoding="utf-8")
     assert read_run(path) == {"q": [("c", 0.9), ("a", 0.5), ("b", 0.5)], "r": [("a", 1.0)]}
 
 
@@ -141,9 +139,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_run(tmp_path / "absent")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 

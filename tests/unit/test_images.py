@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cir.errors import DataError, ImageDecodeError, MissingImageError, UsageError
-from cir.images import ImageFile, Preprocess, decode, locate, open_image, preprocess, scan
+from cir.images import ImageFile, Preprocess, decode, locate, open_image, preprocess, scan, upright
 
 
 def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
@@ -82,9 +82,12 @@ def test_scan_refuses_what_is_not_there_or_ambiguous(folder: Path, tmp_path: Pat
     picture().save(tmp_path / "other" / "photos" / "b.jpg")
     with pytest.raises(UsageError, match=r"two images would have the id photos/b\.jpg"):
         scan([folder, tmp_path / "other" / "photos"])
-    (tmp_path / "broken.zip").write_bytes(b"PK nonsense")
+    (folder / "broken.zip").write_bytes(b"PK nonsense")
     with pytest.raises(DataError, match="not a readable zip"):
-        scan([tmp_path / "broken.zip"])
+        scan([folder / "broken.zip"])
+    inside = next(image for image in scan([folder]) if image.id == "broken.zip")  # one bad file stops nothing
+    with pytest.raises(ImageDecodeError, match=r"broken\.zip: cannot be read"):
+        inside.read()
 
 
 def test_missing_photos_are_told(folder: Path) -> None:
@@ -115,9 +118,10 @@ def test_broken_images_are_one_line(data: bytes, reason: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_broken_zip_member_is_a_decode_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_broken_zip_member_is_a_decode_error(tmp_path: Path, method: int) -> None:
     path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("a.png", as_bytes(picture()))
     data = bytearray(path.read_bytes())
     data[60] ^= 0xFF  # inside the member's bytes: the checksum no longer fits
@@ -135,6 +139,63 @@ def test_any_mode_and_size_becomes_pixels(mode: str, size: tuple[int, int]) -> N
         assert pixels.shape == (3, 224, 224)
         assert pixels.dtype == np.float32
         assert np.isfinite(pixels).all()
+
+
+def test_sixteen_bits_keep_their_shades() -> None:
+    ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+    pixels = Preprocess(size=64, flatten=True, mean=(0, 0, 0), std=(1, 1, 1))(ramp)
+    assert pixels[0, 32].mean() == pytest.approx(0.5, abs=0.02)
+    floats = Image.fromarray(np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64))
+    assert Preprocess(size=64, flatten=True, mean=(0, 0, 0), std=(1, 1, 1))(floats)[0, 32].mean() > 0.4
+
+
+def test_a_long_strip_takes_little_memory_or_is_refused() -> None:
+    strip = Image.new("RGB", (2, 40_000), "red")
+    assert Preprocess(flatten=True, target_ratio=1.0)(strip).shape == (3, 224, 224)
+    with pytest.raises(ImageDecodeError, match="too long and thin"):
+        Preprocess()(strip)
+
+
+def test_exif_turns_and_broken_exif_does_not() -> None:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    Image.new("RGB", (30, 10)).save(buffer, "JPEG", exif=exif)
+    assert upright(decode(buffer.getvalue(), "a")).size == (10, 30)
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 10)).save(buffer, "PNG", exif=b"Exif\0\0garbage-not-tiff")
+    broken = decode(buffer.getvalue(), "b")
+    assert upright(broken).size == (30, 10)
+    assert Preprocess(flatten=True)(broken).shape == (3, 224, 224)
+
+
+def test_links_are_followed_once_and_dead_ones_told(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    picture().save(other / "d.png")
+    (folder / "linked").symlink_to(other)
+    (folder / "round").symlink_to(folder)
+    (folder / "dead.png").symlink_to(tmp_path / "nowhere.png")
+    ids = [image.id for image in scan([folder])]
+    assert "linked/d.png" in ids
+    assert not any(name.startswith("round/") for name in ids)
+    with pytest.raises(MissingImageError):
+        next(image for image in scan([folder]) if image.id == "dead.png").read()
+
+
+def test_an_id_leads_to_its_own_file_even_in_nested_namesakes(tmp_path: Path) -> None:
+    for name, shade in (("images/a.png", 10), ("images/images/a.png", 200), ("more/a.png", 90)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), shade).save(tmp_path / name)
+    for image in scan([tmp_path / "images", tmp_path / "more"]):
+        assert locate(image.root, image.id).path == image.path
+
+
+def test_a_zip_that_broke_is_a_missing_photo(folder: Path) -> None:
+    image = next(image for image in scan([folder]) if image.member)
+    (folder / "more.zip").write_bytes(b"junk")
+    with pytest.raises(MissingImageError, match="no longer under"):
+        locate(image.root, image.id)
 
 
 def test_flatten_lays_transparency_on_white() -> None:

@@ -103,6 +103,11 @@ def add_key(directory: Path) -> None:
     save_file({**tensors, "surprise": torch.zeros(1)}, directory / weights.WEIGHTS)
 
 
+def other_weights(directory: Path) -> None:
+    tensors = load_file(directory / weights.WEIGHTS)
+    save_file({**tensors, "temp": tensors["temp"] * 2}, directory / weights.WEIGHTS)
+
+
 def truncate(directory: Path) -> None:
     path = directory / weights.WEIGHTS
     path.write_bytes(path.read_bytes()[:5000])
@@ -128,6 +133,8 @@ def change_card(key: str, value: object) -> Callable[[Path], None]:
         (lambda directory: (directory / weights.VOCABULARY).unlink(), "vocabulary is missing"),
         (lambda directory: (directory / weights.CARD).write_text("{"), "not JSON"),
         (lambda directory: (directory / weights.CARD).unlink(), "no card.json"),
+        (other_weights, "not those of its card"),
+        (change_card("preprocess", {"size": 16}), "not those of its card"),
         (change_card("config", {"size": "huge"}), "not a model of this version"),
         (change_card("card", {"name": "x"}), "not a model card of this version"),
     ],
@@ -147,6 +154,7 @@ def test_what_does_not_fit_is_one_line(
 def test_models_are_found_by_name_folder_and_digest(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_model: Maker
 ) -> None:
+    assert tiny_model in models.available([tiny_model.parent])
     assert models.find("small") == models.PACKAGED / models.ALIASES["small"]
     assert models.find(tiny_model) == tiny_model
     assert models.find("tiny-1", [tiny_model.parent]) == tiny_model
@@ -178,8 +186,8 @@ def test_the_official_size_has_the_official_count_of_parameters() -> None:
     with torch.device("meta"):
         model = Sprc(VIT_G_CONFIG)
     ours = sum(parameter.numel() for parameter in model.parameters())
-    # The official 1,172,624,574 have beside ours: the LM head (transform, norm, bias; its matrix is tied), the ITM head,
-    # and no key bias in 39 blocks, while ours is there and zero.
+    # The official 1,172,624,574 have beside ours: the LM head (transform, norm, bias; its matrix is tied) and the
+    # ITM head, and no key bias in 39 blocks, while ours is there and zero.
     head = 768 * 768 + 768 + 2 * 768 + 30523
     assert ours == 1_172_624_574 - head - (768 * 2 + 2) + 39 * 1408
 

@@ -1,0 +1,107 @@
+"""`cir info`, `cir verify`, `cir models`: what is there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cir.cli.options import index_argument, json_option, model_dir_option, quiet_libraries
+from cir.errors import CorruptIndexError
+
+
+@click.command()
+@index_argument
+@json_option
+def info(index: Path, as_json: bool) -> None:
+    """Say what INDEX holds: images, model, space, segments, metadata columns, size.
+
+    \b
+    Example:
+      cir info my.index
+    """
+    from cir.indexer.gallery import Gallery
+
+    gallery = Gallery.open(index)
+    manifest, card = gallery.manifest, gallery.card
+    size = sum(file.bytes for segment in manifest.segments for file in segment.files.values())
+    told: dict[str, Any] = {
+        "path": str(index),
+        "generation": manifest.generation,
+        "created": manifest.created,
+        "images": len(gallery),
+        "deleted": sum(map(len, manifest.deleted.values())),
+        "model": {"name": card.name, "digest": card.digest, "path": gallery.model_path},
+        "space": {"id": gallery.space.id, "dims": gallery.space.dims},
+        "vectors": gallery.has_vectors,
+        "tokens": card.tokens if gallery.has_tokens else 0,
+        "columns": gallery.columns,
+        "roots": list(manifest.roots),
+        "segments": [{"name": segment.name, "rows": segment.rows} for segment in manifest.segments],
+        "bytes": size,
+    }
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    stored = [f"one vector of {gallery.space.dims}"] * told["vectors"] + [f"{told['tokens']} tokens"] * bool(
+        told["tokens"]
+    )
+    lines = {
+        "images": f"{told['images']:,} in {len(manifest.segments)} segments",
+        "model": f"{card.name} ({card.digest})",
+        "stored": f"{' and '.join(stored)}, {size / max(1, len(gallery)):,.0f} bytes per image",
+        "space": gallery.space.id,
+        "columns": ", ".join(gallery.columns) or "none",
+        "found in": ", ".join(manifest.roots),
+        "generation": f"{manifest.generation}, {manifest.created}",
+    }
+    for name, value in lines.items():
+        click.echo(f"{name:<11} {value}")
+
+
+@click.command()
+@index_argument
+def verify(index: Path) -> None:
+    """Check every digest, count and norm of INDEX.
+
+    \b
+    Example:
+      cir verify my.index
+    """
+    from cir.indexer.gallery import Gallery
+    from cir.indexer.verify import verify as check
+
+    problems = check(index)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise CorruptIndexError(f"{problems[0]}{more}; restore it from a copy, or build the index again")
+    click.echo(f"{index}: {len(Gallery.open(index)):,} images, nothing wrong")
+
+
+@click.command()
+@model_dir_option
+@json_option
+def models(model_dirs: tuple[Path, ...], as_json: bool) -> None:
+    """List the models that can be named: inside the package, under --model-dir and CIR_MODELS.
+
+    \b
+    Example:
+      cir models
+    """
+    quiet_libraries()
+    from cir import models as found
+    from cir.models.weights import read_card
+
+    rows = [(directory, read_card(directory)) for directory in found.available(model_dirs)]
+    if as_json:
+        click.echo(json.dumps([{"path": str(directory), **asdict(card)} for directory, card in rows]))
+        return
+    aliases = {name: alias for alias, name in found.ALIASES.items()}
+    for directory, card in rows:
+        alias = f" (alias {aliases[card.name]})" if card.name in aliases else ""
+        outputs = f"{card.dims} dims, {card.tokens} tokens{', one vector' if card.vector else ''}"
+        size = sum(path.stat().st_size for path in directory.iterdir())
+        click.echo(f"{card.name}{alias}  {outputs}, {size / 1e6:.0f} MB  {card.digest}")
