@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from cir.wardrobe import Garment
 
 OUTPUT = Path("cir-demo")
-PICTURES, SEED, EVALUATED = 300, 21, 150
+PICTURES, SEED, EVALUATED = 300, 25, 150
 # What is asked of the wardrobe: which garment to start from, what changes, how that is said, what is not wanted.
 Attributes = dict[str, str]
 QUESTIONS: tuple[tuple[Attributes, Attributes, str, str], ...] = (
     ({"sleeves": "short"}, {"colour": "red", "sleeves": "long"}, "like this, but in red and with long sleeves", ""),
     ({"type": "dress"}, {"pattern": "floral"}, "make it floral", ""),
-    ({}, {}, "a striped sweater with long sleeves", "yellow"),
+    ({}, {}, "a striped sweater with long sleeves", "red"),
 )
 
 
