@@ -71,6 +71,7 @@ def locate(root: str, image_id: str) -> ImageFile:
 
     Raises:
         MissingImageError: neither a file nor a zip member of that name is there any more.
+        ImageDecodeError: a zip on the way is broken, or a folder may not be entered.
     """
     parts = PurePosixPath(image_id).parts
     path = Path(root)
@@ -84,8 +85,8 @@ def locate(root: str, image_id: str) -> ImageFile:
                     return ImageFile(image_id, root, str(path), member)
                 break
             path = path / parts[depth] if depth < len(parts) else path
-    except _UNREADABLE:
-        pass  # a zip that broke, a folder that may not be entered: the photo cannot be had either
+    except _UNREADABLE as error:
+        raise ImageDecodeError(f"the photo of {image_id} cannot be read: {path}: {_reason(error)}") from None
     raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
 
 
@@ -256,8 +257,10 @@ class Preprocess:
             # Padding a long strip to a square before it is shrunk could take gigabytes.
             image = image.reduce(max(1, max(image.size) // (8 * self.size)))
         square = _crop(_shrink(_pad(image, self.target_ratio, self.fill), self.size), self.size)
-        values = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        values: NDArray[np.float32] = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
+        mean: NDArray[np.float32] = np.array(self.mean, dtype=np.float32)
+        std: NDArray[np.float32] = np.array(self.std, dtype=np.float32)
+        values = (values - mean) / std
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 

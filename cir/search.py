@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cir.errors import MissingImageError, SpaceMismatchError, UsageError
+from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError, UsageError
 from cir.images import ImageFile, decode, locate
 from cir.indexer.gallery import Gallery
 from cir.text import clean_caption
@@ -188,7 +188,8 @@ class Index:
             return self.gallery.vector(reference.id)
         encoded = self.encoder.encode_images(self.encoder.preprocess(reference.picture())[None])
         if encoded.vectors is not None and self.gallery.has_vectors:
-            return encoded.vectors[0]
+            vector: Floats = encoded.vectors[0]
+            return vector
         if encoded.tokens is None:
             raise UsageError(f"{self.card.name} gives neither vectors nor tokens; rebuild the index with another model")
         mean: Floats = encoded.tokens[0].mean(axis=0)
@@ -234,7 +235,7 @@ class Index:
         try:
             file = locate(self.gallery.root(image_id), image_id)
             path = file.path if file.member is None else f"{file.path}/{file.member}"
-        except MissingImageError:
+        except (MissingImageError, ImageDecodeError):
             path = None  # vectors outlive photos
         return Hit(rank, image_id, score, path, metadata)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cir.errors import MissingImageError
+from cir.errors import ImageDecodeError, MissingImageError
 from cir.images import ImageFile, locate
 from cir.indexer.manifest import Manifest, open_segment
 from cir.indexer.store import Segment
@@ -166,10 +165,13 @@ def _gone(found: Found, stored: Mapping[str, StoredRow], moved: set[str]) -> dic
     ids = {image.id for image in images}
     places = {(image.path, image.member) for image in images}
     roots = {image.root for image in images} | moved
+    files = {"/".join(filter(None, place)) for place in places}
     return {
         image_id: row
         for image_id, row in stored.items()
-        if image_id not in ids and row.root in roots and not _left_out(row, places)
+        if image_id not in ids
+        # Found under another id: now that several folders are given, ids begin with a folder's name.
+        and (f"{row.root}/{row.id}" in files or (row.root in roots and not _left_out(row, places)))
     }
 
 
@@ -179,21 +181,26 @@ def _left_out(row: StoredRow, places: set[tuple[str, str | None]]) -> bool:
         file = locate(row.root, row.id)
     except MissingImageError:
         return False
-    except (OSError, zipfile.BadZipFile):
+    except ImageDecodeError:
         return True  # cannot be known now
     return (file.path, file.member) not in places  # else it is found under another id
 
 
 def _renames(files: Sequence[tuple[ImageFile, bytes]], gone: Mapping[str, StoredRow]) -> dict[str, str]:
-    """New id -> the id that had the same content and is gone: of the same root first, then of any."""
+    """New id -> the id that had the same content and is gone: the same file first, then of the same root, then any."""
     by_digest: dict[bytes, list[StoredRow]] = defaultdict(list)
     for image_id in sorted(gone):
         by_digest[gone[image_id].digest].append(gone[image_id])
     renames: dict[str, str] = {}
-    for any_root in (False, True):
+    likeness: tuple[Callable[[StoredRow, ImageFile], bool], ...] = (
+        lambda row, image: f"{row.root}/{row.id}" == "/".join(filter(None, (image.path, image.member))),
+        lambda row, image: row.root == image.root,
+        lambda row, image: True,
+    )
+    for alike in likeness:
         for image, digest in files:
             rows = by_digest.get(digest, [])
-            old = next((row for row in rows if any_root or row.root == image.root), None)
+            old = next((row for row in rows if alike(row, image)), None)
             if old is not None and image.id not in renames:
                 renames[image.id] = old.id
                 rows.remove(old)

@@ -57,6 +57,8 @@ def demo(folder: Path, device: str) -> None:
         else:
             _wardrobe(folder, drawn, device)
     except OSError as error:
+        if error.filename is None:  # not about a file: a closed pipe
+            raise
         raise DataError(f"{error.filename}: cannot be written: {error.strerror}; name another folder") from None
 
 

@@ -122,7 +122,7 @@ class Sprc(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.vision = _trunk(config.vision)
-        vision_width: int = self.vision.width
+        vision_width: int = self.vision.width  # type: ignore[assignment]
         self.ln_vision = nn.LayerNorm(vision_width)
         sizes = Blip2QFormerConfig(
             vocab_size=config.vocabulary,

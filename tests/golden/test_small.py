@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +54,16 @@ def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Ind
 
 
 def test_it_finds_what_was_asked_for(index: Index) -> None:
-    benchmark = load_wardrobe(Path(index.gallery.root(index.ids[0])))
+    benchmark = load_wardrobe(Path(index.gallery.root(index.ids[0])), queries=150)
     report = evaluate(benchmark, index).report
-    composed = report["metrics"]["R@10"]["value"]
-    best = max(system["R@10"]["value"] for system in report["baselines"].values())
-    print(json.dumps({"composed": composed, "baselines": best}))
-    assert composed >= 0.85
-    assert composed >= best + 0.15
+    assert report["metrics"]["R@10"]["value"] >= 0.95
+    best = max(system["R@1"]["value"] for system in report["baselines"].values())
+    assert report["metrics"]["R@1"]["value"] >= best + 0.15
 
 
 def test_text_alone_names_a_thing(index: Index) -> None:
-    hits = index.search(Query((), "a red dress", k=5)).hits
-    fits = [hit.metadata["type"] == "dress" and hit.metadata["colour"] in ("red", "burgundy") for hit in hits]
-    assert sum(fits) >= 3
+    known = [index.gallery.metadata(name) for name in index.ids]
+    (colour, kind), count = Counter((item["colour"], item["type"]) for item in known).most_common(1)[0]
+    hits = index.search(Query((), f"a {colour} {kind}", k=count)).hits
+    fits = [(hit.metadata["colour"], hit.metadata["type"]) == (colour, kind) for hit in hits]
+    assert sum(fits) >= 0.7 * count

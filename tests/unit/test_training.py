@@ -27,7 +27,7 @@ def source() -> small.Source:
     looks = {value: numbers.standard_normal(32) for kind in values.values() for value in kind}
     for number in range(40):
         colour, kind = values["colour"][number % 2], values["type"][number // 2 % 2]
-        items.append(Item(f"{number:02d}", {"colour": colour, "type": kind}))
+        items.append(Item(f"{number:02d}", {"colour": colour, "type": kind, "pattern": "plain"}))
         maps.append(looks[colour] + looks[kind] + 0.1 * numbers.standard_normal((4, 32)))
     rows = {item.id: row for row, item in enumerate(items)}
     shares = {("colour",): 0.5, ("type",): 0.5}
