@@ -48,10 +48,11 @@ def open_index(
         IndexFormatError: not an index, a newer format, or damaged.
     """
     from cir import models
-    from cir.models.weights import read_card
 
     gallery = Gallery.open(Path(path))
     if model is not None:  # before a query that needs no encoder could pass
+        from cir.models.weights import read_card
+
         _same_space(gallery, read_card(models.find(model, model_dirs)))
 
     def load() -> Encoder:

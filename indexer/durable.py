@@ -62,7 +62,8 @@ def replacing(path: Path, need: int = 0) -> Iterator[Path]:
 
     Args:
         path: the file to create or replace; its folder exists.
-        need: bytes about to be written, for the message when the disk is full.
+        need: bytes about to be written. They are reserved for a moment first, because HDF5 does not survive a disk
+            that fills under it: it crashes the process when the file is closed.
 
     Raises:
         DataError: the disk is full or the folder cannot be written to; `path` is as it was.
@@ -70,12 +71,21 @@ def replacing(path: Path, need: int = 0) -> Iterator[Path]:
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}")
     try:
         with writes_to(path, need):
+            _reserve(temporary, need)
             yield temporary
             sync(temporary)
             move(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reserve(path: Path, need: int) -> None:
+    """Raise OSError unless so many bytes can be had at this place; leaves nothing behind."""
+    if need and hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, need)
+        path.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
