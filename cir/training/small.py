@@ -235,7 +235,7 @@ def held_out_recall(model: Sprc, source: Source, *, queries: int = 1000) -> dict
     result = {"R@10": recall(by_tokens, 10), "R@1": recall(by_tokens, 1)}
     result |= {"vector R@10": recall(by_vector, 10), "vector R@1": recall(by_vector, 1)}
     own = all_vectors[references]
-    for share in (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 1.0):
+    for share in (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 1.0):
         mixed = torch.nn.functional.normalize(share * own + (1 - share) * told_, dim=-1)
         result[f"sum {share:.2f} R@10"] = recall(scores(mixed, all_tokens), 10)
     spread = torch.nn.functional.normalize(all_tokens.mean(dim=1), dim=-1)
@@ -311,7 +311,13 @@ def main(root: Path, work: Path, out: Path, name: str, steps: int, seed: int) ->
                 if recalls["R@10"] + recalls["R@1"] > best:
                     best = recalls["R@10"] + recalls["R@1"]
                     shares = {key: value for key, value in recalls.items() if key.startswith("sum ")}
-                    training = {**asdict(recipe), "step": step + 1, "minutes": round(minutes, 1), "held-out": recalls}
+                    training = {
+                        **asdict(recipe),
+                        "step": step + 1,
+                        "minutes": round(minutes, 1),
+                        "held-out": {key: round(value, 4) for key, value in recalls.items()},
+                        "data": [f"{source.name}: {len(source.catalogue.items):,}" for source in sources],
+                    }
                     weights.save(
                         out,
                         model,
