@@ -44,7 +44,8 @@ class ImageFile:
     Attributes:
         id: POSIX path relative to the root, down into zips: `folder/name.jpg`, `photos.zip/name.jpg`.
         root: absolute path below which the id is found: the folder or zip given, or its parent when several are given
-            and ids start with the name of each. A hint for finding the photo again.
+            and ids start with the name of each; or the image file itself, where ids are no paths. A hint for finding
+            the photo again.
         path: the file that holds the bytes.
         member: the name inside `path` when that is a zip.
     """
@@ -78,6 +79,8 @@ def locate(root: str, image_id: str) -> ImageFile:
     try:
         for depth in range(len(parts) + 1):
             if path.is_file():
+                if depth == 0 and path.suffix.lower() in SUFFIXES:  # the root is the photo
+                    return ImageFile(image_id, root, root)
                 member = "/".join(parts[depth:])
                 if not member:
                     return ImageFile(image_id, root, str(path))

@@ -12,12 +12,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cir import phrases
 from cir.catalogue import Item
 from cir.errors import DataError
 from cir.images import ImageFile, scan
 
 KINDS = ("colour", "type", "gender")
 COLUMNS = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
+NAMED = ("pattern", "neckline", "sleeves", "material")
 # How often each set of attributes is changed together, in training and in the benchmark.
 CHANGE_WEIGHTS: dict[tuple[str, ...], float] = {
     ("colour",): 0.35,
@@ -99,3 +101,16 @@ def item(row: dict[str, str], image_id: str) -> Item:
     """One row of `styles.csv` as a catalogue item; a type changes only within its master category."""
     attributes = {kind: row[column] for kind, column in COLUMNS.items()}
     return Item(image_id, attributes, fixed=row["masterCategory"])
+
+
+def details(row: dict[str, str]) -> dict[str, str]:
+    """Everything a row tells, as attribute -> value with "" for unknown: `KINDS`, usage, season, and what the product's
+    name says of pattern, neckline, sleeves and material. Names are silent more often than not."""
+    told = {kind: phrases.named(kind, row["productDisplayName"] or "") for kind in NAMED}
+    usage = "" if row["usage"] in ("NA", "Home") else row["usage"]
+    return {
+        **{kind: row[column] for kind, column in COLUMNS.items()},
+        **told,
+        "usage": usage,
+        "season": row["season"],
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +132,15 @@ class Index:
             )[0]
             searched = len(self.gallery) if allowed is None else int(allowed.sum())
             hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(found, start=1))
-            results.append(SearchResult(query, hits, searched, self.card.name, 0.0))
+            results.append(SearchResult(query, hits, searched, self.card.name, 0.0, self._fits(query, hits)))
         seconds = (time.perf_counter() - started) / max(1, len(queries))
-        return [SearchResult(r.query, r.hits, r.searched, r.model, seconds) for r in results]
+        return [replace(result, seconds=seconds) for result in results]
+
+    def _fits(self, query: Query, hits: Sequence[Hit]) -> bool | None:
+        floor = self.card.floors.get("composed" if query.references else "text")
+        if floor is None or query.negatives or not clean_caption(query.text) or not hits:
+            return None
+        return hits[0].score >= floor
 
     def query_vectors(self, queries: Sequence[Query]) -> Floats:
         """The vectors queries are answered with: (B, D) float32, unit-norm."""

@@ -46,6 +46,8 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     _draw_asked(sheet, pen, query.references, sentence, picture)
     pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
     found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
+    if result.fits is False:
+        found = f"unsure that anything fits · {found}"
     pen.text(
         (left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15)
     )

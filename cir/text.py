@@ -42,9 +42,14 @@ class Tokenizer:
 
         if not vocabulary.is_file():
             raise WeightsError(f"{vocabulary}: the tokenizer's vocabulary is missing; copy the whole model directory")
-        words = vocabulary.read_text(encoding="utf-8").splitlines()
-        if "[CLS]" not in words:
-            raise WeightsError(f"{vocabulary}: not a BERT vocabulary; it has no [CLS]")
+        try:
+            words = vocabulary.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise WeightsError(f"{vocabulary}: not a vocabulary in UTF-8, one word piece a line") from None
+        missing = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
+        if missing or words[0] != "[PAD]":
+            why = f"it has no {missing[0]}" if missing else "its first word is not [PAD]"
+            raise WeightsError(f"{vocabulary}: not a BERT vocabulary; {why}")
         self._pieces = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(words)}, lowercase=True)
         self._pad_to_longest = pad_to_longest
         self.size = len(words)

@@ -49,13 +49,15 @@ class ModelCard:
     """Who a model is. Stored with the weights and in every index that holds its vectors.
 
     Attributes:
-        name: immutable versioned name, such as "small-1".
+        name: immutable versioned name, such as "small-2".
         weights_sha256: digest of the weights file.
         preprocess_sha256: digest of the preprocessing settings; other pixels are another model.
         dims: D of vectors and tokens.
         tokens: T, tokens per image; 0 where the model gives none.
         vector: whether the gallery encoder gives one vector per image.
         sum_weight: share of the image in the *sum* baseline, chosen once on held-out train data.
+        floors: "composed" or "text" -> the score below which the best hit of such a query is called no fit: 5 % of
+            answerable queries on held-out train data fall below it. Empty where it was not calibrated.
         training: how it was trained: data, seed, steps, hours.
     """
 
@@ -66,6 +68,7 @@ class ModelCard:
     tokens: int
     vector: bool
     sum_weight: float = 0.5
+    floors: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -80,7 +83,8 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values, digest included."""
-        return {**asdict(self), "training": dict(self.training), "digest": self.digest}
+        plain = {"floors": dict(self.floors), "training": dict(self.training)}
+        return {**asdict(self), **plain, "digest": self.digest}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
@@ -191,6 +195,8 @@ class SearchResult:
         searched: how many images were compared.
         model: name of the model that answered.
         seconds: time spent, encoding included.
+        fits: whether the best hit scores as answers usually do (`ModelCard.floors`); None where nothing is known of it:
+            without a caption, with negatives, or with a model that was not calibrated.
     """
 
     query: Query
@@ -198,3 +204,4 @@ class SearchResult:
     searched: int
     model: str
     seconds: float
+    fits: bool | None = None

@@ -5,21 +5,22 @@
     text       the caption alone
     sum        image and text vectors, weighted, added and normalised
 
-A query that lacks what a system needs (no caption for "text") gets no answer from it, which scores 0.
+A query that lacks what a system needs (no caption for "text", an absent reference) gets no answer from it, which
+scores 0.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from cir.errors import MissingImageError
-from cir.eval.benchmark import Benchmark, BenchmarkQuery
+from cir.eval.benchmark import Benchmark
 from cir.eval.runs import Run
 from cir.eval.scoring import COMPOSED, make_report
 from cir.types import Query
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 Hits = list[tuple[str, float]]
 
-BATCH = 256  # queries encoded or ranked at once: bounds the pixels and the (B, N) scores in memory
+Progress = Callable[[int, int], None]
+
+BATCH = 64  # queries encoded at once: bounds the pixels in memory and the time between two words of progress
+RANKED_AT_ONCE = 256  # bounds the (B, N) scores in memory
 
 
 class Searcher(Protocol):
@@ -65,64 +69,81 @@ class Evaluation:
 
     Attributes:
         report: as `cir.eval.scoring.make_report` gives it; plain JSON values.
-        runs: system ("composed", "image", "text", "sum") -> its run.
+        runs: system ("composed", "image", "text", "sum") -> its run: as many places as the measures look at, and
+            below them the rest of the query's subset.
+        subsets: query -> its subset, ranked by "composed"; empty where there are no subsets.
     """
 
     report: dict[str, Any]
     runs: dict[str, Run]
+    subsets: Run
 
 
-def evaluate(benchmark: Benchmark, searcher: Searcher, *, seed: int = 0) -> Evaluation:
+def evaluate(
+    benchmark: Benchmark, searcher: Searcher, *, seed: int = 0, progress: Progress | None = None
+) -> Evaluation:
     """Ask every query of a benchmark four ways and score the answers.
+
+    Where the targets are not public only the composed query is asked, and there is nothing to score.
 
     Args:
         benchmark: what to ask.
         searcher: an index that holds all images of the benchmark; it may hold more, which are not searched.
         seed: of the bootstrap.
+        progress: called with (queries encoded, queries to encode).
 
     Raises:
         MissingImageError: the index does not hold an image of the gallery or a reference.
     """
     started = time.perf_counter()
-    allowed = _allowed(benchmark, searcher)
-    systems = _systems(benchmark, searcher)
-    runs = {system: _run(benchmark, searcher, vectors, allowed) for system, vectors in systems.items()}
+    _check_images(benchmark, searcher)
+    vectors = _systems(benchmark, searcher, progress or (lambda done, total: None))
+    runs, subsets = {}, {}
+    for system, of_system in vectors.items():
+        runs[system] = _run(benchmark, searcher, of_system)
+        subsets[system] = _rank_subsets(benchmark, searcher, of_system)
+    whole = {system: _append(run, subsets[system]) for system, run in runs.items()}
     seconds = time.perf_counter() - started
-    report = make_report(benchmark, runs, model=searcher.card.to_json(), seconds=seconds, seed=seed)
-    return Evaluation(report, runs)
+    report = make_report(benchmark, whole, model=searcher.card.to_json(), seconds=seconds, seed=seed)
+    if benchmark.judged and COMPOSED in searcher.card.floors:
+        report["nothing_fits"] = _nothing_fits(benchmark, searcher, vectors[COMPOSED], runs[COMPOSED])
+    return Evaluation(report, whole, subsets[COMPOSED])
 
 
-def _allowed(benchmark: Benchmark, searcher: Searcher) -> list[str] | None:
-    """The gallery where the index holds more than that, else None: everything."""
-    gallery, indexed = benchmark.gallery, set(searcher.ids)
-    needed = {*gallery, *(query.reference for query in benchmark.queries if query.reference)}
-    missing = sorted(needed - indexed)
+def _check_images(benchmark: Benchmark, searcher: Searcher) -> None:
+    references = {query.reference for query in benchmark.queries if query.reference}
+    needed = {*benchmark.gallery, *references} - benchmark.absent
+    missing = sorted(needed.difference(searcher.ids))
     if missing:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise MissingImageError(
             f"index: {len(missing)} of {len(needed)} images of benchmark {benchmark.name} are not in it:"
             f" {names}; add them with 'cir build-index'"
         )
-    return None if indexed == set(gallery) else gallery
 
 
-def _systems(benchmark: Benchmark, searcher: Searcher) -> dict[str, Floats]:
+def _systems(benchmark: Benchmark, searcher: Searcher, progress: Progress) -> dict[str, Floats]:
     """System -> (Q, D) float32, unit-norm; a row of zeros where a query has nothing to ask that system."""
-    queries = [
-        Query(references=(query.reference,) if query.reference else (), text=query.caption)
-        for query in benchmark.queries
-    ]
-    composed = _encode(searcher, queries)
-    image = _encode(searcher, [Query(references=query.references) for query in queries])
-    text = _encode(searcher, [Query(text=query.text) for query in queries])
+    nothing = Query()
+    composed, image, text = [], [], []
+    for query in benchmark.queries:
+        references = (query.reference,) if query.reference else ()
+        there = query.reference not in benchmark.absent
+        composed.append(Query(references=references, text=query.caption) if there else nothing)
+        image.append(Query(references=references) if there else nothing)
+        text.append(Query(text=query.caption))
+    if not benchmark.judged:
+        return {COMPOSED: _encode(searcher, composed, progress)}
+    encoded = _encode(searcher, [*composed, *image, *text], progress)
+    vectors = dict(zip((COMPOSED, "image", "text"), encoded.reshape(3, len(composed), -1), strict=True))
     weight = np.float32(searcher.card.sum_weight)
-    total = weight * image + (1 - weight) * text
+    total = weight * vectors["image"] + (1 - weight) * vectors["text"]
     norms = np.linalg.norm(total, axis=1, keepdims=True)
-    total = np.divide(total, norms, out=np.zeros_like(total), where=norms > 0)
-    return {COMPOSED: composed, "image": image, "text": text, "sum": total}
+    vectors["sum"] = np.divide(total, norms, out=np.zeros_like(total), where=norms > 0)
+    return vectors
 
 
-def _encode(searcher: Searcher, queries: Sequence[Query]) -> Floats:
+def _encode(searcher: Searcher, queries: Sequence[Query], progress: Progress) -> Floats:
     """Q queries -> (Q, D); every distinct one is encoded once, an empty one is a row of zeros."""
     distinct = list(dict.fromkeys(query for query in queries if query.references or query.text.strip()))
     # The last row stays zero, for the empty ones.
@@ -130,43 +151,83 @@ def _encode(searcher: Searcher, queries: Sequence[Query]) -> Floats:
     for start in range(0, len(distinct), BATCH):
         batch = distinct[start : start + BATCH]
         vectors[start : start + len(batch)] = searcher.query_vectors(batch)
+        progress(start + len(batch), len(distinct))
     rows = {query: row for row, query in enumerate(distinct)}
     return vectors[[rows.get(query, -1) for query in queries]]
 
 
-def _run(benchmark: Benchmark, searcher: Searcher, vectors: Floats, allowed: Sequence[str] | None) -> Run:
-    """Rank (Q, D) vectors; a query whose vector is zero has no hits."""
-    queries = benchmark.queries
-    removes = not benchmark.keep_reference
-    exclude = [frozenset({q.reference} if removes and q.reference else ()) for q in queries]
+def _nothing_fits(benchmark: Benchmark, searcher: Searcher, vectors: Floats, run: Run) -> dict[str, float]:
+    """How often "nothing fits" is said of headline queries: wrongly as they are, rightly without their targets."""
+    floor = searcher.card.floors[COMPOSED]
+    gone = _run(benchmark, searcher, vectors, k=1, without_targets=True)
+    asked = [query.id for query in benchmark.queries if query.headline and run[query.id] and gone[query.id]]
+    said = {name: [ranked[query][0][1] < floor for query in asked] for name, ranked in (("here", run), ("gone", gone))}
+    return {
+        "threshold": floor,
+        "false_alarms": float(np.mean(said["here"])) if asked else 0.0,
+        "recognised": float(np.mean(said["gone"])) if asked else 0.0,
+    }
 
-    def rank(rows: Sequence[int], k: int, among: Sequence[str] | None) -> Iterator[tuple[BenchmarkQuery, Hits]]:
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            found = searcher.rank(vectors[batch], k, allowed=among, exclude=[exclude[row] for row in batch])
-            yield from zip((queries[row] for row in batch), found, strict=True)
 
-    run: Run = {query.id: [] for query in queries}
-    asked = [row for row in range(len(queries)) if vectors[row].any()]
-    depth = max((measure.k for measure in benchmark.measures if measure.name != "Rs"), default=1)
-    for query, hits in rank(asked, depth, allowed):
-        run[query.id] = hits
-    if any(measure.name == "Rs" for measure in benchmark.measures):
-        by_subset = defaultdict(list)
-        for row in asked:
-            by_subset[queries[row].subset].append(row)
-        for subset, rows in by_subset.items():
-            for query, members in rank(rows, len(subset), subset):
-                run[query.id] = _append(run[query.id], members)
+def _run(
+    benchmark: Benchmark, searcher: Searcher, vectors: Floats, *, k: int | None = None, without_targets: bool = False
+) -> Run:
+    """Rank (Q, D) vectors, each in its query's gallery; a query whose vector is zero has no hits."""
+    run: Run = {query.id: [] for query in benchmark.queries}
+    galleries = {name: sorted(ids) for name, ids in benchmark.galleries.items()} or {"": benchmark.gallery}
+    for name, gallery in galleries.items():
+        rows = [row for row, query in enumerate(benchmark.queries) if query.gallery == name]
+        among = None if set(searcher.ids) == set(gallery) else gallery
+        run |= dict(_rank(benchmark, searcher, vectors, rows, k or benchmark.depth, among, without_targets))
     return run
 
 
-def _append(hits: Hits, members: Hits) -> Hits:
-    """The subset's members after the first k, so that the run alone gives Rs@k.
+def _rank_subsets(benchmark: Benchmark, searcher: Searcher, vectors: Floats) -> Run:
+    """Rank (Q, D) vectors, each in its query's subset and to its end."""
+    run: Run = {}
+    if benchmark.ranks_subsets:
+        by_subset = defaultdict(list)
+        for row, query in enumerate(benchmark.queries):
+            by_subset[query.subset].append(row)
+        for subset, rows in by_subset.items():
+            there = tuple(image for image in subset if image not in benchmark.absent)
+            if there:
+                run |= dict(_rank(benchmark, searcher, vectors, rows, len(there), there))
+    return run
+
+
+def _rank(
+    benchmark: Benchmark,
+    searcher: Searcher,
+    vectors: Floats,
+    rows: Sequence[int],
+    k: int,
+    among: Sequence[str] | None,
+    without_targets: bool = False,
+) -> Iterator[tuple[str, Hits]]:
+    """The best k of each query among some images, without its reference unless that is kept; without targets too."""
+    queries = benchmark.queries
+    asked = [row for row in rows if vectors[row].any()]
+    for start in range(0, len(asked), RANKED_AT_ONCE):
+        batch = asked[start : start + RANKED_AT_ONCE]
+        exclude = []
+        for query in (queries[row] for row in batch):
+            out = {query.reference} if query.reference and not benchmark.keep_reference else set()
+            exclude.append(frozenset(out | query.targets if without_targets else out))
+        found = searcher.rank(vectors[batch], k, allowed=among, exclude=exclude)
+        yield from zip((queries[row].id for row in batch), found, strict=True)
+
+
+def _append(run: Run, subsets: Run) -> Run:
+    """The members of each query's subset after its first k, so that the run alone gives Rs@k.
 
     They never rise above the k-th place, even where an approximate search had overlooked them: R@k is what
     the search itself found.
     """
-    found = {image for image, _ in hits}
-    floor = hits[-1][1] if hits else 1.0
-    return hits + [(image, min(score, floor)) for image, score in members if image not in found]
+    whole: Run = {}
+    for query, hits in run.items():
+        found = {image for image, _ in hits}
+        floor = hits[-1][1] if hits else 1.0
+        below = [(image, min(score, floor)) for image, score in subsets.get(query, ()) if image not in found]
+        whole[query] = hits + below
+    return whole

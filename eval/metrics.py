@@ -103,20 +103,33 @@ def score(measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], s
     return _FUNCTIONS[measure.name](ranking, targets, measure.k)
 
 
-def interval(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean over queries.
+def mean(values: ArrayLike, strata: ArrayLike | None = None) -> float:
+    """The mean over queries; with strata the unweighted mean of the strata's means.
+
+    Args:
+        values: (Q,) the value of each query.
+        strata: (Q,) which stratum each belongs to, such as its category; None for one.
+    """
+    return float(np.mean([part.mean() for part in _parts(np.asarray(values, dtype=np.float64), strata)]))
+
+
+def interval(
+    values: ArrayLike, *, strata: ArrayLike | None = None, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of `mean`. With strata each of them is resampled by itself.
 
     Where every query has the same value the interval is that point: the bootstrap knows only what it saw.
 
     Args:
         values: (Q,) the value of each query.
+        strata: as for `mean`.
         seed: the same seed and the same Q resample the same queries, so that measures are comparable.
         resamples: how many times Q queries are drawn with replacement.
 
     Raises:
         UsageError: there are no values.
     """
-    return _percentiles(_resampled_means(np.asarray(values, dtype=np.float64), seed, resamples))
+    return _percentiles(_resampled_means(np.asarray(values, dtype=np.float64), strata, seed, resamples))
 
 
 class Comparison(NamedTuple):
@@ -133,7 +146,14 @@ class Comparison(NamedTuple):
     p: float
 
 
-def compare(ours: ArrayLike, theirs: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+def compare(
+    ours: ArrayLike,
+    theirs: ArrayLike,
+    *,
+    strata: ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Comparison:
     """The paired bootstrap test: whole queries are resampled, so that what makes a query hard cancels out.
 
     p is twice the smaller share of resampled differences on either side of zero (those at zero counted on
@@ -143,6 +163,7 @@ def compare(ours: ArrayLike, theirs: ArrayLike, *, seed: int = 0, resamples: int
     Args:
         ours: (Q,) the value of each query for the one system.
         theirs: (Q,) the same queries in the same order for the other.
+        strata: as for `mean`.
         seed: of the resampling.
         resamples: how many.
 
@@ -152,19 +173,31 @@ def compare(ours: ArrayLike, theirs: ArrayLike, *, seed: int = 0, resamples: int
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if a.shape != b.shape:
         raise UsageError(f"a paired comparison needs the same queries: got {a.shape} and {b.shape} values")
-    means = _resampled_means(a - b, seed, resamples)
+    means = _resampled_means(a - b, strata, seed, resamples)
     side = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
     p = min(1.0, 2 * (int(side) + 1) / (resamples + 1))
-    return Comparison(float(np.mean(a - b)), _percentiles(means), p)
+    return Comparison(mean(a - b, strata), _percentiles(means), p)
 
 
-def _resampled_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+def _parts(values: NDArray[np.float64], strata: ArrayLike | None) -> list[NDArray[np.float64]]:
+    """(Q,) values -> the values of each stratum."""
+    if strata is None:
+        return [values]
+    labels = np.asarray(strata)
+    return [values[labels == label] for label in np.unique(labels)]
+
+
+def _resampled_means(
+    values: NDArray[np.float64], strata: ArrayLike | None, seed: int, resamples: int
+) -> NDArray[np.float64]:
     """(Q,) values -> (resamples,) means. One row at a time: a (resamples, Q) matrix of draws may not fit."""
     if values.ndim != 1 or not len(values):
         raise UsageError(f"resampling needs one value per query and at least one query: got shape {values.shape}")
     draw = np.random.default_rng(seed)
-    size = len(values)
-    return np.array([values[draw.integers(size, size=size)].mean() for _ in range(resamples)])
+    parts = _parts(values, strata)
+    return np.array(
+        [np.mean([part[draw.integers(len(part), size=len(part))].mean() for part in parts]) for _ in range(resamples)]
+    )
 
 
 def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:

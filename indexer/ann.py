@@ -18,7 +18,8 @@ import numpy as np
 
 from cir.errors import DataError, MissingDependencyError
 from cir.indexer.durable import replacing, sha256_file, write_bytes
-from cir.indexer.scoring import Floats, Halves, Mask, Rows
+from cir.indexer.scoring import Floats, Mask, Rows
+from cir.indexer.store import Stored
 
 ANN_MIN_ROWS = 100_000  # below, a scan of everything is at the memory's own speed
 FILE = "ann.faiss"
@@ -92,13 +93,13 @@ def to_gpus(index: Any) -> Any:
     return faiss.index_cpu_to_all_gpus(index, co=options)
 
 
-def load_or_build(folder: Path, gallery_sha256: str, vectors: Halves) -> Ann:
+def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
     """The index of a segment: read when it is there, whole and not stale; else built, and kept if possible.
 
     Args:
         folder: the segment's folder.
         gallery_sha256: digest of the segment file the index must derive from.
-        vectors: (N, D) float16, N at least 1.
+        vectors: (N, D), N at least 1.
 
     Raises:
         MissingDependencyError: faiss is not installed.
@@ -134,7 +135,7 @@ def _is_sound(folder: Path, gallery_sha256: str) -> bool:
     return sound
 
 
-def _build(vectors: Halves) -> Any:
+def _build(vectors: Stored) -> Any:
     faiss = _faiss()
     rows, dims = vectors.shape
     # About 2 sqrt(N) lists, a power of two; k-means wants 39 points per list.

@@ -11,15 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cir.errors import CorruptIndexError
 from cir.indexer.durable import make_folder, move, remove_temporaries, remove_tree, sha256_file, writes_to
 from cir.indexer.pipeline import Batch
-from cir.indexer.store import Block, Layout, Segment, write_segment
+from cir.indexer.store import Block, Layout, Segment, Stored, write_segment
 
 WORK = "work"
-Row = tuple[bytes, NDArray[np.float16] | None, NDArray[np.float16] | None]  # digest, vector, tokens
+Row = tuple[bytes, Stored | None, Stored | None]  # digest, vector, tokens
 
 _OPEN_PARTS = 64  # processes may often open 1024 files; rows are asked for in nearly the order of writing
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cir.errors import ImageDecodeError, MissingImageError, WeightsError
 from cir.images import ImageFile, decode
-from cir.indexer.store import Layout
+from cir.indexer.store import Layout, Stored
 from cir.types import Encoded, GalleryEncoder
 
 _NORM_ERROR = 1e-2
@@ -31,8 +30,8 @@ class Batch:
         unreadable: those that could not, with the reason.
         undecodable: contents that are no usable image, digest -> reason.
         digests: contents that were encoded here.
-        vectors: (n, D) float16 of those, or None.
-        tokens: (n, T, D) float16 of those, or None.
+        vectors: (n, D) of those in the layout's precision, or None.
+        tokens: (n, T, D) likewise, or None.
         decode_seconds: CPU time of reading, hashing, decoding and preprocessing.
         encode_seconds: CPU time of encoding, in this thread.
     """
@@ -41,8 +40,8 @@ class Batch:
     unreadable: list[tuple[ImageFile, str]] = field(default_factory=list)
     undecodable: dict[bytes, str] = field(default_factory=dict)
     digests: list[bytes] = field(default_factory=list)
-    vectors: NDArray[np.float16] | None = None
-    tokens: NDArray[np.float16] | None = None
+    vectors: Stored | None = None
+    tokens: Stored | None = None
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
 
@@ -135,11 +134,9 @@ def _lane(images: Sequence[ImageFile], encoder: GalleryEncoder | None, layout: L
     return batch
 
 
-def _checked(
-    encoded: Encoded, layout: Layout, rows: int
-) -> tuple[NDArray[np.float16] | None, NDArray[np.float16] | None]:
-    """The float16 arrays the layout asks for, after a look at shapes, numbers and norms."""
-    kept: list[NDArray[np.float16] | None] = []
+def _checked(encoded: Encoded, layout: Layout, rows: int) -> tuple[Stored | None, Stored | None]:
+    """The arrays the layout asks for, in its precision, after a look at shapes, numbers and norms."""
+    kept: list[Stored | None] = []
     for name, values, wanted, shape in (
         ("vectors", encoded.vectors, layout.vectors, (rows, layout.dims)),
         ("tokens", encoded.tokens, layout.tokens > 0, (rows, layout.tokens, layout.dims)),
@@ -152,5 +149,5 @@ def _checked(
             raise WeightsError(f"model {layout.model_name} gave {name} {found}, not {shape} as its card says")
         if not (np.abs(np.linalg.norm(values, axis=-1) - 1) < _NORM_ERROR).all():  # also when there are NaNs
             raise WeightsError(f"model {layout.model_name} gave {name} that are not of unit length; check its weights")
-        kept.append(values.astype(np.float16))
+        kept.append(values.astype(layout.precision))
     return kept[0], kept[1]

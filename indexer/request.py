@@ -8,7 +8,7 @@ from pathlib import Path
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.images import ImageFile
 from cir.indexer.lock import LOCK
-from cir.indexer.manifest import CURRENT, MANIFESTS, SEGMENTS, Manifest
+from cir.indexer.manifest import CURRENT, MANIFESTS, SEGMENTS, Manifest, open_segment
 from cir.indexer.parts import WORK
 from cir.indexer.plan import Metadata
 from cir.indexer.store import Layout
@@ -51,7 +51,9 @@ def refuse_foreign(out: Path) -> None:
         raise IndexFormatError(f"{out} is not an index but a file; choose another place for the index")
 
 
-def choose_layout(out: Path, manifest: Manifest | None, card: ModelCard, tokens: bool) -> Layout:
+def choose_layout(
+    out: Path, manifest: Manifest | None, card: ModelCard, tokens: bool, precision: str = "float16"
+) -> Layout:
     """What rows look like: as the index has them, else as the model gives them and the user wants them.
 
     Raises:
@@ -68,8 +70,8 @@ def choose_layout(out: Path, manifest: Manifest | None, card: ModelCard, tokens:
         has_tokens = manifest.segments[0].tokens > 0
         if has_tokens and not tokens:
             raise UsageError(f"{out} holds tokens; keep them, or build another index without")
-        return Layout.of(card, has_tokens)
-    layout = Layout.of(card, tokens)
+        return Layout.of(card, has_tokens, open_segment(out, manifest.segments[0]).layout.precision)
+    layout = Layout.of(card, tokens, precision)
     if not layout.vectors and not layout.tokens:
-        raise UsageError(f"model {card.name} gives nothing but tokens; build the index with tokens")
+        raise UsageError(f"model {card.name} gives nothing but tokens; build the index with them, without --no-tokens")
     return layout

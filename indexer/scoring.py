@@ -1,4 +1,4 @@
-"""Exact scores over stored float16 rows: a fast scan that loses no row, then scores that owe nothing to luck.
+"""Exact scores over stored rows: a fast scan that loses no row, then scores that owe nothing to luck.
 
 BLAS gives the same two vectors scores that differ in the last bits with the size of the block they are in. So
 a scan keeps every row within `SLACK` of the cut, and `rescore` decides among those, adding in an order that
@@ -12,6 +12,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from cir.indexer.store import Stored
+
 SLACK = 1e-5  # float32 sums of 1024 products of unit vectors err by less than 1e-6
 _SCAN_ROWS = 16_384
 # One query is a matter of memory: 1 MB of float32 stays in the second-level cache between conversion and product.
@@ -22,11 +24,10 @@ _RESCORE_FLOATS = 4 * 1024 * 1024
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
-Halves = NDArray[np.float16]
 Mask = NDArray[np.bool_]
 
 
-def scan(stored: Halves, rows: Rows, queries: Floats, count: int) -> list[Rows]:
+def scan(stored: Stored, rows: Rows, queries: Floats, count: int) -> list[Rows]:
     """For each query the rows that may be among its best `count`: all of those, and few others.
 
     Args:
@@ -57,7 +58,7 @@ def scan(stored: Halves, rows: Rows, queries: Floats, count: int) -> list[Rows]:
     return best
 
 
-def rescore(stored: Halves, rows: Rows, query: Floats) -> Floats:
+def rescore(stored: Stored, rows: Rows, query: Floats) -> Floats:
     """Scores of some rows for one query; equal rows score equally wherever they lie.
 
     Args:
@@ -78,7 +79,7 @@ def rescore(stored: Halves, rows: Rows, query: Floats) -> Floats:
     return scores
 
 
-def _scores(stored: Halves, rows: Rows, queries: Floats) -> Floats:
+def _scores(stored: Stored, rows: Rows, queries: Floats) -> Floats:
     """(B, n) float32 scores of n rows, converted piece by piece."""
     scores = np.empty((len(queries), len(rows)), np.float32)
     floats = _ONE_FLOATS if len(queries) == 1 else _MANY_FLOATS

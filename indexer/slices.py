@@ -11,8 +11,8 @@ import numpy as np
 from cir.errors import MissingDependencyError
 from cir.indexer.ann import Ann, load_or_build
 from cir.indexer.manifest import GALLERY, SEGMENTS, SegmentEntry
-from cir.indexer.scoring import Floats, Halves, Mask, Rows, scan
-from cir.indexer.store import Segment
+from cir.indexer.scoring import Floats, Mask, Rows, scan
+from cir.indexer.store import Segment, Stored
 
 _ANN_OVERFETCH = 4  # the approximate order is that of 8-bit codes
 
@@ -36,7 +36,7 @@ class Slice:
         self._ann_missing = segment.vectors is None
         self._lock = Lock()
 
-    def stored(self, kind: str) -> Halves:
+    def stored(self, kind: str) -> Stored:
         """The segment's "vectors" or "tokens"."""
         stored = self.segment.tokens if kind == "tokens" else self.segment.vectors
         assert stored is not None  # the gallery asks only for what its segments have

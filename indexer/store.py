@@ -5,7 +5,7 @@ unfiltered (compression gains 6 to 14 % and makes random rows 20 to 100 times sl
 file and closes HDF5 at once.
 
 Layout of `gallery.h5`: `ids` (N,) and `root_names` utf-8, `digests` (N, 32) uint8, `vectors` (N, D) and
-`tokens` (N, T, D) float16, `roots` (N,) index into `root_names`, `metadata/COLUMN` (N,) utf-8, "" for none.
+`tokens` (N, T, D) float16 or float32, `roots` (N,) index into `root_names`, `metadata/COLUMN` (N,) utf-8, "" for none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from cir.types import ModelCard
 FORMAT = 1
 _ALIGN = 4096  # a dataset begins on a page, so that its map is aligned whatever lies before it
 
-Halves = NDArray[np.float16]
+# float16, or float32 where an index was built so.
+Stored = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Layout:
         dims: D.
         tokens: T stored per image; 0 = none.
         vectors: whether one vector per image is stored.
+        precision: "float16" or "float32", of what is stored.
     """
 
     model: str
@@ -52,16 +54,18 @@ class Layout:
     dims: int
     tokens: int
     vectors: bool
+    precision: str = "float16"
 
     @classmethod
-    def of(cls, card: ModelCard, tokens: bool = True) -> Layout:
+    def of(cls, card: ModelCard, tokens: bool = True, precision: str = "float16") -> Layout:
         """What a model's encoder gives, with or without its tokens."""
-        return cls(card.digest, card.name, card.space.id, card.dims, card.tokens if tokens else 0, card.vector)
+        count = card.tokens if tokens else 0
+        return cls(card.digest, card.name, card.space.id, card.dims, count, card.vector, precision)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row's float16 values."""
-        return 2 * self.dims * (self.tokens + self.vectors)
+        """Bytes of one row's values."""
+        return np.dtype(self.precision).itemsize * self.dims * (self.tokens + self.vectors)
 
     def fits(self, other: Layout) -> bool:
         """Whether rows of the other can be copied into a segment of this."""
@@ -77,16 +81,16 @@ class Block:
         digests: (n, 32) uint8, SHA-256 of each image file.
         roots: n path hints.
         metadata: n mappings column -> value, without empty values.
-        vectors: (n, D) float16 or None.
-        tokens: (n, T, D) float16 or None.
+        vectors: (n, D) in the layout's precision, or None.
+        tokens: (n, T, D) likewise, or None.
     """
 
     ids: Sequence[str]
     digests: NDArray[np.uint8]
     roots: Sequence[str]
     metadata: Sequence[Mapping[str, str]]
-    vectors: Halves | None
-    tokens: Halves | None
+    vectors: Stored | None
+    tokens: Stored | None
 
 
 def write_segment(path: Path, layout: Layout, rows: int, blocks: Iterable[Block]) -> None:
@@ -112,9 +116,9 @@ def _fill(file: h5py.File, layout: Layout, rows: int, blocks: Iterable[Block]) -
     digests = file.create_dataset("digests", (rows, 32), np.uint8)
     roots = file.create_dataset("roots", (rows,), np.uint32)
     metadata = file.create_group("metadata")
-    vectors = file.create_dataset("vectors", (rows, layout.dims), np.float16) if layout.vectors else None
+    vectors = file.create_dataset("vectors", (rows, layout.dims), layout.precision) if layout.vectors else None
     shape = (rows, layout.tokens, layout.dims)
-    tokens = file.create_dataset("tokens", shape, np.float16) if layout.tokens else None
+    tokens = file.create_dataset("tokens", shape, layout.precision) if layout.tokens else None
     root_numbers: dict[str, int] = {}
     start = 0
     for block in blocks:
@@ -144,8 +148,8 @@ class Segment:
         path: the file.
         layout: who made its vectors, and their shape.
         ids: N ids.
-        vectors: (N, D) float16, mapped, or None.
-        tokens: (N, T, D) float16, mapped, or None.
+        vectors: (N, D) float16 or float32, mapped, or None.
+        tokens: (N, T, D) likewise, or None.
     """
 
     def __init__(self, path: Path) -> None:
@@ -156,6 +160,9 @@ class Segment:
         """
         self.path = path
         with self._open() as file:
+            self.ids = _texts(file["ids"])
+            stored = {name: file[name] for name in ("vectors", "tokens") if name in file}
+            places = {name: (data.shape, data.dtype, data.id.get_offset()) for name, data in stored.items()}
             self.layout = Layout(
                 model=str(file.attrs["model"]),
                 model_name=str(file.attrs["model_name"]),
@@ -163,19 +170,17 @@ class Segment:
                 dims=int(file.attrs["dims"]),
                 tokens=int(file.attrs["tokens"]),
                 vectors=bool(file.attrs["vectors"]),
+                precision="/".join(sorted({data.dtype.name for data in stored.values()})),
             )
-            self.ids = _texts(file["ids"])
-            shapes = {name: file[name].shape for name in ("vectors", "tokens") if name in file}
-            offsets = {name: file[name].id.get_offset() for name in shapes}
         whole = np.memmap(path, np.uint8, "r")
-        self.vectors = _mapped(whole, shapes.get("vectors"), offsets.get("vectors"))
-        self.tokens = _mapped(whole, shapes.get("tokens"), offsets.get("tokens"))
+        self.vectors = _mapped(whole, *places["vectors"]) if "vectors" in places else None
+        self.tokens = _mapped(whole, *places["tokens"]) if "tokens" in places else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def stored(self) -> Halves:
+    def stored(self) -> Stored:
         """Vectors, or tokens where there are no vectors."""
         stored = self.tokens if self.vectors is None else self.vectors
         assert stored is not None  # a segment has at least one of the two
@@ -214,13 +219,12 @@ class Segment:
             raise CorruptIndexError(f"{self.path} cannot be read: {reason}; restore it from a copy") from error
 
 
-def _mapped(whole: NDArray[np.uint8], shape: tuple[int, ...] | None, offset: int | None) -> Halves | None:
-    if shape is None:
-        return None
+def _mapped(whole: NDArray[np.uint8], shape: tuple[int, ...], kind: np.dtype[Any], offset: int | None) -> Stored:
     if offset is None:  # an empty dataset has no place in the file
-        return np.zeros(shape, np.float16)
-    size = 2 * int(np.prod(shape))
-    return np.asarray(whole[offset : offset + size]).view(np.float16).reshape(shape)
+        return np.zeros(shape, kind)
+    size = kind.itemsize * int(np.prod(shape))
+    mapped: Stored = np.asarray(whole[offset : offset + size]).view(kind).reshape(shape)
+    return mapped
 
 
 def _bytes(texts: Sequence[str]) -> NDArray[Any]:

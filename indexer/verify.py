@@ -6,12 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cir.errors import CorruptIndexError
 from cir.indexer.durable import sha256_file
 from cir.indexer.manifest import GALLERY, SEGMENTS, Manifest, SegmentEntry, open_segment, read_manifest
-from cir.indexer.store import Segment
+from cir.indexer.store import Segment, Stored
 
 _NORM_ERROR = 1e-2  # float16 rounding moves a norm by less than 1e-3
 _STEP_FLOATS = 4 * 1024 * 1024
@@ -77,7 +76,7 @@ def _checked_segment(index: Path, manifest: Manifest, entry: SegmentEntry, probl
     return segment
 
 
-def _checked_norms(what: str, stored: NDArray[np.float16], ids: list[str]) -> list[str]:
+def _checked_norms(what: str, stored: Stored, ids: list[str]) -> list[str]:
     if len(stored) != len(ids):
         return [f"{what} have {len(stored)} rows for {len(ids)} ids"]
     bad: list[str] = []

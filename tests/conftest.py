@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +36,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_model() -> Callable[..., Path]:
     """Makes further tiny models: directory, seed -> directory."""
     return make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def sprc_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as the official SPRC code saves it, of 4 heads everywhere; tests/golden holds what it computes."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tuned_clip_best.pt"
+    path.write_bytes(gzip.decompress((ROOT / "tests/golden/data/sprc-tiny/model.pt.gz").read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def sprc_model(sprc_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint converted: a model directory that gives tokens and no vectors."""
+    from cir.models.convert import convert
+
+    directory = tmp_path_factory.mktemp("converted") / "sprc-tiny"
+    return convert(sprc_checkpoint, directory, vision_heads=4, qformer_heads=4).directory
 
 
 def make_tiny_model(directory: Path, *, seed: int, vector: bool = True) -> Path:
@@ -89,6 +108,60 @@ def wardrobe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fashioniq_train(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The train part of a FashionIQ of 8 triplets a category, in the official layout, its pictures of plain colours."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("data") / "fashioniq"
+    for folder in ("captions", "images"):
+        (root / folder).mkdir(parents=True)
+    colours = ("red", "blue", "white", "black")
+    for category in ("dress", "shirt", "toptee"):
+        entries = []
+        for number in range(8):
+            before, after = colours[number % 4], colours[(number + 1) % 4]
+            for name, colour in ((f"{category}{number}a", before), (f"{category}{number}b", after)):
+                picture = Image.new("RGB", (40, 40), colour)
+                picture.putpixel((number, number), (9, 99, 9))
+                picture.save(root / "images" / f"{name}.png")
+            captions = [f"is {after}.", "with long sleeves"]
+            entries.append(
+                {"candidate": f"{category}{number}a", "target": f"{category}{number}b", "captions": captions}
+            )
+        (root / "captions" / f"cap.{category}.train.json").write_text(json.dumps(entries), encoding="utf-8")
+    return root
+
+
+TRAINING = """
+task = "triplets"
+name = "tiny-trained"
+[recipe]
+epochs = 4
+learning_rate = 1e-3
+eps = 1e-7
+checkpoint_every = 2
+[recipe.one_cycle]
+rise = 0.25
+start_divisor = 100
+epochs = 4
+[batches]
+dataset = "fashioniq"
+batch = 4
+rtc_weight = 1.0
+align_weight = 1.0
+held_out = 0.2
+"""
+
+
+@pytest.fixture(scope="session")
+def training_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration in the manner of the official recipes, of a few steps."""
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TRAINING, encoding="utf-8")
+    return path
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left behind."""
@@ -113,3 +186,77 @@ def cir(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
         return Outcome(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def official_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data sets in the official layouts: fashioniq/, cirr/ and circo/, with pictures, .png and .jpg."""
+    folder = tmp_path_factory.mktemp("official")
+    write_official_data(folder)
+    return folder
+
+
+def write_official_data(folder: Path) -> None:
+    """Draw pictures of one colour each and write annotations about them."""
+    import json
+    import random
+
+    from PIL import Image
+
+    rng = random.Random(0)
+
+    def write(path: Path, content: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    def paint(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 32), tuple(rng.randrange(256) for _ in range(3))).save(path)
+
+    fashioniq = folder / "fashioniq"
+    for category, start in (("dress", 0), ("shirt", 20), ("toptee", 35)):  # the last two share images
+        names = [f"B{number:03d}" for number in range(start, start + 20)]
+        pairs = [rng.sample(names[:15], 2) for _ in range(8)]
+        entries = [
+            {"candidate": a, "target": b, "captions": ["Is red.", f"has {n} stripes, "]}
+            for n, (a, b) in enumerate(pairs)
+        ]
+        write(fashioniq / "captions" / f"cap.{category}.val.json", entries)
+        write(fashioniq / "image_splits" / f"split.{category}.val.json", names)
+        for number, name in enumerate(names):
+            picture = fashioniq / "images" / f"{name}.{'jpg' if number % 2 else 'png'}"
+            if not list(picture.parent.glob(f"{name}.*")):
+                paint(picture)
+    cirr = folder / "cirr"
+    for split, place in (("val", "dev"), ("test1", "test1")):
+        names = [f"{place}-{number}-img0" for number in range(60)]
+        entries = []
+        for number in range(9):
+            members = names[number // 3 * 6 : number // 3 * 6 + 6]
+            reference, target, other = rng.sample(members, 3)
+            entry = {"pairid": 100 + number, "reference": reference, "caption": f"with {number} dogs"}
+            if split == "val":
+                entry |= {"target_hard": target, "target_soft": {target: 1.0, other: 0.5, names[-1]: -1.0}}
+            entries.append({**entry, "img_set": {"id": number // 3, "members": members}})
+        write(cirr / "cirr" / "captions" / f"cap.rc2.{split}.json", entries)
+        files = {name: f"./{place}/{name}.png" for name in names}
+        write(cirr / "cirr" / "image_splits" / f"split.rc2.{split}.json", files)
+        for name in names:
+            paint(cirr / place / f"{name}.png")
+    circo = folder / "circo"
+    numbers = [100 + 7 * number for number in range(60)]
+    images = [{"id": number, "file_name": f"{number:012d}.jpg"} for number in numbers]
+    coco = circo / "COCO2017_unlabeled"
+    write(coco / "annotations" / "image_info_unlabeled2017.json", {"images": images})
+    for image in images:
+        paint(coco / "unlabeled2017" / str(image["file_name"]))
+    for split in ("val", "test"):
+        entries = []
+        for number in range(5):
+            reference, *truths = rng.sample(numbers, 3 + 3 * number)
+            entry = {"id": number, "reference_img_id": reference, "relative_caption": f"has {number} cats"}
+            if split == "val":
+                aspects = ["addition"] if number % 2 else ["addition", "negation"]
+                entry |= {"target_img_id": truths[0], "gt_img_ids": truths, "semantic_aspects": aspects}
+            entries.append(entry)
+        write(circo / "annotations" / f"{split}.json", entries)

@@ -9,10 +9,14 @@ import click
 
 from cir import __version__
 from cir.cli.build_index import build_index
+from cir.cli.convert import convert
+from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
 from cir.cli.inspect import info, models, verify
 from cir.cli.query import query
+from cir.cli.score import compare, score
+from cir.cli.train import train
 from cir.errors import CirError
 
 
@@ -28,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (build_index, query, evaluate, info, verify, models, demo):
+for command in (build_index, query, evaluate, score, compare, data, info, verify, models, train, convert, demo):
     cli.add_command(command)
 
 

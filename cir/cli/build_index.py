@@ -150,15 +150,17 @@ def read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Map
 class Progress:
     """A bar on stderr with images/s and time left; nothing where stderr is not a terminal."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, unit: str = "images") -> None:
         self._what = what
+        self._unit = unit
         self._bar: object | None = None
 
     def __call__(self, done: int, total: int) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=total, desc=self._what, unit=" images", disable=not sys.stderr.isatty(), leave=False)
+            shown = sys.stderr.isatty()
+            self._bar = tqdm(total=total, desc=self._what, unit=f" {self._unit}", disable=not shown, leave=False)
         bar: tqdm = self._bar
         bar.update(done - bar.n)
         if done >= total:

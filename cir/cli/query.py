@@ -104,6 +104,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "model": result.model,
         "searched": result.searched,
         "seconds": round(result.seconds, 4),
+        "fits": result.fits,
         "hits": hits,
     }
 
@@ -115,6 +116,10 @@ def table(result: SearchResult) -> str:
     for hit in result.hits:
         metadata = ", ".join(value for value in hit.metadata.values() if value)
         lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {metadata}".rstrip())
+    if result.fits is False:
+        lines.append(
+            "unsure that anything fits: right answers of this model usually score higher than the best hit here"
+        )
     return "\n".join(lines)
 
 

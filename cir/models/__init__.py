@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from cir.models.encoder import SprcEncoder
 
 PACKAGED = Path(__file__).parent
-ALIASES = {"small": "small-1"}
+ALIASES = {"small": "small-2"}
+RETIRED = ("small-1",)  # once in the package: their indexes are told so
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
 
@@ -38,7 +39,8 @@ def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: 
 
     chosen = devices.choose(device)
     directory = find(name, model_dirs)
-    return SprcEncoder(*weights.load(directory), device=chosen, directory=directory)
+    loaded = weights.load(directory, trunk=devices.trunk_precision(chosen))
+    return SprcEncoder(*loaded, device=chosen, directory=directory)
 
 
 def available(model_dirs: Sequence[Path] = ()) -> list[Path]:
@@ -91,6 +93,11 @@ def find_for(card: ModelCard, hint: str | None = None, model_dirs: Sequence[Path
         raise WeightsError(
             f"{other} is called {card.name} but has other weights than the model that made the index "
             f"({card.digest}); put the right one under --model-dir, or rebuild the index"
+        )
+    if card.name in RETIRED:
+        raise WeightsError(
+            f"the index was made by {card.name}, which has left the package for {ALIASES[DEFAULT]}; "
+            f"rebuild it: cir build-index IMAGES -o NEW.index (or put the folder of {card.name} under --model-dir)"
         )
     raise WeightsError(
         f"the model {card.name} ({card.digest}) that made the index is not here; "

@@ -50,7 +50,6 @@ class SprcEncoder:
         self.directory = directory
         self._preprocess = preprocess
         self._device = device
-        self._precision = devices.trunk_precision(device)
         # A CPU runs several threads side by side; an accelerator takes one batch after the other.
         self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
 
@@ -64,12 +63,12 @@ class SprcEncoder:
 
     @torch.inference_mode()
     def encode_images(self, pixels: Floats) -> Encoded:
-        """(B, 3, H, W) float32 pixels -> vectors (B, D) and tokens (B, T, D), float32 and unit-norm."""
+        """(B, 3, H, W) float32 pixels -> vectors (B, D), tokens (B, T, D) or both, float32 and unit-norm."""
         with self._turn:
             states = self.sprc.target_states(self._features(pixels))
             vectors = self.sprc.project_vector(states) if self.card.vector else None
-            tokens = self.sprc.project_tokens(states)
-        return Encoded(None if vectors is None else _numpy(vectors), _numpy(tokens))
+            tokens = self.sprc.project_tokens(states) if self.card.tokens else None
+        return Encoded(None if vectors is None else _numpy(vectors), None if tokens is None else _numpy(tokens))
 
     @torch.inference_mode()
     def encode_queries(self, pixels: Floats, captions: Sequence[str]) -> Floats:
@@ -86,10 +85,7 @@ class SprcEncoder:
             return _numpy(self.sprc.text_vectors(captions))
 
     def _features(self, pixels: Floats) -> Tensor:
-        batch = torch.from_numpy(pixels).to(self._device)
-        with torch.autocast(self._device.type, dtype=self._precision, enabled=self._precision != torch.float32):
-            features = self.sprc.image_features(batch)
-        return features.float()
+        return self.sprc.image_features(torch.from_numpy(pixels).to(self._device))
 
 
 def _numpy(values: Tensor) -> Floats:

@@ -37,7 +37,7 @@ class SprcConfig:
     """The size of a model.
 
     Attributes:
-        vision: {"type": "vit" | "efficientnet-lite0", ...arguments of that trunk}.
+        vision: {"type": "vit" | "clip" | "efficientnet-lite0", ...arguments of that trunk}.
         width, layers, heads, intermediate: of the Q-Former.
         cross_attention_every: image attention in layers 0, n, 2n, ...
         query_tokens: T.
@@ -45,7 +45,8 @@ class SprcConfig:
         vocabulary: rows of the word embedding.
         text_length: L, longest caption in word pieces, [CLS] and [SEP] included.
         positions: rows of the position embedding.
-        gallery_vector: whether the gallery encoder also gives one vector per image.
+        gallery_vector: whether the gallery encoder gives one vector per image.
+        gallery_tokens: whether it gives T tokens per image, as the official models do.
     """
 
     vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
@@ -61,6 +62,7 @@ class SprcConfig:
     positions: int = 512
     dropout: float = 0.1
     gallery_vector: bool = False
+    gallery_tokens: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -82,6 +84,19 @@ VIT_G: dict[str, Any] = {
 }
 VIT_G_CONFIG = SprcConfig(vision=VIT_G)
 
+VIT_L: dict[str, Any] = {
+    "type": "clip",
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_size": 1024,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "attention_dropout": 0.0,
+}
+
 
 class VisionTransformer(nn.Module):
     """BLIP-2's ViT without its last norm, which SPRC keeps apart as the trainable `ln_vision`."""
@@ -100,9 +115,31 @@ class VisionTransformer(nn.Module):
         return features
 
 
+class ClipTransformer(nn.Module):
+    """CLIP's ViT without its last norm: the image side of SPRC's ViT-L. It has a norm before its first block."""
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__()
+        from transformers import CLIPVisionConfig, CLIPVisionModel
+
+        self.width: int = sizes["hidden_size"]
+        model = CLIPVisionModel(CLIPVisionConfig(**sizes))
+        self.model = getattr(model, "vision_model", model)  # transformers before 5.6 wraps it once more
+        self.model.post_layernorm = nn.Identity()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1 + patches, W), class token first."""
+        features: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        return features
+
+
 def _trunk(settings: Mapping[str, Any]) -> nn.Module:
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "type"}
-    trunks: dict[str, Any] = {"vit": VisionTransformer, "efficientnet-lite0": EfficientNetLite0}
+    trunks: dict[str, Any] = {
+        "vit": VisionTransformer,
+        "clip": ClipTransformer,
+        "efficientnet-lite0": EfficientNetLite0,
+    }
     return trunks[settings["type"]](**arguments)
 
 
@@ -141,17 +178,28 @@ class Sprc(nn.Module):
         self.qformer = Blip2QFormerModel(sizes)
         self.query_tokens = nn.Parameter(torch.randn(1, config.query_tokens, config.width) * 0.02)
         self.prompt_tokens = nn.Parameter(torch.randn(1, config.query_tokens, config.width) * 0.02)
-        self.vision_proj = nn.Linear(config.width, config.dims)
+        self.vision_proj = nn.Linear(config.width, config.dims) if config.gallery_tokens else None
         self.text_proj = nn.Linear(config.width, config.dims)
         self.gallery_proj = nn.Linear(config.width, config.dims) if config.gallery_vector else None
         self.temp = nn.Parameter(torch.tensor(0.07))
+        self.trunk_precision = torch.float32  # less where the loader has cast `trunk_matrices`
 
     # The four passes, on image features and token ids. Training calls these with features it has kept.
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed pixels -> (B, P, W) raw features of the frozen trunk, before `ln_vision`."""
-        features: Tensor = self.vision(pixels)
-        return features
+        if self.trunk_precision == torch.float32:
+            features: Tensor = self.vision(pixels)
+            return features
+        # Products in less precision, sums along the residual stream and norms in float32, as the official code runs.
+        with torch.autocast(pixels.device.type, dtype=self.trunk_precision):
+            features = self.vision(pixels)
+        return features.float()
+
+    def trunk_matrices(self) -> set[str]:
+        """Names of the trunk's matrices: nearly all of a ViT's weights, and all that may be held in less precision."""
+        modules = self.vision.named_modules()
+        return {f"vision.{name}.weight" for name, module in modules if isinstance(module, nn.Linear)}
 
     def sentence_prompt(self, features: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pass A: (B, P, W) features and (B, L) caption -> P (B, T, width)."""
@@ -203,6 +251,8 @@ class Sprc(nn.Module):
 
     def project_tokens(self, states: Tensor) -> Tensor:
         """(B, T, width) of pass C -> (B, T, D) unit-norm gallery tokens."""
+        if self.vision_proj is None:
+            raise ValueError("this model has no gallery tokens; use its vector")
         return F.normalize(self.vision_proj(states), dim=-1)
 
     def project_vector(self, states: Tensor) -> Tensor:

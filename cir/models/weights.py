@@ -1,7 +1,8 @@
 """A model on disk: a directory of `card.json`, `model.safetensors` and `vocab.txt`. No pickles.
 
-Floats are stored in float16. A word embedding may be stored in int8 with one float16 scale a row: it is half of a small
-model and rounds to less than a thousandth of a vector's length.
+Compact models, those of ours, are stored in float16 with the word embedding in int8 and one float16 scale a row: it is
+half of a small model and rounds to less than a thousandth of a vector's length. Converted models keep the precision of
+their checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cir.types import ModelCard
 CARD, WEIGHTS, VOCABULARY = "card.json", "model.safetensors", "vocab.txt"
 WORDS = "embeddings.word_embeddings.weight"
 SCALE = "embeddings.word_embeddings.scale"
+REDUCED_FROM = 1_000_000  # parameters of a trunk from which on less precision pays
 
 
 def save(
@@ -38,29 +40,79 @@ def save(
     vocabulary: Path,
     sum_weight: float,
     training: Mapping[str, Any],
+    floors: Mapping[str, float] | None = None,
+    compact: bool = True,
 ) -> ModelCard:
-    """Write a model directory; the card is written last, so that a directory with a card is complete."""
+    """Write a model directory.
+
+    Args:
+        directory: made if it is not there; files of a model in it are replaced, the card last.
+        model: what to store.
+        name, preprocess, sum_weight, floors, training: for the card.
+        vocabulary: the tokenizer's `vocab.txt`, copied.
+        compact: store float16 and int8 words; without it every tensor keeps its precision.
+    """
+    tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    if compact:
+        words = tensors[WORDS].float()
+        scale = (words.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-8)
+        tensors = {key: value.half() for key, value in tensors.items()}
+        tensors[WORDS] = (words / scale).round().to(torch.int8)
+        tensors[SCALE] = scale.half()
+    return write(
+        directory,
+        tensors,
+        model.config,
+        name=name,
+        preprocess=preprocess,
+        vocabulary=vocabulary,
+        sum_weight=sum_weight,
+        floors=floors,
+        training=training,
+    )
+
+
+def write(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    config: SprcConfig,
+    *,
+    name: str,
+    preprocess: Preprocess,
+    vocabulary: Path,
+    sum_weight: float,
+    training: Mapping[str, Any],
+    floors: Mapping[str, float] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> ModelCard:
+    """Write a model directory from tensors as they are; the card last, so that a directory with a card is complete.
+
+    Args:
+        tensors: state of a `Sprc`; contiguous, no two in one memory. They are written without being copied.
+        config: its sizes.
+        metadata: kept in the weights file, and so in the model's digest; one entry, or the digest is left to chance.
+    """
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
-    words = model.state_dict()[WORDS].detach().float()
-    scale = (words.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-8)
-    tensors[WORDS] = (words / scale).round().to(torch.int8)
-    tensors[SCALE] = scale.half()
-    save_file(tensors, directory / WEIGHTS)
     shutil.copyfile(vocabulary, directory / VOCABULARY)
+    # Written aside: the file that it replaces may be mapped, even by the tensors themselves.
+    aside = directory / (WEIGHTS + ".tmp")
+    save_file(dict(tensors), aside, metadata=None if metadata is None else dict(metadata))
+    shutil.copymode(directory / VOCABULARY, aside)  # safetensors lets only the owner read
+    os.replace(aside, directory / WEIGHTS)
     card = ModelCard(
         name=name,
-        weights_sha256=_sha256(directory / WEIGHTS),
+        weights_sha256=sha256(directory / WEIGHTS),
         preprocess_sha256=preprocess.sha256,
-        dims=model.config.dims,
-        tokens=model.config.query_tokens,
-        vector=model.config.gallery_vector,
+        dims=config.dims,
+        tokens=config.query_tokens if config.gallery_tokens else 0,
+        vector=config.gallery_vector,
         sum_weight=sum_weight,
+        floors=floors or {},
         training=training,
     )
-    content = {"card": card.to_json(), "config": model.config.to_json(), "preprocess": vars(preprocess)}
+    content = {"card": card.to_json(), "config": config.to_json(), "preprocess": vars(preprocess)}
     temporary = directory / (CARD + ".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, directory / CARD)
@@ -72,8 +124,13 @@ def read_card(directory: Path) -> ModelCard:
     return _card(directory, _read(directory))
 
 
-def load(directory: Path) -> tuple[Sprc, ModelCard, Preprocess]:
-    """The model of a directory, in float32 on the CPU and in eval mode.
+def load(directory: Path, *, trunk: torch.dtype = torch.float32) -> tuple[Sprc, ModelCard, Preprocess]:
+    """The model of a directory, on the CPU and in eval mode.
+
+    Args:
+        directory: of `card.json`, `model.safetensors` and `vocab.txt`.
+        trunk: what the image trunk's matrices are held and multiplied in; all else is float32. A trunk too small to
+            gain by it stays in float32, and so exact.
 
     Raises:
         WeightsError: a file is missing, broken, or does not fit the configuration; the message names the keys.
@@ -102,35 +159,68 @@ def load(directory: Path) -> tuple[Sprc, ModelCard, Preprocess]:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}; copy it again") from None
     if SCALE in tensors and WORDS in tensors:
         tensors[WORDS] = tensors[WORDS].float() * tensors.pop(SCALE).float()
+    if sum(value.numel() for value in model.vision.parameters()) >= REDUCED_FROM:
+        model.trunk_precision = trunk
     _fit(path, model, tensors)
-    if _sha256(path) != card.weights_sha256 or settings.sha256 != card.preprocess_sha256:
+    if sha256(path) != card.weights_sha256 or settings.sha256 != card.preprocess_sha256:
         raise WeightsError(
             f"{directory}: weights or settings are not those of its card; copy the whole directory again"
         )
-    # The one buffer that is not stored, because it is a count from 0.
-    model.embeddings.position_ids = torch.arange(config.positions).expand(1, -1)
+    # The only buffers, which are not stored: counts from 0.
+    for name, buffer in list(model.named_buffers()):
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, torch.arange(buffer.shape[-1]).expand(1, -1))
     model.tokenizer = Tokenizer(directory / VOCABULARY)
     if model.tokenizer.size > config.vocabulary:
         raise WeightsError(f"{directory / VOCABULARY}: {model.tokenizer.size} words for {config.vocabulary} embeddings")
     return model.eval(), card, settings
 
 
+def start_from(model: Sprc, directory: Path) -> None:
+    """Give a model the weights of another of the same size; tensors that only one of the two has are left alone."""
+    theirs = load(directory)[0].state_dict()
+    ours = model.state_dict()
+    shared = {key: value for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
+    if len(shared) < len(ours) // 2:
+        raise WeightsError(f"{directory}: a model of another size cannot be the start of this training")
+    model.load_state_dict(shared, strict=False)
+
+
+def misfit(
+    missing: Collection[str], unexpected: Collection[str], misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]]
+) -> str:
+    """What does not fit, in one line; empty where all does.
+
+    Args:
+        missing, unexpected: names of tensors.
+        misshapen: name -> its shape, and the shape it should have.
+    """
+    shapes = [f"{key} {tuple(is_)} for {tuple(wanted)}" for key, (is_, wanted) in sorted(misshapen.items())]
+    return "; ".join(
+        f"{label}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for label, names in (("missing", sorted(missing)), ("unexpected", sorted(unexpected)), ("misshapen", shapes))
+        if names
+    )
+
+
 def _fit(path: Path, model: Sprc, tensors: dict[str, Tensor]) -> None:
     wanted = model.state_dict()
-    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    misshapen = [
-        f"{key} {tuple(tensors[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & tensors.keys())
-        if tensors[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{label}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-        for label, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if keys
-    ]
+    problems = misfit(
+        wanted.keys() - tensors.keys(),
+        tensors.keys() - wanted.keys(),
+        {
+            key: (tensors[key].shape, value.shape)
+            for key, value in wanted.items()
+            if key in tensors and tensors[key].shape != value.shape
+        },
+    )
     if problems:
-        raise WeightsError(f"{path}: does not fit its configuration; {'; '.join(problems)}")
-    model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True, assign=True)
+        raise WeightsError(f"{path}: does not fit its configuration; {problems}")
+    reduced = model.trunk_matrices()
+    state = {
+        key: value.to(model.trunk_precision if key in reduced else torch.float32) for key, value in tensors.items()
+    }
+    model.load_state_dict(state, strict=True, assign=True)
 
 
 def _read(directory: Path) -> dict[str, Any]:
@@ -151,6 +241,7 @@ def _card(directory: Path, content: Mapping[str, Any]) -> ModelCard:
         raise WeightsError(f"{directory / CARD}: not a model card of this version: {error}; update cir") from None
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,7 +37,7 @@ def cached(
     maps = None
     with (
         torch.inference_mode(),
-        torch.autocast(device.type, dtype=devices.trunk_precision(device)),
+        devices.trunk_autocast(device),
         ThreadPoolExecutor(4) as pool,
     ):
         for start in tqdm(range(0, count, batch_size), desc=path.stem, unit="batch", mininterval=10):

@@ -280,7 +280,7 @@ def test_what_is_there(cir: Run, index: Path, tiny_model: Path, tmp_path: Path) 
     assert json.loads(cir("info", index, "--json").out)["images"] == 40
     assert "40 images, nothing wrong" in cir("verify", index).out
     listed = cir("models", "--model-dir", tiny_model.parent).out
-    assert "small-1 (alias small)" in listed
+    assert "small-2 (alias small)" in listed
     assert "tiny-1" in listed
     assert len(json.loads(cir("models", "--json").out)) == 1
     copy = tmp_path / "copy.index"

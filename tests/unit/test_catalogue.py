@@ -63,10 +63,12 @@ def slots(template: str) -> set[str]:
 
 def test_the_bank_can_be_filled_and_val_is_not_in_train() -> None:
     bank = phrases.bank()
-    assert bank["train"].keys() == bank["val"].keys()
+    # What a benchmark asks has phrasings of its own; training asks for more.
+    asked = {kind for kinds in (products.KINDS, wardrobe.KINDS) for kind in kinds} | {"joined", "same"}
+    assert bank["val"].keys() == asked
     allowed = {"new", "old", "a_new", "a_old", "possessive"}
     for kind in bank["train"]:
-        train, val = bank["train"][kind], bank["val"][kind]
+        train, val = bank["train"][kind], bank["val"].get(kind, [])
         assert not set(train) & set(val), kind
         assert len(set(train)) == len(train)
         for template in [*train, *val]:
@@ -74,7 +76,10 @@ def test_the_bank_can_be_filled_and_val_is_not_in_train() -> None:
                 assert slots(template) == {"a", "b"}
             else:
                 assert slots(template) <= allowed
-                assert slots(template) & {"new", "a_new", "possessive"}
+                # A plain change names the new value; "not colour" may name the old one, "same" neither.
+                assert bool(slots(template) & {"new", "a_new", "possessive"}) == (" " not in kind and kind != "same")
+        if kind != "joined" and kind not in asked:
+            assert any("old}" not in template for template in train), "a value may be unknown"
 
 
 def test_captions_name_the_new_value() -> None:
@@ -82,7 +87,7 @@ def test_captions_name_the_new_value() -> None:
     for phrasing in ("train", "val"):
         for _ in range(100):
             caption = phrases.change_caption([("colour", "Red", "Navy Blue")], rng, phrasing=phrasing)
-            assert "navy" in caption
+            assert any(word in caption for word in phrases.words("colour", "Navy Blue"))
         two = phrases.change_caption(
             [("colour", "Red", "Green"), ("gender", "Men", "Women")], rng, phrasing=phrasing, varied=False
         )

@@ -111,7 +111,7 @@ def test_perfect_composed_queries_against_baselines_at_chance() -> None:
 
 
 def test_the_shape_of_the_report() -> None:
-    report = evaluate(benchmark([to("q", "i00", "i01", groups=("colour",))], missing=3), Fake()).report
+    report = evaluate(benchmark([to("q", "i00", "i01", groups=("colour",))], absent=frozenset("xyz")), Fake()).report
     assert list(report) == [
         "benchmark", "protocol", "version", "seconds", "queries", "missing", "model", "gallery",
         "metrics", "groups", "baselines", "comparison",
@@ -166,6 +166,7 @@ def test_reference_is_removed_unless_kept() -> None:
 
 def test_each_thing_is_encoded_once_and_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BATCH", 3)
+    monkeypatch.setattr(engine, "RANKED_AT_ONCE", 3)
     searcher = Fake()
     queries = [to(f"q{n}", GALLERY[n % 2], GALLERY[10 + n % 4]) for n in range(8)]
     found = evaluate(benchmark(queries), searcher)
@@ -311,7 +312,7 @@ def test_benchmarks_that_make_no_sense(change: dict[str, Any], error: type[Excep
 
 def test_a_target_may_be_missing_where_the_user_allowed_it() -> None:
     query = BenchmarkQuery("q", "i00", "to i01", frozenset({"gone"}))
-    report = evaluate(benchmark([query], missing=1), Fake()).report
+    report = evaluate(benchmark([query], absent=frozenset({"gone"})), Fake()).report
     assert (report["missing"], report["metrics"]["R@5"]["value"]) == (1, 0.0)
 
 
@@ -322,7 +323,7 @@ REPORT = {
     "seconds": 12.34,
     "queries": 2000,
     "missing": 0,
-    "model": {"name": "small-1"},
+    "model": {"name": "small-2"},
     "gallery": {"images": 4567, "sha256": "0"},
     "metrics": {"R@1": {"value": 0.25, "ci95": [0.2, 0.3]}, "mAP@10": {"value": 1.0, "ci95": [0.8, 1.0]}},
     "groups": {"colour, type": {"R@1": {"value": 0.1, "ci95": [0, 0.2]}, "mAP@10": {"value": 0.0, "ci95": [0, 0]}}},
@@ -336,7 +337,7 @@ REPORT = {
 
 def test_the_table() -> None:
     assert render(REPORT).splitlines() == [
-        "mine  jsonl/reference-removed, gallery 4,567 images, 2,000 queries, model small-1, 12.3 s",
+        "mine  jsonl/reference-removed, gallery 4,567 images, 2,000 queries, model small-2, 12.3 s",
         "",
         "% ± 95 %               R@1       mAP@10",
         "composed        25.0 ± 5.0  100.0 ±10.0",

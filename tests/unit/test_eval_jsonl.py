@@ -41,7 +41,7 @@ def write(root: Path, *lines: object) -> Path:
 def test_a_benchmark_from_a_folder(root: Path) -> None:
     second = {"id": "q2", "reference": "sub/c d.png", "caption": "", "targets": ["e.jpg", "e.jpg"]}
     benchmark = load_jsonl(write(root, GOOD, "", second), root)
-    assert (benchmark.name, benchmark.protocol, benchmark.missing) == ("mine", "jsonl/reference-removed", 0)
+    assert (benchmark.name, benchmark.protocol, benchmark.absent) == ("mine", "jsonl/reference-removed", frozenset())
     assert benchmark.gallery == NAMES
     assert benchmark.measures == MEASURES
     assert not benchmark.keep_reference

@@ -230,3 +230,9 @@ def test_open_image_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(MissingImageError, match="gone"):
         open_image(tmp_path / "gone.png")
     assert ImageFile("a", "r", "p").member is None
+
+
+def test_a_root_may_be_the_photo_itself(tmp_path: Path) -> None:
+    photo = tmp_path / "000000000042.jpg"
+    Image.new("RGB", (8, 8)).save(photo)
+    assert locate(str(photo), "42").read() == photo.read_bytes()

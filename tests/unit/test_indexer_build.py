@@ -27,12 +27,12 @@ from cir.errors import (
     UsageError,
     WeightsError,
 )
-from cir.images import scan
+from cir.images import open_image, scan
 from cir.indexer import parts, pipeline
 from cir.indexer.build import build_index
 from cir.indexer.gallery import Gallery
 from cir.indexer.lock import writer_lock
-from cir.indexer.manifest import SEGMENTS, read_manifest
+from cir.indexer.manifest import SEGMENTS, open_segment, read_manifest
 from cir.indexer.verify import verify
 from cir.types import Encoded
 
@@ -552,3 +552,22 @@ def test_a_card_may_change_its_name(photos, out):
     build(photos, out, encoder)
     assert read_manifest(out).card.name == "fake-alias"
     assert len(Gallery.open(out)) == 21
+
+
+def test_float32_on_request_is_kept_by_later_builds(photos, out):
+    build(photos, out, precision="float32")
+    gallery = Gallery.open(out)
+    image = gallery.ids[0]
+    encoder = FakeEncoder()
+    exact = encoder.encode_images(encoder.preprocess(open_image(photos / image))[None])
+    assert np.array_equal(gallery.tokens(image), exact.tokens[0])
+    paint(photos / "new.png", 77)
+    build(photos, out)  # the index decides for itself
+    stored = [segment.layout.precision for segment in segments_of(out)]
+    assert stored == ["float32", "float32"]
+    assert verify(out) == []
+    assert len(answer(out)[0]) == 21
+
+
+def segments_of(out):
+    return [open_segment(out, entry) for entry in read_manifest(out).segments]

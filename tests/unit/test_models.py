@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +251,18 @@ def test_a_gpu_gives_the_same_vectors(tiny_model: Path, encoder: SprcEncoder) ->
     assert on_gpu is not None
     assert on_cpu is not None
     assert (on_gpu * on_cpu).sum(axis=1).min() > 0.999
+
+
+def test_full_precision_is_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    cpu = torch.device("cpu")
+    assert devices.trunk_precision(cpu) == torch.bfloat16
+    with devices.full_precision():
+        assert devices.trunk_precision(cpu) == torch.float32
+    assert devices.trunk_precision(cpu) == torch.bfloat16
+
+
+def test_an_index_of_a_retired_model_says_what_to_do(encoder: SprcEncoder) -> None:
+    card = replace(encoder.card, name=models.RETIRED[0], weights_sha256="0" * 64)
+    with pytest.raises(WeightsError, match=r"made by small-1, which has left the package for small-2; rebuild it"):
+        models.find_for(card)

@@ -1,25 +1,33 @@
-"""Training in small: the losses teach, mirrored maps are mirrored, features are computed once."""
+"""Training in small: wishes name right answers, the loop teaches, and a killed training continues as if it was not."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from cir.catalogue import Catalogue, Item
+from cir import phrases, wardrobe
+from cir.catalogue import Change
+from cir.errors import DataError, UsageError, WeightsError
 from cir.models import weights
-from cir.training import small
+from cir.training import loop
+from cir.training.attributes import AttributeTask, HeldOut, Settings, Source
+from cir.training.config import read_config
 from cir.training.features import cached
+from cir.training.wishes import Table
 
 KINDS = ("colour", "type")
 
 
 @pytest.fixture
-def source() -> small.Source:
+def source() -> Source:
     """Items whose maps show their attributes plainly."""
     numbers = np.random.default_rng(0)
     values = {"colour": ["red", "blue"], "type": ["long", "sleeves"]}
@@ -27,57 +35,213 @@ def source() -> small.Source:
     looks = {value: numbers.standard_normal(32) for kind in values.values() for value in kind}
     for number in range(40):
         colour, kind = values["colour"][number % 2], values["type"][number // 2 % 2]
-        items.append(Item(f"{number:02d}", {"colour": colour, "type": kind, "pattern": "plain"}))
+        items.append({"colour": colour, "type": kind, "pattern": "plain"})
         maps.append(looks[colour] + looks[kind] + 0.1 * numbers.standard_normal((4, 32)))
-    rows = {item.id: row for row, item in enumerate(items)}
-    shares = {("colour",): 0.5, ("type",): 0.5}
-    return small.Source("toy", Catalogue(items, KINDS), np.array(maps, np.float16), rows, shares)
+    every = np.arange(40)
+    kinds = {("colour",): 0.5, ("type",): 0.5}
+    return Source("toy", Table("toy", items, KINDS), np.array(maps, np.float16), every, every >= 0, kinds)
 
 
-def test_the_losses_teach(source: small.Source, tmp_path: Path, make_model: Callable[..., Path]) -> None:
-    model, _, _ = weights.load(make_model(tmp_path / "toy-1", seed=0))
+@pytest.fixture
+def task(source: Source, tmp_path: Path, make_model: Callable[..., Path]) -> AttributeTask:
+    """A tiny model to be taught by the toy source."""
+    directory = make_model(tmp_path / "toy-1", seed=0)
+    model, _, preprocess = weights.load(directory)
     model.requires_grad_(True)
-    before = small.held_out_recall(model, source, queries=60)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    rng, numbers = random.Random(0), np.random.default_rng(0)
-    for _ in range(120):
-        loss = small.batch_losses(model, source.sample(16, rng), small.Recipe(), numbers)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    after = small.held_out_recall(model, source, queries=60)
-    for figure in ("R@1", "vector R@1"):
-        assert after[figure] > before[figure] + 0.3
+    order = [str(row) for row in range(40)]
+    changes = [
+        Change(
+            str(row),
+            (("colour", old, new),),
+            tuple(str(i) for i in range(40) if i % 2 != row % 2 and i // 2 % 2 == row // 2 % 2),
+        )
+        for row in range(20)
+        for old, new in [(("red", "blue"), ("blue", "red"))[row % 2]]
+    ]
+    held_out = HeldOut(source, order, np.arange(40), changes)
+    settings = Settings(batch=16, sources={"toy": 1.0}, kinds={}, described=8)
+    return AttributeTask(model, "toy-2", settings, 0, [source], [held_out], preprocess, directory / weights.VOCABULARY)
 
 
-def test_triplets_name_an_answer(source: small.Source) -> None:
-    for triplet in source.sample(50, random.Random(3)):
-        reference, target = (source.catalogue.item(name) for name in (triplet.reference, triplet.target))
-        changed = [kind for kind in KINDS if reference.attributes[kind] != target.attributes[kind]]
-        assert len(changed) == 1
-        assert source.key(triplet.reference) != source.key(triplet.target)
+def test_the_loop_teaches_and_keeps_the_best(
+    task: AttributeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny model knows five words.
+    monkeypatch.setattr(phrases, "change_caption", lambda changes, rng, **_: " ".join(new for _, _, new in changes))
+    monkeypatch.setattr(phrases, "as_typed", lambda caption, rng: caption)
+    before = task.validate()
+    recipe = loop.Recipe(steps=200, learning_rate=3e-3, warmup=20, evaluate_every=100)
+    loop.train(task, recipe, work=tmp_path / "work", out=tmp_path / "out", facts={"config": "toy"})
+    after = task.validate()
+    assert after["toy R@1"] > before["toy R@1"] + 0.3
+    card = weights.read_card(tmp_path / "out")
+    assert card.name == "toy-2"
+    assert card.training["config"] == "toy"
+    assert set(card.floors) == {"composed", "text"}
+    lines = (tmp_path / "work" / loop.LOG).read_text().splitlines()
+    assert sum("validation" in line for line in lines) == 2
+    assert len(lines) == 202
 
 
-def test_half_of_the_maps_are_mirrored_column_by_column() -> None:
-    maps = [np.arange(9, dtype=np.float16).reshape(9, 1) + 10 * number for number in range(64)]
-    stacked = small._stack(maps, np.random.default_rng(0)).numpy()[:, :, 0]
-    mirrored = 0
-    for number, out in enumerate(stacked):
-        plain = maps[number][:, 0].reshape(3, 3)
-        if np.array_equal(out.reshape(3, 3), plain[:, ::-1]):
-            mirrored += 1
-        else:
-            assert np.array_equal(out.reshape(3, 3), plain)
-    assert 16 < mirrored < 48
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def test_a_stopped_training_continues_as_if_it_had_not(
+    source: Source, tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    def fresh() -> AttributeTask:
+        model, _, preprocess = weights.load(make_model(tmp_path / "start", seed=0))
+        model.requires_grad_(True)
+        settings = Settings(batch=8, sources={"toy": 1.0}, kinds={}, described=4)
+        return AttributeTask(
+            model, "toy-2", settings, 0, [source], [], preprocess, tmp_path / "start" / weights.VOCABULARY
+        )
+
+    recipe = loop.Recipe(steps=12, learning_rate=1e-3, checkpoint_every=3, evaluate_every=100)
+    whole = fresh()
+    loop.train(whole, recipe, work=tmp_path / "whole", out=tmp_path / "a", facts={})
+    for stop in (4, 8):
+
+        def stopping(step: int, figures: Mapping[str, float], stop: int = stop) -> None:
+            if step == stop:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            loop.train(fresh(), recipe, work=tmp_path / "parts", out=tmp_path / "b", facts={}, report=stopping)
+    last = fresh()
+    loop.train(last, recipe, work=tmp_path / "parts", out=tmp_path / "b", facts={})
+    ours, theirs = last.module.state_dict(), whole.module.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    logs = [(tmp_path / name / loop.LOG).read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+
+
+def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_path: Path) -> None:
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.zeros(3))
+
+    class Fit:
+        module = Line()
+
+        def losses(self, step: int) -> dict[str, Tensor]:
+            return {"square": (self.module.slope - 1).square().sum()}
+
+        def validate(self) -> dict[str, float]:
+            return {"headline": self.module.slope.sum().item()}
+
+        def save(self, directory: Path, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+            directory.mkdir(exist_ok=True)
+
+    fit = Fit()
+    loop.train(fit, loop.Recipe(steps=40, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
+    assert torch.allclose(fit.module.slope, torch.ones(3), atol=0.2)
+    assert "parameter.slope" in load_file(tmp_path / loop.CHECKPOINT)
+    with pytest.raises(WeightsError, match="not a checkpoint of this training"):
+        loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
+    with pytest.raises(WeightsError, match="of another configuration"):
+        loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path, facts={"config": "b"})
+
+
+def test_a_loss_that_is_no_number_stops_the_training(task: AttributeTask, tmp_path: Path) -> None:
+    with torch.no_grad():
+        task.model.temp.fill_(float("nan"))
+    with pytest.raises(DataError, match="step 0: the loss is nan"):
+        loop.train(task, loop.Recipe(steps=2, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
 
 
 def test_the_rate_warms_up_and_falls() -> None:
-    recipe = small.Recipe(steps=100, warmup=10)
-    rates = [small._rate(step, recipe) for step in range(100)]
+    recipe = loop.Recipe(steps=100, learning_rate=1.0, warmup=10)
+    rates = [recipe.pace(step)[0] for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) <= 1.01
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.02
+
+
+def test_half_of_the_maps_are_mirrored_column_by_column(task: AttributeTask, source: Source) -> None:
+    plain = np.arange(4, dtype=np.float16).reshape(1, 4, 1) + 10 * np.arange(40, dtype=np.float16)[:, None, None]
+    numbered = Source("n", source.table, plain, source.places, source.among, source.kinds)
+    stacked = task._maps([(numbered, row) for row in range(40)], np.random.default_rng(0)).numpy()[:, :, 0]
+    mirrored = 0
+    for row, out in enumerate(stacked):
+        grid = plain[row, :, 0].reshape(2, 2)
+        if np.array_equal(out.reshape(2, 2), grid[:, ::-1]):
+            mirrored += 1
+        else:
+            assert np.array_equal(out.reshape(2, 2), grid)
+    assert 8 < mirrored < 32
+
+
+GARMENTS = wardrobe.garments(400, seed=5)
+
+
+@pytest.fixture(scope="module")
+def garments() -> Table:
+    """A wardrobe as a table."""
+    return Table("wardrobe", [garment.attributes for garment in GARMENTS], wardrobe.KINDS)
+
+
+def wishes(table: Table, kinds: tuple[str, ...], count: int) -> list[Any]:
+    rng, everything, made = random.Random(1), np.ones(len(table.items), bool), []
+    for _ in range(3000):
+        wish = table.wish(rng.randrange(len(table.items)), kinds, everything, rng)
+        made += [wish] if wish is not None else []
+        if len(made) == count:
+            return made
+    raise AssertionError(f"{kinds} is hardly ever asked")
+
+
+@pytest.mark.parametrize("kinds", [("colour",), ("pattern",), ("sleeves",), ("colour", "pattern"), ("same",)])
+def test_a_change_changes_what_it_names_and_keeps_the_rest(garments: Table, kinds: tuple[str, ...]) -> None:
+    for wish in wishes(garments, kinds, 30):
+        before, after = garments.items[wish.reference], garments.items[wish.target]
+        changed = {kind for kind in wardrobe.KINDS if before[kind] != after[kind]}
+        assert changed == set(kinds) - {"same"}
+        answered = wish.answered_by(np.arange(len(garments.items)))
+        assert answered[wish.target]
+        assert answered[wish.reference] == (kinds == ("same",))
+        for row in np.flatnonzero(answered):
+            assert garments.items[row] == after
+
+
+def test_a_negation_accepts_everything_else(garments: Table) -> None:
+    for wish in wishes(garments, ("not colour",), 30):
+        before = garments.items[wish.reference]
+        for row in np.flatnonzero(wish.answered_by(np.arange(len(garments.items)))):
+            assert garments.items[row]["colour"] != before["colour"]
+            assert garments.items[row]["type"] == before["type"]
+
+
+@pytest.mark.parametrize(("kind", "shade"), [("darker colour", "darker"), ("lighter colour", "lighter")])
+def test_a_shade_is_asked_of_what_has_it_not(garments: Table, kind: str, shade: str) -> None:
+    shades = phrases.bank()["shades"][shade]
+    for wish in wishes(garments, (kind,), 20):
+        assert garments.items[wish.reference]["colour"] not in shades
+        assert garments.items[wish.target]["colour"] in shades
+
+
+def test_a_described_target_owes_nothing_to_the_reference(garments: Table) -> None:
+    made = wishes(garments, ("described",), 60)
+    assert len({garments.items[wish.target]["type"] for wish in made}) > 4
+    for wish in made[:10]:
+        for row in np.flatnonzero(wish.answered_by(np.arange(len(garments.items)))):
+            assert garments.items[row] == garments.items[wish.target]
+
+
+def test_an_unknown_value_is_never_called_wrong() -> None:
+    looks = [("red", "striped"), ("red", ""), ("red", "plain"), ("blue", "")]
+    known = [{"colour": colour, "pattern": pattern, "type": "dress", "gender": "Women"} for colour, pattern in looks]
+    table = Table("some", known, ("colour",))
+    (wish, *_) = wishes(table, ("pattern",), 1)
+    asked = table.items[wish.target]["pattern"]
+    answered = wish.answered_by(np.arange(4))
+    assert asked in ("striped", "plain")
+    assert answered[1]
+    assert answered[wish.target]
+    assert not answered[{"striped": 2, "plain": 0}[asked]]
 
 
 def test_features_are_computed_once(tmp_path: Path) -> None:
@@ -96,3 +260,18 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
     assert len(calls) == 5
     with pytest.raises(ValueError, match="holds 5 images, not 6"):
         cached(tmp_path / "toy.npy", 6, pixels, trunk)
+
+
+def test_the_shipped_configuration_is_whole(tmp_path: Path) -> None:
+    config = read_config("small")
+    assert config.name == "small-2"
+    assert sum(config.batches.sources.values()) == pytest.approx(1)
+    for source, kinds in config.batches.kinds.items():
+        for kind in {part for kinds_ in kinds for part in kinds_.split("+")} - {"described"}:
+            assert kind in phrases.bank()["train"], (source, kind)
+    broken = tmp_path / "broken.toml"
+    broken.write_text(config.text.replace("steps = ", "stops = "))
+    with pytest.raises(UsageError, match="not a training configuration"):
+        read_config(broken)
+    with pytest.raises(UsageError, match=r"no configuration 'large'.*small"):
+        read_config("large")

@@ -1,0 +1,211 @@
+"""Run SPRC at the official size (ViT-g and Q-Former, random weights) on the CPU: speed, memory, and what precision costs.
+
+    python bench/full_size.py PHOTOS --output bench/results/DATE-full-size.json
+
+PHOTOS is a zip or folder; the first 100 are encoded, 24 of them are asked about. Each way of computing runs in a process of its
+own, one after the other, through the encoder that commands use. Run it while nothing else runs; it takes about ten minutes
+and 10 GB of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cir import devices, models
+from cir.images import Preprocess, decode, preprocess, scan
+from cir.models import weights
+from cir.models.encoder import SprcEncoder
+from cir.models.sprc import VIT_G_CONFIG, Sprc
+
+VOCABULARY = Path(weights.__file__).parent / weights.VOCABULARY
+SEED, PHOTOS, QUERIES, BATCH = 0, 100, 24, 8
+CAPTIONS = ("in red", "with long sleeves and a round neck", "for women", "has stripes instead of dots")
+Floats = NDArray[np.float32]
+
+
+def make(directory: Path) -> None:
+    """A model of the official size as `cir convert` would leave it: the trunk's matrices in float16."""
+    torch.manual_seed(SEED)
+    model = Sprc(VIT_G_CONFIG)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim > 1:  # transformers leaves some at zero, which would hide them
+                value.normal_(0, 0.02)
+            elif name.endswith("bias"):
+                value.normal_(0, 0.01)
+        for name in model.trunk_matrices():
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, nn.Parameter(model.get_parameter(name).half(), False))
+    weights.save(
+        directory,
+        model,
+        name="random-vit-g",
+        preprocess=Preprocess(),
+        vocabulary=VOCABULARY,
+        sum_weight=0.5,
+        training={"weights": "random", "seed": SEED},
+        compact=False,
+    )
+
+
+def as_it_is(encoder: SprcEncoder) -> None:
+    """What every command does."""
+
+
+def compiled(encoder: SprcEncoder) -> None:
+    """torch.compile for the trunk."""
+    encoder.sprc.vision.compile()
+
+
+def int8(encoder: SprcEncoder) -> None:
+    """The trunk's matrices in int8, activations quantised as they come."""
+    sprc = encoder.sprc
+    sprc.vision = torch.ao.quantization.quantize_dynamic(sprc.vision, {nn.Linear}, dtype=torch.qint8)
+
+
+# name -> whether in float32, and what is done to the loaded model
+WAYS: dict[str, tuple[bool, Callable[[SprcEncoder], None]]] = {
+    "float32": (True, as_it_is),
+    "bfloat16": (False, as_it_is),
+    "bfloat16, compiled": (False, compiled),
+    "int8": (True, int8),
+}
+
+
+def measure(way: str, model: Path, pixels: Floats, answers: Path) -> dict[str, Any]:
+    """Load, encode and ask in this process; vectors go to `answers`."""
+    full, change = WAYS[way]
+    with devices.full_precision() if full else nullcontext():
+        started = time.perf_counter()
+        encoder = models.load_model(model, device="cpu")
+        loaded = time.perf_counter() - started
+        change(encoder)
+        started = time.perf_counter()
+        encoder.encode_images(pixels[:BATCH])
+        first = time.perf_counter() - started
+        started = time.perf_counter()
+        tokens = np.concatenate([encoder.encode_images(part).tokens for part in batches(pixels)])
+        encoded = time.perf_counter() - started
+        asked = [CAPTIONS[i % len(CAPTIONS)] for i in range(QUERIES)]
+        started = time.perf_counter()
+        queries = np.concatenate(
+            [
+                encoder.encode_queries(part, asked[i * BATCH : i * BATCH + len(part)])
+                for i, part in enumerate(batches(pixels[:QUERIES]))
+            ]
+        )
+        answered = time.perf_counter() - started
+    np.savez(answers, tokens=tokens, queries=queries)
+    return {
+        "load_seconds": round(loaded, 2),
+        "first_batch_seconds": round(first, 2),
+        "seconds_per_image": round(encoded / len(pixels), 3),
+        "images_per_second": round(len(pixels) / encoded, 2),
+        "seconds_per_query": round(answered / QUERIES, 3),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def batches(pixels: Floats) -> Iterator[Floats]:
+    """Parts of `BATCH` images."""
+    for start in range(0, len(pixels), BATCH):
+        yield pixels[start : start + BATCH]
+
+
+def against(exact: dict[str, Floats], other: dict[str, Floats]) -> dict[str, Any]:
+    """How far tokens and scores moved, beside the gaps between ranks that such a move would have to close."""
+
+    def scores(one: dict[str, Floats]) -> Floats:
+        return np.einsum("qd,ntd->qnt", one["queries"], one["tokens"]).max(axis=-1)
+
+    cosines = (exact["tokens"] * other["tokens"]).sum(axis=-1)
+    wanted, got = scores(exact), scores(other)
+    moved = np.abs(wanted - got)
+    # A shift that all images of a query share changes no rank.
+    relative = np.abs((wanted - wanted.mean(1, keepdims=True)) - (got - got.mean(1, keepdims=True)))
+    ranked = -np.sort(-wanted, axis=1)
+    kept = [len(set(a) & set(b)) for a, b in zip(np.argsort(-wanted)[:, :10], np.argsort(-got)[:, :10], strict=True)]
+    return {
+        "token_cosine": {"least": round(float(cosines.min()), 6), "mean": round(float(cosines.mean()), 6)},
+        "score_error": {"median": float(np.median(moved)), "largest": float(moved.max())},
+        "score_error_within_a_query": {"median": float(np.median(relative)), "largest": float(relative.max())},
+        "margins": {
+            "rank 1 to 2, median": float(np.median(ranked[:, 0] - ranked[:, 1])),
+            "rank 10 to 11, median": float(np.median(ranked[:, 9] - ranked[:, 10])),
+            "spread of a query's scores (standard deviation)": float(wanted.std(axis=1).mean()),
+        },
+        "first_ten_kept": round(float(np.mean(kept)) / 10, 3),
+        "first_kept": round(float((wanted.argmax(1) == got.argmax(1)).mean()), 3),
+    }
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path))
+@click.option("--one", nargs=2, hidden=True, help="A way of computing and the folder to work in: a process of its own.")
+def main(photos: Path, output: Path | None, one: tuple[str, str] | None) -> None:
+    """Measure every way and write the figures."""
+    warnings.simplefilter("ignore")
+    if one:
+        way, work = one[0], Path(one[1])
+        if way == "make":
+            make(work / "model")
+            return
+        pixels = np.load(work / "pixels.npy")
+        click.echo(json.dumps(measure(way, work / "model", pixels, work / f"{way}.npz")))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        images = sorted(scan([photos]), key=lambda image: image.id)[:PHOTOS]
+        np.save(work / "pixels.npy", np.stack([preprocess(decode(i.read(), i.id)) for i in images]))
+        subprocess.run([sys.executable, __file__, str(photos), "--one", "make", str(work)], check=True)
+        figures: dict[str, Any] = {}
+        found: dict[str, dict[str, Floats]] = {}
+        for way in WAYS:
+            done = subprocess.run(
+                [sys.executable, __file__, str(photos), "--one", way, str(work)], stdout=subprocess.PIPE, text=True
+            )
+            if done.returncode:
+                figures[way] = {"failed": done.returncode}
+                continue
+            figures[way] = json.loads(done.stdout.splitlines()[-1])
+            found[way] = dict(np.load(work / f"{way}.npz"))
+            if way != "float32":
+                faster = figures["float32"]["seconds_per_image"] / figures[way]["seconds_per_image"]
+                figures[way] |= {"times_float32": round(faster, 2), **against(found["float32"], found[way])}
+            click.echo(f"{way}: {json.dumps(figures[way])}")
+        size = (work / "model" / weights.WEIGHTS).stat().st_size
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"cores": torch.get_num_threads(), "platform": platform.platform(), "torch": torch.__version__},
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "weights": f"random, seed {SEED}, {size / 2**30:.2f} GiB",
+        "photos": len(images),
+        "batch": BATCH,
+        "queries": QUERIES,
+        "ways": figures,
+    }
+    if output:
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What `evaluate`, `score` and `compare` share: which benchmarks there are, and the options that load them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cir.errors import UsageError
+
+if TYPE_CHECKING:
+    from cir.eval.benchmark import Benchmark
+
+Command = Callable[..., Any]
+
+OFFICIAL = ("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test")
+BENCHMARKS = ("products", "wardrobe", "jsonl", *OFFICIAL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark is loaded from, as the options say."""
+
+    name: str
+    data_root: Path | None
+    split: str
+    images: str | None
+    queries: Path | None
+    keep_reference: bool
+
+    def load(self, scratch: Path | None = None, *, pictures: bool = True, allow_missing: bool = False) -> Benchmark:
+        """The benchmark.
+
+        Args:
+            scratch: folder for a wardrobe that is drawn now; None where that makes no sense.
+            pictures: whether they are needed.
+            allow_missing: go on without pictures of an official benchmark that are not there.
+
+        Raises:
+            UsageError: an option is missing.
+            DataError: files are missing or not what they should be.
+        """
+        from cir.eval.catalogues import load_products, load_wardrobe
+        from cir.eval.jsonl import load_jsonl
+        from cir.eval.official import load_official
+
+        root = self.data_root
+        if self.name == "wardrobe" and root is None and scratch is not None:
+            return load_wardrobe(scratch / "wardrobe")
+        if root is None:
+            raise UsageError(f"{self.name} needs --data-root, the folder of its {'pictures' if pictures else 'data'}")
+        if self.name in OFFICIAL:
+            return load_official(self.name, root, pictures=pictures, allow_missing=allow_missing)
+        if self.name == "products":
+            return load_products(root, split=self.split, images=self.images)
+        if self.name == "wardrobe":
+            return load_wardrobe(root)
+        if self.queries is None:
+            raise UsageError("jsonl needs --queries, a file with one query a line")
+        return load_jsonl(self.queries, root, keep_reference=self.keep_reference)
+
+
+_OPTIONS = (
+    click.option("--data-root", type=click.Path(path_type=Path), help="Folder (for jsonl also a zip) of the data set."),
+    click.option(
+        "--split", default="val", show_default=True, type=click.Choice(["val", "train"]), help="products: which part."
+    ),
+    click.option(
+        "--images", metavar="NAME", help="products: folder or zip beside styles.csv.  [default: the largest pictures]"
+    ),
+    click.option("--queries", type=click.Path(path_type=Path), help="jsonl: one query a line."),
+    click.option("--keep-reference", is_flag=True, help="jsonl: leave the reference in the ranking."),
+)
+
+
+def benchmark_options(command: Command) -> Command:
+    """The options that say where a benchmark lies; with the argument `benchmark` they become one `source`."""
+
+    @wraps(command)
+    def with_source(
+        benchmark: str,
+        data_root: Path | None,
+        split: str,
+        images: str | None,
+        queries: Path | None,
+        keep_reference: bool,
+        **others: Any,
+    ) -> Any:
+        return command(source=Source(benchmark, data_root, split, images, queries, keep_reference), **others)
+
+    for option in reversed(_OPTIONS):
+        with_source = option(with_source)
+    return with_source
+
+
+def benchmark_argument(command: Command) -> Command:
+    """The name of a benchmark."""
+    return click.argument("benchmark", type=click.Choice(BENCHMARKS))(command)

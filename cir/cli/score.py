@@ -1,0 +1,100 @@
+"""`cir score` and `cir compare`: figures for anybody's runs, from the annotations alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cir.cli.benchmarks import Source, benchmark_argument, benchmark_options
+from cir.cli.options import json_option
+from cir.errors import UsageError
+
+if TYPE_CHECKING:
+    from cir.eval.benchmark import Benchmark
+
+_RUN = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@benchmark_argument
+@click.argument("run", type=_RUN)
+@benchmark_options
+@click.option("--subset-run", type=_RUN, help="cirr-val: the run that ranks each query's subset, for Rs@k.")
+@click.option("--output", type=_RUN, help="Write the report as JSON.")
+@json_option
+def score(source: Source, run: Path, subset_run: Path | None, output: Path | None, as_json: bool) -> None:
+    """Score a TREC run: six columns, "query Q0 image rank score tag".
+
+    It is ordered by score, ties by image id; ranks in the file are ignored. Official benchmarks need only their
+    annotation files. Query ids: CATEGORY-N (FashionIQ: N counts the category's captions from 0), pairid (CIRR),
+    id (CIRCO).
+
+    \b
+    Example:
+      cir score fashioniq-val run.trec --data-root fashionIQ_dataset
+      cir score cirr-val run.trec --subset-run subset.trec --data-root cirr_dataset --json
+    """
+    from cir.eval.report import render, write_report
+    from cir.eval.runs import read_run
+    from cir.eval.scoring import COMPOSED, make_report
+
+    started = time.perf_counter()
+    benchmark = _judged(source)
+    if subset_run and not benchmark.ranks_subsets:
+        raise UsageError(f"{benchmark.name} has no subsets; leave out --subset-run")
+    report = make_report(
+        benchmark,
+        {COMPOSED: read_run(run)},
+        model={"name": run.stem, "run": run.name},
+        seconds=time.perf_counter() - started,
+        subset_run=read_run(subset_run) if subset_run else None,
+    )
+    if output:
+        write_report(output, report)
+    click.echo(json.dumps(report) if as_json else render(report))
+    _say_what_is_left_out(benchmark, report["metrics"], "give --subset-run")
+
+
+@click.command()
+@click.argument("run_a", type=_RUN)
+@click.argument("run_b", type=_RUN)
+@benchmark_argument
+@benchmark_options
+@json_option
+def compare(source: Source, run_a: Path, run_b: Path, as_json: bool) -> None:
+    """Compare two TREC runs on the same queries: the difference A - B, its 95 % interval, and p.
+
+    Paired bootstrap over queries: what makes a query hard for both cancels out.
+
+    \b
+    Example:
+      cir compare new.trec old.trec cirr-val --data-root cirr_dataset
+    """
+    from cir.eval.comparison import compare_runs, render
+    from cir.eval.runs import read_run
+
+    benchmark = _judged(source)
+    result = compare_runs(benchmark, read_run(run_a), read_run(run_b), names=(run_a.name, run_b.name))
+    click.echo(json.dumps(result) if as_json else render(result))
+    _say_what_is_left_out(benchmark, result["metrics"], "let both runs rank every subset to its end")
+
+
+def _judged(source: Source) -> Benchmark:
+    benchmark = source.load(pictures=False)
+    if not benchmark.judged:
+        raise UsageError(
+            f"the targets of {benchmark.name} are not public, so there is nothing to score here;"
+            f" 'cir evaluate {benchmark.name} --submission DIR' writes what its server scores"
+        )
+    return benchmark
+
+
+def _say_what_is_left_out(benchmark: Benchmark, metrics: Mapping[str, object], remedy: str) -> None:
+    left_out = [str(measure) for measure in benchmark.measures if str(measure) not in metrics]
+    if left_out:
+        click.echo(f"cir: left out: {', '.join(left_out)}; the run lacks members of the subsets: {remedy}", err=True)

@@ -1,0 +1,64 @@
+"""`cir train`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cir.cli.options import device_option, quiet_libraries
+
+
+@click.command()
+@click.argument("config")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder of the data set that CONFIG names."
+)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Feature maps, checkpoint and log; the same folder continues a training.",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model's directory.")
+@click.option("--start", type=click.Path(file_okay=False, path_type=Path), help="Start from this model's weights.")
+@click.option("--allow-unreadable", is_flag=True, help="Leave out missing and broken pictures, and count them.")
+@device_option
+def train(
+    config: str, data_root: Path, work: Path, out: Path, start: Path | None, allow_unreadable: bool, device: str
+) -> None:
+    """Train a model by CONFIG, a TOML file or the name of a shipped one (small, fashioniq, cirr).
+
+    The best checkpoint on a held-out part of the training data is written to --out. A training that was killed
+    continues from its last checkpoint when the same command is given again.
+
+    \b
+    Example:
+      cir train small --data-root fashion-products --work work --out my-small
+      cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
+      accelerate launch -m cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
+    """
+    quiet_libraries()
+    from tqdm import tqdm
+
+    from cir import devices
+    from cir.training import loop
+    from cir.training.config import facts, make_task, read_config
+
+    settings = read_config(config)
+    task, recipe = make_task(
+        settings, data_root, work, start=start, device=devices.choose(device), allow_unreadable=allow_unreadable
+    )
+    with tqdm(total=recipe.steps, unit="step", mininterval=5, disable=bool(devices.process()[0])) as bar:
+
+        def report(step: int, figures: dict[str, float]) -> None:
+            shown: dict[str, Any] = {name: f"{v:.3f}" for name, v in figures.items() if not name.startswith("sum ")}
+            if "headline" in figures:
+                bar.write(f"step {step + 1}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+                return
+            bar.update(step + 1 - bar.n)
+            bar.set_postfix(shown, refresh=False)
+
+        loop.train(task, recipe, work=work, out=out, facts=facts(settings, start), report=report)
+    click.echo(f"{out}: {settings.name}")

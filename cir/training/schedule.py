@@ -1,0 +1,42 @@
+"""How the learning rate moves, in closed form: a step needs nothing but its number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def half_cosine(start: float, end: float, share: float) -> float:
+    """From `start` at share 0 to `end` at share 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """The one-cycle policy (Smith & Topin, 2018) as torch's OneCycleLR computes it, which SPRC trains with.
+
+    Its least expected part is the momentum: AdamW's beta1 falls from 0.95 to 0.85 while the rate rises, and comes back.
+
+    Attributes:
+        rise: share of the cycle in which the rate rises.
+        start_divisor: highest rate over the first.
+        end_divisor: first rate over the last.
+        epochs: length of the cycle; a training may end before it (CIRR's does).
+        momenta: beta1 at both ends and at the top.
+    """
+
+    rise: float
+    start_divisor: float
+    epochs: int
+    end_divisor: float = 1e4
+    momenta: tuple[float, float] = (0.95, 0.85)
+
+    def at(self, step: int, length: int, highest: float) -> tuple[float, float]:
+        """Rate and beta1 at a step of a cycle of `length` steps, both counted from 0."""
+        first, (outer, inner) = highest / self.start_divisor, self.momenta
+        top, end = self.rise * length - 1, length - 1
+        if step <= top:
+            share = step / top
+            return half_cosine(first, highest, share), half_cosine(outer, inner, share)
+        share = (step - top) / (end - top)
+        return half_cosine(highest, first / self.end_divisor, share), half_cosine(inner, outer, share)

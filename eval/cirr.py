@@ -1,0 +1,63 @@
+"""CIRR: one gallery a split, the reference removed; each query also ranks the six images of its `img_set`."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cir.errors import DataError
+from cir.eval.annotations import Annotated, read_entries, read_json
+from cir.eval.benchmark import Benchmark, BenchmarkQuery
+from cir.eval.metrics import parse
+
+MEASURES = tuple(map(parse, ("R@1", "R@5", "R@10", "R@50", "Rs@1", "Rs@2", "Rs@3")))
+HEADLINE = (parse("R@5"), parse("Rs@1"))
+
+
+def read_cirr(root: Path, split: str) -> Annotated:
+    """CIRR in its official layout: `cirr/captions` and `cirr/image_splits`, or the two directly; `dev/`, `test1/`.
+
+    Args:
+        root: the data set's folder.
+        split: "val", or "test1", whose targets are not public.
+
+    Raises:
+        DataError: an annotation file is missing or not what it should be.
+    """
+    annotations = root / "cirr" if (root / "cirr").is_dir() else root
+    judged = split != "test1"
+    path = annotations / "image_splits" / f"split.rc2.{split}.json"
+    files: dict[str, Any] = read_json(path, dict, "a table of image names and files")
+    if not files or not all(isinstance(file, str) for file in files.values()):
+        raise DataError(f"{path}: not a table of image names and files; take the official file again")
+    path = annotations / "captions" / f"cap.rc2.{split}.json"
+    keys: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
+    entries = read_entries(path, keys | ({"target_hard": str, "target_soft": dict} if judged else {}))
+    for number, entry in enumerate(entries):
+        if not isinstance(entry["img_set"].get("members"), list):
+            raise DataError(f"{path}: entry {number} has no 'members' in its 'img_set'; take the official file again")
+    benchmark = Benchmark(
+        name=f"cirr-{split}",
+        protocol=f"cirr-{split}",
+        images=(),
+        queries=tuple(_query(entry, judged) for entry in entries),
+        measures=MEASURES,
+        galleries={"": frozenset(files)},
+        headline=HEADLINE,
+        judged=judged,
+    )
+    return Annotated(benchmark, {name: root / PurePosixPath(file).with_suffix("") for name, file in files.items()})
+
+
+def _query(entry: dict[str, Any], judged: bool) -> BenchmarkQuery:
+    target = entry["target_hard"] if judged else ""
+    # 1 and 0.5 mark images that annotators found acceptable as well, -1 those they did not.
+    soft = {name for name, value in entry["target_soft"].items() if value > 0} if judged else set()
+    return BenchmarkQuery(
+        id=str(entry["pairid"]),
+        reference=entry["reference"],
+        caption=entry["caption"],
+        targets=frozenset([target] if judged else ()),
+        subset=tuple(entry["img_set"]["members"]),
+        acceptable=frozenset(soft - {target, entry["reference"]}),
+    )

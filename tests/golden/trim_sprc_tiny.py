@@ -1,0 +1,66 @@
+"""Makes tests/golden/data/sprc-tiny of the official code's outputs, small enough to be committed.
+
+    python tests/golden/trim_sprc_tiny.py ../shared/oracles
+
+What is left out changes no number: rows of the word embedding that no caption uses are zeroed, which compresses them
+away, and the pictures are the seed they were drawn from.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cir.models import PACKAGED
+from cir.text import Tokenizer
+
+DATA = Path(__file__).parent / "data" / "sprc-tiny"
+CLASS = "Blip2QformerCirAlignPrompt"
+WORDS = ("Qformer.bert.embeddings.word_embeddings.weight", "Qformer.cls.predictions.decoder.weight")
+PICTURES = {"reference": 6, "target": 6, "gallery": 9}
+SEED = 2
+
+
+def captions(oracles: Path) -> list[str]:
+    """Every caption of the two SPRC oracles, also those that the FashionIQ protocol joins."""
+    found = list(json.loads((oracles / "sprc-tiny" / "oracle.json").read_text())["captions_raw"])
+    for file in sorted((oracles / "sprc-eval").rglob("cap*.json")):
+        for row in json.loads(file.read_text()):
+            found += row["captions"] if "captions" in row else [row["caption"]]
+    return [*found, "and"]
+
+
+def main() -> None:
+    """Write model.pt.gz, arrays.npz and oracle.json."""
+    oracles = Path(sys.argv[1])
+    folder = oracles / "sprc-tiny"
+    ids, _ = Tokenizer(PACKAGED / "vocab.txt")(captions(oracles), 512)
+    used = torch.zeros(30523, dtype=torch.bool)
+    used[torch.from_numpy(np.unique(ids))] = True
+    content = torch.load(folder / "model.pt", weights_only=True)
+    rows = content[CLASS][WORDS[0]] * used[:, None]
+    content[CLASS] |= dict.fromkeys(WORDS, rows)  # tied, as saved
+    raw = io.BytesIO()
+    torch.save(content, raw)
+    DATA.mkdir(parents=True, exist_ok=True)
+    (DATA / "model.pt.gz").write_bytes(gzip.compress(raw.getvalue(), 9, mtime=0))
+    arrays = dict(np.load(folder / "oracle.npz"))
+    generator = torch.Generator().manual_seed(SEED)
+    for name, count in PICTURES.items():
+        pixels = torch.randn(count, 3, 224, 224, generator=generator).numpy()
+        assert np.array_equal(pixels, arrays[name]), name
+        arrays[name] = pixels[:, :, 0, 0]  # enough to see that a seed draws the same elsewhere
+    unused = ("reference_feats", "sim_batch1", "second_pass_hidden", "target_hidden", "prompt_hidden")
+    np.savez_compressed(DATA / "arrays.npz", **{key: value for key, value in arrays.items() if key not in unused})
+    known = json.loads((folder / "oracle.json").read_text())
+    (DATA / "oracle.json").write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

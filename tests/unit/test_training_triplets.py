@@ -1,0 +1,161 @@
+"""Training on annotated triplets: what a batch holds, what is held out, what is done about broken pictures."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cir.errors import DataError, MissingImageError, UsageError
+from cir.models import weights
+from cir.training import triplets
+from cir.training.config import make_task, read_config
+from cir.training.triplets import Settings, TripletTask, drawn_caption, read_triplets
+
+SETTINGS = Settings(dataset="fashioniq", batch=4, rtc_weight=0.5, align_weight=0.25, held_out=0.2, workers=2)
+
+
+def task(root: Path, start: Path, *, settings: Settings = SETTINGS, allow_unreadable: bool = False) -> TripletTask:
+    model, _, preprocess = weights.load(start)
+    data = read_triplets(settings, root, allow_unreadable=allow_unreadable)
+    return TripletTask(
+        model, "t", settings, 0, data, preprocess, start / weights.VOCABULARY, allow_unreadable=allow_unreadable
+    )
+
+
+def test_held_out_references_are_never_trained_on(fashioniq_train: Path) -> None:
+    data = read_triplets(SETTINGS, fashioniq_train)
+    assert len(data.train) + len(data.held_out) == 24
+    assert data.held_out
+    assert not {one.reference for one in data.train} & {one.reference for one in data.held_out}
+    assert not read_triplets(replace(SETTINGS, held_out=0.0), fashioniq_train).held_out
+
+
+def test_an_epoch_sees_each_triplet_at_most_once(fashioniq_train: Path, tiny_model: Path) -> None:
+    made = task(fashioniq_train, tiny_model)
+    seen = [one.reference for step in range(made.steps_an_epoch) for one in made._batch(step)]
+    assert len(seen) == len(set(seen)) == made.steps_an_epoch * 4
+    second = [one.reference for step in range(made.steps_an_epoch) for one in made._batch(made.steps_an_epoch + step)]
+    assert second != seen
+
+
+def test_the_processes_of_a_launch_share_a_batch(
+    fashioniq_train: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = task(fashioniq_train, tiny_model)
+    whole = {one.reference for one in made._batch(0)}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    parts = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        parts.append({one.reference for one in made._batch(0)})
+    assert parts[0] | parts[1] == whole
+    assert not parts[0] & parts[1]
+
+
+def test_losses_are_weighted(fashioniq_train: Path, tiny_model: Path) -> None:
+    plain = task(fashioniq_train, tiny_model, settings=replace(SETTINGS, rtc_weight=1.0, align_weight=1.0))
+    weighted = task(fashioniq_train, tiny_model)
+    ours, theirs = weighted.losses(3), plain.losses(3)
+    assert ours["itc"].item() == pytest.approx(theirs["itc"].item(), abs=1e-6)
+    assert ours["rtc"].item() == pytest.approx(0.5 * theirs["rtc"].item(), abs=1e-6)
+    assert ours["align"].item() == pytest.approx(0.25 * theirs["align"].item(), abs=1e-6)
+
+
+def test_two_captions_are_drawn_in_four_ways() -> None:
+    rng = random.Random(0)
+    drawn = [drawn_caption(("is red.", " has dots?"), rng) for _ in range(400)]
+    assert {caption: 60 < drawn.count(caption) < 140 for caption in drawn} == {
+        "is red and has dots": True,
+        "has dots and is red": True,
+        "is red": True,
+        "has dots": True,
+    }
+    assert drawn_caption(("as it is.",), rng) == "as it is."
+
+
+@pytest.fixture
+def damaged(fashioniq_train: Path, tmp_path: Path) -> Path:
+    """A copy with one picture missing and one broken."""
+    root = tmp_path / "fashioniq"
+    shutil.copytree(fashioniq_train, root)
+    (root / "images" / "dress1a.png").unlink()
+    broken = root / "images" / "shirt2b.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    return root
+
+
+def test_unreadable_pictures_stop_the_training(damaged: Path, tiny_model: Path) -> None:
+    with pytest.raises(MissingImageError, match=r"1 of 48 training images are missing.*dress1a"):
+        task(damaged, tiny_model)
+    (damaged / "images" / "dress1a.png").write_bytes((damaged / "images" / "dress1b.png").read_bytes())
+    made = task(damaged, tiny_model, settings=replace(SETTINGS, held_out=0.0))
+    broken = next(step for step in range(made.steps_an_epoch) if "shirt2b" in {one.target for one in made._batch(step)})
+    with pytest.raises(DataError, match=r"shirt2b\.png: cannot be read"):
+        made.losses(broken)
+
+
+def test_unreadable_pictures_are_counted_where_allowed(damaged: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, held_out=0.0)
+    made = task(damaged, tiny_model, settings=settings, allow_unreadable=True)
+    for step in range(3 * made.steps_an_epoch):  # an epoch drops what does not fill a batch
+        made.losses(step)
+    assert made.data.unreadable == {"dress1a", "shirt2b"}
+    assert made.validate() == {"headline": 0.0}
+    made.save(tmp_path / "out", {"seed": 0}, {})
+    assert weights.read_card(tmp_path / "out").training["unreadable images"] == 2
+
+
+def test_held_out_triplets_are_asked(fashioniq_train: Path, tiny_model: Path) -> None:
+    figures = task(fashioniq_train, tiny_model).validate()
+    assert 0 <= figures["held-out R@1"] <= figures["held-out R@10"] <= figures["held-out R@50"] == 1
+    assert figures["headline"] == (figures["held-out R@10"] + 1) / 2
+
+
+def test_cirr_pools_its_targets(tmp_path: Path, make_triplet_files: Callable[[Path], None]) -> None:
+    make_triplet_files(tmp_path)
+    data = triplets.read_triplets(replace(SETTINGS, dataset="cirr", held_out=0.0), tmp_path)
+    assert data.train == [triplets.Triplet("train-1-0-img0", "train-1-1-img0", ("show it from behind",))]
+    assert not data.keep_reference
+
+
+@pytest.fixture
+def make_triplet_files() -> Callable[[Path], None]:
+    """Writes one CIRR training triplet."""
+    import json
+
+    from PIL import Image
+
+    def make(root: Path) -> None:
+        names = ["train-1-0-img0", "train-1-1-img0"]
+        for folder in ("cirr/captions", "cirr/image_splits", "train/0"):
+            (root / folder).mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (40, 40)).save(root / "train" / "0" / f"{name}.png")
+        files = {name: f"./train/0/{name}.png" for name in names}
+        (root / "cirr/image_splits/split.rc2.train.json").write_text(json.dumps(files))
+        entry = {"pairid": 1, "reference": names[0], "target_hard": names[1], "caption": "show it from behind"}
+        (root / "cirr/captions/cap.rc2.train.json").write_text(json.dumps([entry]))
+
+    return make
+
+
+def test_the_official_recipes_need_a_start(training_config: Path, fashioniq_train: Path, tmp_path: Path) -> None:
+    for name in (training_config, "fashioniq", "cirr"):
+        with pytest.raises(UsageError, match="--start DIR"):
+            make_task(read_config(name), fashioniq_train, tmp_path)
+
+
+def test_steps_follow_from_the_data(
+    training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    made, recipe = make_task(read_config(training_config), fashioniq_train, tmp_path, start=tiny_model)
+    assert isinstance(made, TripletTask)
+    assert recipe.steps == 4 * made.steps_an_epoch
+    assert recipe.evaluate_every == made.steps_an_epoch
+    with pytest.raises(DataError, match="fewer than one batch"):
+        task(fashioniq_train, tiny_model, settings=replace(SETTINGS, batch=64))
