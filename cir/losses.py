@@ -7,6 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def cosines(left: Tensor, right: Tensor) -> Tensor:
+    """(B, D) and (N, D), unit-norm -> (B, N) float32 inner products.
+
+    Never in less precision, whatever autocast says: divided by a temperature, cosines in bfloat16 are coarse steps.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        return left.float() @ right.float().T
+
+
 def contrast(scores: Tensor, temperature: Tensor, equal: Tensor | None = None) -> Tensor:
     """Query-to-target contrast: cross-entropy of row i against column i.
 
@@ -26,3 +35,31 @@ def contrast(scores: Tensor, temperature: Tensor, equal: Tensor | None = None) -
         others[rows, rows] = False
         logits = logits.masked_fill(others, float("-inf"))
     return F.cross_entropy(logits, rows)
+
+
+def hoc(old: Tensor, new: Tensor, labels: Tensor | None = None, mu: float = 10.0) -> Tensor:
+    """Higher-order compatibility (Biondi et al., CVPR 2024, Eq. 4): new vectors contrasted with a predecessor's.
+
+    For row n, with s = mu <old_n, new_m>:  -s_nn + log sum over m of exp(s_nm [y_m != y_n]). An entry of the row's own
+    class is not removed from the sum, it counts exp(0), as in the official code; the positive's own slot is such an
+    entry, so that its pull never saturates.
+
+    Args:
+        old: (B, D) float32, unit-norm, of the stored model; no gradient flows into it. Not normalised again.
+        new: (B, D) float32, unit-norm, of the same images by the model in training.
+        labels: (B,) classes; without them only the positive's own slot counts exp(0).
+        mu: inverse temperature.
+
+    Returns:
+        Scalar mean over B; it falls below 0 when the two agree.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if old.shape != new.shape or old.ndim != 2:
+        raise ValueError(f"old {tuple(old.shape)} and new {tuple(new.shape)} are not two (B, D) batches of one shape")
+    similarities = mu * cosines(old.detach(), new)  # rows old, columns new
+    if labels is None:
+        labels = torch.arange(len(old), device=old.device)
+    others = labels[:, None] != labels[None, :]
+    return (torch.logsumexp(similarities * others, dim=1) - similarities.diagonal()).mean()

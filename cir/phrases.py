@@ -14,6 +14,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+# Share of training captions with a slip of the fingers.
+SLIPS = 0.35
+
 
 @cache
 def bank() -> dict[str, Any]:
@@ -94,7 +97,7 @@ def as_typed(caption: str, rng: random.Random) -> str:
         caption = rng.choice(bank()["wrapped"]["train"]).format(caption=caption)
     if rng.random() < 0.1:
         caption = " ".join(word for word in caption.split() if word not in ("a", "an", "the", "is", "it"))
-    return misspelt(caption, rng) if rng.random() < 0.15 else caption
+    return misspelt(caption, rng) if rng.random() < SLIPS else caption
 
 
 def misspelt(caption: str, rng: random.Random) -> str:

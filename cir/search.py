@@ -164,7 +164,7 @@ class Index:
         texts: list[tuple[int, float, str]] = []
         for row, (query, references) in enumerate(zip(queries, resolved, strict=True)):
             text = clean_caption(query.text)
-            if text and references:
+            if query.text and references:
                 composed += [(row, reference, text) for reference in references]
             elif text:
                 texts.append((row, 1.0, text))

@@ -149,7 +149,8 @@ class Query:
 
     Attributes:
         references: image files, gallery ids or decoded pictures; several are averaged.
-        text: the relative caption, "in red, with long sleeves"; empty for "more like this".
+        text: the relative caption, "in red, with long sleeves"; empty for "more like this". One of blanks alone is a
+            caption that says nothing, and is composed with the reference: CIRR has such a query.
         negatives: captions of what is not wanted.
         k: how many hits.
         where: metadata conditions, every one of which a hit must meet.

@@ -36,6 +36,19 @@ class Annotated:
         return benchmark.without(self.places.keys() - {image.id for image in found})
 
 
+@dataclass(frozen=True)
+class Triplet:
+    """What a model learns from: a reference, what annotators said, and a target; both are image ids."""
+
+    reference: str
+    target: str
+    captions: tuple[str, ...]
+
+
+# The triplets of a train split, and where their pictures belong, by id, without suffix.
+Triplets = tuple[list[Triplet], dict[str, Path]]
+
+
 def find_pictures(places: Mapping[str, Path]) -> Iterable[ImageFile]:
     """The pictures that are there, in the order of their ids; each folder is listed once."""
     listed: dict[Path, frozenset[str]] = {}
@@ -68,6 +81,14 @@ def read_json(path: Path, kind: type, what: str) -> Any:
     if not isinstance(content, kind):
         raise DataError(f"{path}: not {what}; take the official file again")
     return content
+
+
+def read_files(path: Path) -> dict[str, str]:
+    """A table of image names and files. Raises DataError for anything else."""
+    files: dict[str, str] = read_json(path, dict, "a table of image names and files")
+    if not files or not all(isinstance(file, str) for file in files.values()):
+        raise DataError(f"{path}: not a table of image names and files; take the official file again")
+    return files
 
 
 def read_names(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cir.errors import DataError
-from cir.eval.annotations import Annotated, read_entries, read_json
+from cir.eval.annotations import Annotated, Triplet, Triplets, read_entries, read_files
 from cir.eval.benchmark import Benchmark, BenchmarkQuery
 from cir.eval.metrics import parse
 
@@ -24,12 +24,10 @@ def read_cirr(root: Path, split: str) -> Annotated:
     Raises:
         DataError: an annotation file is missing or not what it should be.
     """
-    annotations = root / "cirr" if (root / "cirr").is_dir() else root
+    annotations = _annotations(root)
     judged = split != "test1"
     path = annotations / "image_splits" / f"split.rc2.{split}.json"
-    files: dict[str, Any] = read_json(path, dict, "a table of image names and files")
-    if not files or not all(isinstance(file, str) for file in files.values()):
-        raise DataError(f"{path}: not a table of image names and files; take the official file again")
+    files = read_files(path)
     path = annotations / "captions" / f"cap.rc2.{split}.json"
     keys: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
     entries = read_entries(path, keys | ({"target_hard": str, "target_soft": dict} if judged else {}))
@@ -46,7 +44,29 @@ def read_cirr(root: Path, split: str) -> Annotated:
         headline=HEADLINE,
         judged=judged,
     )
-    return Annotated(benchmark, {name: root / PurePosixPath(file).with_suffix("") for name, file in files.items()})
+    return Annotated(benchmark, _places(root, files))
+
+
+def read_cirr_train(root: Path) -> Triplets:
+    """The train split: each pair with its `target_hard`. Raises DataError."""
+    annotations = _annotations(root)
+    path = annotations / "image_splits" / "split.rc2.train.json"
+    files = read_files(path)
+    captions = annotations / "captions" / "cap.rc2.train.json"
+    entries = read_entries(captions, {"reference": str, "target_hard": str, "caption": str})
+    triplets = [Triplet(entry["reference"], entry["target_hard"], (entry["caption"],)) for entry in entries]
+    unknown = {name for one in triplets for name in (one.reference, one.target)} - files.keys()
+    if unknown:
+        raise DataError(f"{path}: does not know {min(unknown)!r}, which {captions.name} names; take the official files")
+    return triplets, _places(root, files)
+
+
+def _annotations(root: Path) -> Path:
+    return root / "cirr" if (root / "cirr").is_dir() else root
+
+
+def _places(root: Path, files: dict[str, str]) -> dict[str, Path]:
+    return {name: root / PurePosixPath(file).with_suffix("") for name, file in files.items()}
 
 
 def _query(entry: dict[str, Any], judged: bool) -> BenchmarkQuery:

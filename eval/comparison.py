@@ -14,13 +14,20 @@ from cir.eval.scoring import Values, check_run, headline_name, reported, values_
 
 
 def compare_runs(
-    benchmark: Benchmark, run_a: Run, run_b: Run, *, names: tuple[str, str] = ("A", "B"), seed: int = 0
+    benchmark: Benchmark,
+    run_a: Run,
+    run_b: Run,
+    *,
+    subset_runs: tuple[Run | None, Run | None] = (None, None),
+    names: tuple[str, str] = ("A", "B"),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The paired comparison of two runs, as plain JSON values; figures are fractions.
 
     Args:
         benchmark: what both answer.
         run_a, run_b: the runs.
+        subset_runs: of each, the run for Rs@k, where it does not rank the subsets to their end itself.
         names: what they are called.
         seed: of the bootstrap.
 
@@ -31,13 +38,16 @@ def compare_runs(
     Raises:
         DataError: a run is not of this benchmark.
     """
-    for run in (run_a, run_b):
-        check_run(benchmark, run)
-    measures = [measure for measure in reported(benchmark, run_a) if measure in reported(benchmark, run_b)]
+    both = list(zip((run_a, run_b), subset_runs, strict=True))
+    for run in (run_a, run_b, *subset_runs):
+        if run is not None:
+            check_run(benchmark, run)
+    known = [reported(benchmark, run, subset) for run, subset in both]
+    measures = [measure for measure in known[0] if measure in known[1]]
     queries = [query for query in benchmark.queries if query.headline]
-    ours, theirs = (values_of(benchmark, measures, run, queries) for run in (run_a, run_b))
+    ours, theirs = (values_of(benchmark, measures, run, queries, subset) for run, subset in both)
     overall = _compared(ours, theirs, seed)
-    groups_a, groups_b = (values_of_groups(benchmark, measures, run) for run in (run_a, run_b))
+    groups_a, groups_b = (values_of_groups(benchmark, measures, run, subset) for run, subset in both)
     name = headline_name(benchmark)
     headline = overall.pop(name, None)
     result: dict[str, Any] = {

@@ -6,9 +6,11 @@ fashioniq-val/val-union  gallery = the references and targets of the category's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from cir.eval.annotations import Annotated, read_entries, read_names
+from cir.errors import DataError
+from cir.eval.annotations import Annotated, Triplet, Triplets, read_entries, read_names
 from cir.eval.benchmark import Benchmark, BenchmarkQuery
 from cir.eval.metrics import parse
 
@@ -61,7 +63,21 @@ def read_fashioniq(root: Path, *, union: bool = False) -> Annotated:
     return Annotated(benchmark, {name: root / "images" / name for name in names})
 
 
-def join_captions(captions: list[str]) -> str:
+def read_fashioniq_train(root: Path) -> Triplets:
+    """The train splits of the three categories, pooled as the official trainer does. Raises DataError."""
+    triplets = []
+    for category in CATEGORIES:
+        path = root / "captions" / f"cap.{category}.train.json"
+        for number, entry in enumerate(read_entries(path, {"candidate": str, "target": str, "captions": list})):
+            captions = tuple(entry["captions"])
+            if not captions or not all(isinstance(caption, str) for caption in captions):
+                raise DataError(f"{path}: the captions of entry {number} are no texts; take the official file again")
+            triplets.append(Triplet(entry["candidate"], entry["target"], captions))
+    names = {name for one in triplets for name in (one.reference, one.target)}
+    return triplets, {name: root / "images" / name for name in names}
+
+
+def join_captions(captions: Sequence[str]) -> str:
     """The two captions of a triplet as official validation joins them: "c1 and c2", each without . ? , at its ends.
 
     The official code also capitalises the first, which its caption processor undoes; an empty caption stays in.

@@ -12,9 +12,11 @@ from typing import Any
 
 from cir.errors import DataError
 from cir.eval.annotations import find_pictures
-from cir.eval.official import READERS
+from cir.eval.benchmark import ids_sha256
+from cir.eval.official import READERS, TRAIN_READERS
 
 OK, MISSING, OTHER = "ok", "missing", "not the official file"
+UNKNOWN = "there; its digest is not known"
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class DataCheck:
 
     Attributes:
         manifest: what should be.
-        files: annotation file -> "ok", "missing" or "not the official file".
+        files: annotation file -> "ok", "missing", "not the official file" or that its digest is not known.
         missing: places of pictures that are not there, without suffix.
         images: how many pictures there should be.
         ids: whether the ids are those of the manifest; None where they cannot be compared.
@@ -40,7 +42,7 @@ class DataCheck:
     @property
     def complete(self) -> bool:
         """Whether figures on these files are figures of the official benchmark."""
-        files = all(state == OK for state in self.files.values())
+        files = all(state in (OK, UNKNOWN) for state in self.files.values())
         return files and not self.missing and not self.problem and self.ids is not False
 
 
@@ -53,7 +55,7 @@ def read_manifest(name: str) -> dict[str, Any]:
 
 
 def check_data(name: str, root: Path) -> DataCheck:
-    """Compare a folder with the manifest of an official benchmark. Pictures are looked for and not opened.
+    """Compare a folder with the manifest of an official benchmark or train split. Pictures are looked for and not opened.
 
     Raises:
         DataError: there is no such folder.
@@ -64,13 +66,17 @@ def check_data(name: str, root: Path) -> DataCheck:
     should = manifest["benchmarks"][name]
     files = {file: _state(root, file, entry) for file, entry in manifest["files"].items()}
     try:
-        annotated = READERS[name](root, True)
+        if name in TRAIN_READERS:
+            places: Mapping[str, Path] = TRAIN_READERS[name](root)[1]
+            digest: str | None = ids_sha256(places)
+        else:
+            annotated = READERS[name](root, True)
+            places, digest = annotated.places, annotated.benchmark.gallery_sha256
     except DataError as error:
         return DataCheck(manifest, files, (), should["images"], None, str(error))
-    found = {image.id for image in find_pictures(annotated.places)}
-    missing = tuple(str(annotated.places[image]) for image in sorted(annotated.places.keys() - found))
-    digest = annotated.benchmark.gallery_sha256
-    same = digest == should["sha256"] if should["sha256"] else len(annotated.places) == should["images"]
+    found = {image.id for image in find_pictures(places)}
+    missing = tuple(str(places[image]) for image in sorted(places.keys() - found))
+    same = digest == should["sha256"] if should["sha256"] else len(places) == should["images"]
     return DataCheck(manifest, files, missing, should["images"], same)
 
 
@@ -78,6 +84,8 @@ def _state(root: Path, file: str, entry: Mapping[str, Any]) -> str:
     path = next((path for path in (root / file, root / "cirr" / file) if path.is_file()), None)
     if path is None:
         return MISSING
+    if entry["sha256"] is None:
+        return UNKNOWN
     data = path.read_bytes()
     same = len(data) == entry["bytes"] and hashlib.sha256(data).hexdigest() == entry["sha256"]
     return OK if same else OTHER

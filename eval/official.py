@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from cir.errors import MissingImageError
 from cir.eval.circo import read_circo
-from cir.eval.cirr import read_cirr
-from cir.eval.fashioniq import read_fashioniq
+from cir.eval.cirr import read_cirr, read_cirr_train
+from cir.eval.fashioniq import read_fashioniq, read_fashioniq_train
 
 if TYPE_CHECKING:
-    from cir.eval.annotations import Annotated
+    from cir.eval.annotations import Annotated, Triplets
     from cir.eval.benchmark import Benchmark
 
 # Each takes the data set's folder, and whether pictures will be wanted.
@@ -23,6 +23,11 @@ READERS: Mapping[str, Callable[[Path, bool], Annotated]] = {
     "cirr-test1": lambda root, pictures: read_cirr(root, "test1"),
     "circo-val": lambda root, pictures: read_circo(root, "val", pictures=pictures),
     "circo-test": lambda root, pictures: read_circo(root, "test", pictures=pictures),
+}
+# What models learn from; nothing is measured on these.
+TRAIN_READERS: Mapping[str, Callable[[Path], Triplets]] = {
+    "fashioniq-train": read_fashioniq_train,
+    "cirr-train": read_cirr_train,
 }
 
 

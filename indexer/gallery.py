@@ -34,6 +34,7 @@ class Gallery:
         ids: N live ids, ascending; the position of an id is its row.
         has_vectors: whether each image has one vector.
         has_tokens: whether each image has tokens, which then decide the ranking.
+        precision: "float16" or "float32", of what is stored.
     """
 
     def __init__(self, path: Path, manifest: Manifest, segments: Sequence[Segment], ann_min_rows: int) -> None:
@@ -45,6 +46,7 @@ class Gallery:
         layout = segments[0].layout if segments else Layout.of(self.card)
         self.has_vectors = layout.vectors
         self.has_tokens = layout.tokens > 0
+        self.precision = layout.precision
         deleted = [set(manifest.deleted.get(entry.name, ())) for entry in manifest.segments]
         self.ids, self._home, self._place = _live_rows(segments, deleted)
         self._slices = [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 OFFICIAL = ("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test")
+TRAIN_SPLITS = ("fashioniq-train", "cirr-train")
 BENCHMARKS = ("products", "wardrobe", "jsonl", *OFFICIAL)
 
 

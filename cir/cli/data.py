@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.benchmarks import OFFICIAL
+from cir.cli.benchmarks import OFFICIAL, TRAIN_SPLITS
 from cir.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ SHOWN = 5
 
 @click.group()
 def data() -> None:
-    """Data sets of the official benchmarks.
+    """The official data sets.
 
     \b
     Example:
@@ -28,12 +28,12 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("benchmark", type=click.Choice(OFFICIAL))
+@click.argument("benchmark", type=click.Choice([*OFFICIAL, *TRAIN_SPLITS]))
 @click.option("--data-root", required=True, type=click.Path(path_type=Path), help="The data set's own folder.")
 @json_option
 @click.pass_context
 def check(context: click.Context, benchmark: str, data_root: Path, as_json: bool) -> None:
-    """Say what of a benchmark's data is missing, and how to get it. Exit code 0 if nothing is, else 1.
+    """Say what of a benchmark's or train split's data is missing, and how to get it. Exit code 0 if nothing is, else 1.
 
     Annotation files are compared by SHA-256 with the ones our figures are on; pictures are looked for, not opened.
 

@@ -98,6 +98,10 @@ def evaluate(
         gallery = _Gallery(benchmark, official, allow_missing)
         benchmark, searched = gallery.open(index, model, model_dirs, device, Path(scratch))
         evaluation = run_benchmark(benchmark, searched, progress=Progress("encoding the queries", unit="queries"))
+        stored = searched.gallery.precision
+        evaluation.report["precision"] = {"computed": "float32" if exact else "fast", "stored": stored}
+        if official and stored != "float32":
+            click.echo(f"cir: {index} stores {stored}; official figures are made of float32", err=True)
     composed = evaluation.runs["composed"]
     files = make_submission(benchmark, composed, evaluation.subsets) if submission else {}
     if output:

@@ -16,6 +16,7 @@ from cir.errors import UsageError
 
 if TYPE_CHECKING:
     from cir.eval.benchmark import Benchmark
+    from cir.eval.runs import Run
 
 _RUN = click.Path(dir_okay=False, path_type=Path)
 
@@ -45,14 +46,13 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
 
     started = time.perf_counter()
     benchmark = _judged(source)
-    if subset_run and not benchmark.ranks_subsets:
-        raise UsageError(f"{benchmark.name} has no subsets; leave out --subset-run")
+    subsets = _subset_run(benchmark, subset_run)
     report = make_report(
         benchmark,
         {COMPOSED: read_run(run)},
         model={"name": run.stem, "run": run.name},
         seconds=time.perf_counter() - started,
-        subset_run=read_run(subset_run) if subset_run else None,
+        subset_run=subsets,
     )
     if output:
         write_report(output, report)
@@ -65,8 +65,12 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
 @click.argument("run_b", type=_RUN)
 @benchmark_argument
 @benchmark_options
+@click.option("--subset-run-a", type=_RUN, help="cirr-val: the run of A that ranks each query's subset, for Rs@k.")
+@click.option("--subset-run-b", type=_RUN, help="The same of B.")
 @json_option
-def compare(source: Source, run_a: Path, run_b: Path, as_json: bool) -> None:
+def compare(
+    source: Source, run_a: Path, run_b: Path, subset_run_a: Path | None, subset_run_b: Path | None, as_json: bool
+) -> None:
     """Compare two TREC runs on the same queries: the difference A - B, its 95 % interval, and p.
 
     Paired bootstrap over queries: what makes a query hard for both cancels out.
@@ -79,9 +83,15 @@ def compare(source: Source, run_a: Path, run_b: Path, as_json: bool) -> None:
     from cir.eval.runs import read_run
 
     benchmark = _judged(source)
-    result = compare_runs(benchmark, read_run(run_a), read_run(run_b), names=(run_a.name, run_b.name))
+    result = compare_runs(
+        benchmark,
+        read_run(run_a),
+        read_run(run_b),
+        subset_runs=(_subset_run(benchmark, subset_run_a), _subset_run(benchmark, subset_run_b)),
+        names=(run_a.name, run_b.name),
+    )
     click.echo(json.dumps(result) if as_json else render(result))
-    _say_what_is_left_out(benchmark, result["metrics"], "let both runs rank every subset to its end")
+    _say_what_is_left_out(benchmark, result["metrics"], "give --subset-run-a and --subset-run-b")
 
 
 def _judged(source: Source) -> Benchmark:
@@ -92,6 +102,14 @@ def _judged(source: Source) -> Benchmark:
             f" 'cir evaluate {benchmark.name} --submission DIR' writes what its server scores"
         )
     return benchmark
+
+
+def _subset_run(benchmark: Benchmark, path: Path | None) -> Run | None:
+    from cir.eval.runs import read_run
+
+    if path and not benchmark.ranks_subsets:
+        raise UsageError(f"{benchmark.name} has no subsets; leave out the runs that rank them")
+    return read_run(path) if path else None
 
 
 def _say_what_is_left_out(benchmark: Benchmark, metrics: Mapping[str, object], remedy: str) -> None:

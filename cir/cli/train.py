@@ -43,6 +43,7 @@ def train(
     from tqdm import tqdm
 
     from cir import devices
+    from cir.models.weights import read_card
     from cir.training import loop
     from cir.training.config import facts, make_task, read_config
 
@@ -50,9 +51,14 @@ def train(
     task, recipe = make_task(
         settings, data_root, work, start=start, device=devices.choose(device), allow_unreadable=allow_unreadable
     )
-    with tqdm(total=recipe.steps, unit="step", mininterval=5, disable=bool(devices.process()[0])) as bar:
+    first = devices.process()[0] == 0  # of the processes of a launch, one speaks
+    if first and task.left_out:
+        click.echo(f"cir: {task.left_out:,} pictures are missing or broken; their triplets are left out", err=True)
+    with tqdm(total=recipe.steps, unit="step", mininterval=5, disable=not first) as bar:
 
         def report(step: int, figures: dict[str, float]) -> None:
+            if not first:
+                return
             shown: dict[str, Any] = {name: f"{v:.3f}" for name, v in figures.items() if not name.startswith("sum ")}
             if "headline" in figures:
                 bar.write(f"step {step + 1}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
@@ -61,4 +67,6 @@ def train(
             bar.set_postfix(shown, refresh=False)
 
         loop.train(task, recipe, work=work, out=out, facts=facts(settings, start), report=report)
-    click.echo(f"{out}: {settings.name}")
+    if first:
+        card = read_card(out)
+        click.echo(f"{out}: {card.name}, its best at step {card.training['step']} of {recipe.steps}")

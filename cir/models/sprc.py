@@ -217,7 +217,7 @@ class Sprc(nn.Module):
             self.embeddings(input_ids=ids, query_embeds=prompt), _with_prompts(mask, self.config.query_tokens)
         )
         # The caption's [CLS] stands right behind the T prompts.
-        return F.normalize(self.text_proj(out[:, self.config.query_tokens]), dim=-1)
+        return _unit(self.text_proj(out[:, self.config.query_tokens]))
 
     def target_states(self, features: Tensor) -> Tensor:
         """Pass C: (B, P, W) features -> (B, T, width) Q-Former outputs."""
@@ -232,7 +232,7 @@ class Sprc(nn.Module):
         mixed = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)  # [CLS, prompts, rest]
         mixed = mixed + self.embeddings.position_embeddings.weight[: mixed.shape[1]]
         out = self._qformer(mixed, _with_prompts(mask, tokens))
-        return F.normalize(self.text_proj(out[:, CLS]), dim=-1)
+        return _unit(self.text_proj(out[:, CLS]))
 
     def _qformer(self, embedded: Tensor, mask: Tensor | None, *, features: Tensor | None = None) -> Tensor:
         if features is None:
@@ -253,13 +253,13 @@ class Sprc(nn.Module):
         """(B, T, width) of pass C -> (B, T, D) unit-norm gallery tokens."""
         if self.vision_proj is None:
             raise ValueError("this model has no gallery tokens; use its vector")
-        return F.normalize(self.vision_proj(states), dim=-1)
+        return _unit(self.vision_proj(states))
 
     def project_vector(self, states: Tensor) -> Tensor:
         """(B, T, width) of pass C -> (B, D) unit-norm gallery vector, from the mean over T."""
         if self.gallery_proj is None:
             raise ValueError("this model has no gallery vector; use its tokens")
-        return F.normalize(self.gallery_proj(states.mean(dim=1)), dim=-1)
+        return _unit(self.gallery_proj(states.mean(dim=1)))
 
     def gallery_tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed pixels -> (B, T, D) unit-norm."""
@@ -315,8 +315,17 @@ class Sprc(nn.Module):
 
 
 def scores(queries: Tensor, tokens: Tensor) -> Tensor:
-    """(B, D) queries against (N, T, D) tokens -> (B, N): the maximum over T of the inner products."""
-    return torch.einsum("bd,ntd->bnt", queries, tokens).amax(dim=-1)
+    """(B, D) queries against (N, T, D) tokens -> (B, N) float32: the maximum over T of the inner products.
+
+    Never in less precision, whatever autocast says: divided by the temperature, cosines in bfloat16 are steps of 0.06.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.einsum("bd,ntd->bnt", queries.float(), tokens.float()).amax(dim=-1)
+
+
+def _unit(values: Tensor) -> Tensor:
+    """(..., D) -> float32, unit-norm; in float32 also where autocast has projected in less."""
+    return F.normalize(values.float(), dim=-1)
 
 
 def _with_prompts(mask: Tensor, tokens: int) -> Tensor:

@@ -60,6 +60,11 @@ class Settings:
     rtc_weight: float = 0.4
     align_weight: float = 0.4
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what makes no batches."""
+        if self.batch < 1 or not 0 <= self.described <= self.batch or self.wardrobe_pictures < 1:
+            raise ValueError("batch and wardrobe_pictures are 1 or more, described is at most batch")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -141,6 +146,10 @@ class AttributeTask:
     def module(self) -> nn.Module:
         return self.model
 
+    @property
+    def left_out(self) -> int:
+        return 0  # a picture that cannot be read stops `gather`
+
     def losses(self, step: int) -> dict[str, Tensor]:
         """SPRC's losses on the batch of a step."""
         rng, numbers = random.Random(f"{self.seed} {step}"), np.random.default_rng([self.seed, step])
@@ -156,22 +165,22 @@ class AttributeTask:
         model, count = self.model, len(wishes)
         ids, mask = model.tokenize([wish.caption for wish in wishes])
         prompt = model.sentence_prompt(reference, ids, mask)
-        composed = model.sentence_vector(prompt, ids, mask).float()
+        composed = model.sentence_vector(prompt, ids, mask)
         # The references are negatives too: they are what the answer must differ from.
         states = model.target_states(torch.cat([target, reference]))
-        vectors = model.project_vector(states).float()
+        vectors = model.project_vector(states)
         tables = [self._tables.index(wish.table) for wish in wishes] * 2
         rows = torch.tensor([*zip(tables, [w.target for w in wishes] + [w.reference for w in wishes], strict=True)])
         temperature = model.temp.clamp(0.01, 0.5)
         answered = self._equal(wishes, rows, described=False).to(vectors.device)
-        terms = {"itc": losses.contrast(composed @ vectors.T, temperature, answered)}
+        terms = {"itc": losses.contrast(losses.cosines(composed, vectors), temperature, answered)}
         told = sorted(rng.sample(range(count), min(self.settings.described, count)))
         if told:
-            prompted = model.prompted_text_vector(*model.tokenize([wishes[i].told for i in told])).float()
+            prompted = model.prompted_text_vector(*model.tokenize([wishes[i].told for i in told]))
             # Each description against its own target first, then all others.
             order = told + [i for i in range(count) if i not in set(told)]
             equal = self._equal([wishes[i] for i in told], rows[order], described=True).to(vectors.device)
-            contrast = losses.contrast(prompted @ vectors[order].T, temperature, equal)
+            contrast = losses.contrast(losses.cosines(prompted, vectors[order]), temperature, equal)
             terms["rtc"] = self.settings.rtc_weight * contrast
         terms["align"] = self.settings.align_weight * model.alignment(prompt.float())
         return terms

@@ -56,13 +56,10 @@ def read_config(name: str | Path) -> Config:
     """
     shipped = files("cir.training").joinpath("configs", f"{name}.toml")
     path = Path(name)
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif shipped.is_file():
-        text = shipped.read_text(encoding="utf-8")
-    else:
+    if not path.is_file() and not shipped.is_file():
         raise UsageError(f"no configuration {str(name)!r}: neither a file nor a shipped one ({', '.join(_shipped())})")
     try:
+        text = (path if path.is_file() else shipped).read_text(encoding="utf-8")
         values = tomllib.loads(text)
         recipe, model, preprocess = values["recipe"], values.get("model"), values.get("preprocess")
         if "betas" in recipe:
@@ -79,7 +76,7 @@ def read_config(name: str | Path) -> Config:
             Preprocess.from_json(preprocess) if preprocess else None,
             text,
         )
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # not TOML, and not UTF-8, are ValueErrors
         raise UsageError(f"{name}: not a training configuration: {error}; compare with the shipped ones") from None
 
 
@@ -125,9 +122,10 @@ def make_task(
             data,
             preprocess,
             start / weights.VOCABULARY,
-            allow_unreadable=allow_unreadable,
         )
         return task, config.recipe.over(task.steps_an_epoch)
+    if devices.process()[1] > 1:
+        raise UsageError(f"{config.name} trains on one device; start it without accelerate")
     if config.model is None or config.preprocess is None:
         raise UsageError(f"{config.name}: the task attributes needs the sections [model] and [preprocess]")
     text = _package(TEXT_PACKAGE) / "model"

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from cir import devices
 from cir.errors import DataError, WeightsError
+from cir.models.weights import CARD
 from cir.training.schedule import OneCycle, half_cosine
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
@@ -56,6 +57,17 @@ class Recipe:
     checkpoint_every: int = 50
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be trained by."""
+        if not self.steps and not self.epochs:
+            raise ValueError("a recipe has steps or epochs")
+        if min(self.steps or 1, self.epochs or 1, self.evaluate_every, self.checkpoint_every) < 1:
+            raise ValueError("steps, epochs, evaluate_every and checkpoint_every are 1 or more")
+        if self.one_cycle and not self.epochs:
+            raise ValueError("one_cycle counts epochs; give the recipe epochs, not steps")
+        if self.one_cycle and self.one_cycle.epochs < self.epochs:
+            raise ValueError(f"a cycle of {self.one_cycle.epochs} epochs ends before the {self.epochs} that are trained")
+
     def over(self, steps_an_epoch: int) -> Recipe:
         """The same with `steps` set; every epoch is validated."""
         if not self.epochs:
@@ -79,6 +91,10 @@ class Task(Protocol):
     @property
     def module(self) -> nn.Module:
         """Its parameters that require a gradient are trained and checkpointed."""
+
+    @property
+    def left_out(self) -> int:
+        """Pictures that are missing or broken, and that nothing is learned from."""
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """Named terms of one batch, already weighted; their sum is minimised."""
@@ -110,7 +126,7 @@ def train(
         report: called after each step with its losses, and after a validation with its figures.
 
     Raises:
-        WeightsError: the checkpoint is of another task or configuration.
+        WeightsError: the checkpoint is of another task or configuration, or its best model is not in `out`.
         DataError: the loss is no longer a number.
     """
     devices.keep_freed_memory()
@@ -127,6 +143,11 @@ def train(
     )
     device = next(iter(named.values())).device
     done = _resume(work / CHECKPOINT, named, optimiser, facts)
+    if done.best > float("-inf") and not (out / CARD).is_file():
+        raise WeightsError(
+            f"{out}: does not hold the best model of the training in {work}, which is at step {done.step}; "
+            "name the --out it was given, or start anew with another --work"
+        )
     task.module.train()
     with nullcontext() if rank else _Log(work, done.step) as log:
         for step in range(done.step, recipe.steps):
@@ -177,10 +198,12 @@ class _Log:
         path = work / LOG
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) < step]
-            path.write_text("".join(kept), encoding="utf-8")
+            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.partition(",")[0]) < step]
+            path.write_text("".join([*lines[:1], *kept]), encoding="utf-8")
         self._file = path.open("a", newline="", encoding="utf-8")
-        self._lines = csv.writer(self._file)
+        self._lines = csv.writer(self._file, lineterminator="\n")
+        if not path.stat().st_size:
+            self._lines.writerow(["step", "part", "name", "value"])
         self._board: Any = None
         if find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -196,10 +219,10 @@ class _Log:
             self._board.close()
 
     def write(self, step: int, part: str, values: Mapping[str, float]) -> None:
-        """One line: step, part, name=value, ..."""
-        self._lines.writerow([step, part, *(f"{name}={value:.5g}" for name, value in values.items())])
-        if self._board:
-            for name, value in values.items():
+        """A line for each value: step, part, name, value."""
+        for name, value in values.items():
+            self._lines.writerow([step, part, name, f"{value:.5g}"])
+            if self._board:
                 self._board.add_scalar(f"{part}/{name}", value, step)
 
     def flush(self) -> None:

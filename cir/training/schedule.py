@@ -31,12 +31,18 @@ class OneCycle:
     end_divisor: float = 1e4
     momenta: tuple[float, float] = (0.95, 0.85)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no cycle."""
+        if not 0 <= self.rise < 1 or self.epochs < 1 or min(self.start_divisor, self.end_divisor) < 1:
+            raise ValueError("a cycle has a rise in [0, 1), epochs of 1 or more and divisors of 1 or more")
+
     def at(self, step: int, length: int, highest: float) -> tuple[float, float]:
         """Rate and beta1 at a step of a cycle of `length` steps, both counted from 0."""
         first, (outer, inner) = highest / self.start_divisor, self.momenta
         top, end = self.rise * length - 1, length - 1
-        if step <= top:
+        if step <= top and top > 0:
             share = step / top
             return half_cosine(first, highest, share), half_cosine(outer, inner, share)
-        share = (step - top) / (end - top)
+        top = max(top, 0.0)
+        share = (step - top) / max(end - top, 1.0)
         return half_cosine(highest, first / self.end_divisor, share), half_cosine(inner, outer, share)

@@ -11,20 +11,22 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cir import devices
-from cir.errors import DataError, ImageDecodeError, MissingImageError
-from cir.eval.annotations import find_pictures, read_entries, read_json
-from cir.eval.fashioniq import CATEGORIES
+from cir.errors import DataError, ImageDecodeError, MissingImageError, WeightsError
+from cir.eval.annotations import Triplet, find_pictures
+from cir.eval.fashioniq import join_captions
+from cir.eval.official import TRAIN_READERS
 from cir.images import ImageFile, Preprocess, decode
 from cir.models import weights
 from cir.models.sprc import Sprc, scores
@@ -52,17 +54,16 @@ class Settings:
     held_out: float = 0.05
     workers: int = 4
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what makes no batches."""
+        if self.batch < 1 or self.workers < 1 or not 0 <= self.held_out < 1:
+            raise ValueError("batch and workers are 1 or more, held_out is a share in [0, 1)")
+        if f"{self.dataset}-train" not in TRAIN_READERS:
+            known = ", ".join(name.removesuffix("-train") for name in TRAIN_READERS)
+            raise ValueError(f"no data set {self.dataset!r} to train on; there are {known}")
+
 
 @dataclass(frozen=True)
-class Triplet:
-    """A reference, what annotators said, and a target; both are image ids."""
-
-    reference: str
-    target: str
-    captions: tuple[str, ...]
-
-
-@dataclass
 class Data:
     """Triplets with the pictures they name.
 
@@ -77,19 +78,20 @@ class Data:
     held_out: list[Triplet]
     images: Mapping[str, ImageFile]
     keep_reference: bool
-    unreadable: set[str] = field(default_factory=set)
+    unreadable: frozenset[str] = frozenset()
 
 
 def read_triplets(settings: Settings, root: Path, *, allow_unreadable: bool = False) -> Data:
     """The train split of a data set in its official layout.
 
+    Where broken pictures are allowed, every picture is opened once beforehand, so that their number is known before the
+    first step and the same in every process and after every resumption.
+
     Raises:
         DataError: an annotation file is missing or not what it should be.
         MissingImageError: pictures are missing and that is not allowed.
     """
-    if settings.dataset not in READERS:
-        raise DataError(f"no data set {settings.dataset!r} to train on; there are {', '.join(READERS)}")
-    triplets, places = READERS[settings.dataset](root)
+    triplets, places = TRAIN_READERS[f"{settings.dataset}-train"](root)
     images = {image.id: image for image in find_pictures(places)}
     gone = places.keys() - images.keys()
     if gone and not (allow_unreadable and images):
@@ -97,6 +99,10 @@ def read_triplets(settings: Settings, root: Path, *, allow_unreadable: bool = Fa
             f"{root}: {len(gone):,} of {len(places):,} training images are missing, first {places[min(gone)]}"
             " (.png or .jpg); get them, or go on without with --allow-unreadable"
         )
+    if allow_unreadable:
+        broken = _broken(images, settings.workers)
+        gone = gone | broken
+        images = {name: image for name, image in images.items() if name not in broken}
     triplets = [one for one in triplets if one.reference in images and one.target in images]
     apart = [_share(one.reference) < settings.held_out for one in triplets]
     return Data(
@@ -104,42 +110,35 @@ def read_triplets(settings: Settings, root: Path, *, allow_unreadable: bool = Fa
         held_out=[one for one, kept in zip(triplets, apart, strict=True) if kept],
         images=images,
         keep_reference=settings.dataset == "fashioniq",
-        unreadable=set(gone),
+        unreadable=frozenset(gone),
     )
 
 
-def _read_fashioniq(root: Path) -> tuple[list[Triplet], dict[str, Path]]:
-    """All three categories pooled, as the official trainer does."""
-    triplets = [
-        Triplet(entry["candidate"], entry["target"], tuple(entry["captions"]))
-        for category in CATEGORIES
-        for entry in read_entries(
-            root / "captions" / f"cap.{category}.train.json", {"candidate": str, "target": str, "captions": list}
-        )
-    ]
-    names = {name for one in triplets for name in (one.reference, one.target)}
-    return triplets, {name: root / "images" / name for name in names}
+def _broken(images: Mapping[str, ImageFile], workers: int) -> set[str]:
+    """Names of the pictures that cannot be decoded."""
 
+    def fails(name: str) -> bool:
+        try:
+            decode(images[name].read(), images[name].path)
+        except (ImageDecodeError, OSError):
+            return True
+        return False
 
-def _read_cirr(root: Path) -> tuple[list[Triplet], dict[str, Path]]:
-    annotations = root / "cirr" if (root / "cirr").is_dir() else root
-    path = annotations / "image_splits" / "split.rc2.train.json"
-    files: dict[str, str] = read_json(path, dict, "a table of image names and files")
-    captions = annotations / "captions" / "cap.rc2.train.json"
-    entries = read_entries(captions, {"reference": str, "target_hard": str, "caption": str})
-    triplets = [Triplet(entry["reference"], entry["target_hard"], (entry["caption"],)) for entry in entries]
-    unknown = {name for one in triplets for name in (one.reference, one.target)} - files.keys()
-    if unknown:
-        raise DataError(f"{path}: does not know {min(unknown)!r}, which {captions.name} names; take the official files")
-    return triplets, {name: root / PurePosixPath(file).with_suffix("") for name, file in files.items()}
-
-
-READERS = {"fashioniq": _read_fashioniq, "cirr": _read_cirr}
+    with ThreadPoolExecutor(workers) as pool:
+        names = tqdm(list(images), desc="opening the pictures", unit="image", mininterval=5, disable=None)
+        return {name for name, failed in zip(images, pool.map(fails, names), strict=True) if failed}
 
 
 def _share(name: str) -> float:
     """A fixed number in [0, 1) for an image id."""
     return int(hashlib.sha1(name.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def rank_of(found: Tensor, targets: Tensor) -> Tensor:
+    """(B, N) scores over images in the order of their ids, (B,) places -> (B,) rank of each, from 0; ties by id."""
+    wanted = found.gather(1, targets[:, None])
+    before = torch.arange(found.shape[1]) < targets[:, None]
+    return ((found > wanted) | ((found == wanted) & before)).sum(dim=1)
 
 
 def drawn_caption(captions: Sequence[str], rng: random.Random) -> str:
@@ -148,6 +147,11 @@ def drawn_caption(captions: Sequence[str], rng: random.Random) -> str:
         return captions[0]
     first, second = (caption.strip(".?, ") for caption in captions)
     return rng.choice([f"{first} and {second}", f"{second} and {first}", first, second])
+
+
+def validation_caption(captions: Sequence[str]) -> str:
+    """The caption that validation asks: FashionIQ's two joined, CIRR's as it is."""
+    return join_captions(captions) if len(captions) > 1 else captions[0]
 
 
 class TripletTask:
@@ -160,7 +164,10 @@ class TripletTask:
         seed: of every random choice.
         data: what to train on.
         preprocess, vocabulary: stored with the weights.
-        allow_unreadable: leave out triplets with a broken picture, and count the pictures, instead of stopping.
+
+    Raises:
+        DataError: fewer triplets than one batch takes.
+        WeightsError: a model without gallery tokens, against which these losses are computed.
     """
 
     def __init__(
@@ -172,21 +179,25 @@ class TripletTask:
         data: Data,
         preprocess: Preprocess,
         vocabulary: Path,
-        *,
-        allow_unreadable: bool = False,
     ) -> None:
+        if model.vision_proj is None:
+            raise WeightsError(f"{name} starts from a model without gallery tokens; name one that `cir convert` made")
         if len(data.train) < settings.batch:
             raise DataError(f"{len(data.train)} triplets to train on, fewer than one batch of {settings.batch}")
         model.requires_grad_(True).vision.requires_grad_(False)
         self.model, self.name, self.settings, self.seed, self.data = model, name, settings, seed, data
-        self.preprocess, self.vocabulary, self.allow_unreadable = preprocess, vocabulary, allow_unreadable
+        self.preprocess, self.vocabulary = preprocess, vocabulary
         self._pool = ThreadPoolExecutor(settings.workers)
-        self._next: tuple[int, list[Future[Pixels | None]]] | None = None
+        self._next: tuple[int, list[Future[Pixels]]] | None = None
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     @property
     def module(self) -> nn.Module:
         return self.model
+
+    @property
+    def left_out(self) -> int:
+        return len(self.data.unreadable)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -198,21 +209,12 @@ class TripletTask:
         triplets = self._batch(step)
         pending = self._next[1] if self._next and self._next[0] == step else self._load(triplets)
         self._next = (step + 1, self._load(self._batch(step + 1)))
-        pixels = [one.result() for one in pending]
+        pixels = [torch.from_numpy(one.result()) for one in pending]
         rng = random.Random(f"{self.seed} {step}")
-        captions, references, targets = [], [], []
-        for one, reference, target in zip(triplets, pixels[: len(triplets)], pixels[len(triplets) :], strict=True):
-            caption = drawn_caption(one.captions, rng)
-            if reference is not None and target is not None:
-                captions.append(caption)
-                references.append(reference)
-                targets.append(target)
-        if not captions:
-            raise DataError(f"step {step}: no picture of the batch can be read; is this the right folder?")
+        captions = [drawn_caption(one.captions, rng) for one in triplets]
         device = self.model.query_tokens.device
-        terms = self.model.losses(
-            torch.from_numpy(np.stack(references)).to(device), torch.from_numpy(np.stack(targets)).to(device), captions
-        )
+        references, targets = torch.stack(pixels).to(device).split(len(triplets))
+        terms = self.model.losses(references, targets, captions)
         share = {"itc": 1.0, "rtc": self.settings.rtc_weight, "align": self.settings.align_weight}
         return {term: share[term] * value for term, value in terms.items()}
 
@@ -226,22 +228,19 @@ class TripletTask:
         rank, processes = devices.process()
         return [self.data.train[row] for row in rows[rank::processes]]
 
-    def _load(self, triplets: Sequence[Triplet]) -> list[Future[Pixels | None]]:
+    def _load(self, triplets: Sequence[Triplet]) -> list[Future[Pixels]]:
         """References, then targets."""
         names = [one.reference for one in triplets] + [one.target for one in triplets]
         return [self._pool.submit(self._pixels, name) for name in names]
 
-    def _pixels(self, name: str) -> Pixels | None:
+    def _pixels(self, name: str) -> Pixels:
         image = self.data.images[name]
         try:
             return self.preprocess(decode(image.read(), image.path))
         except (ImageDecodeError, OSError) as error:
-            if not self.allow_unreadable:
-                raise DataError(
-                    f"{image.path}: cannot be read: {error}; mend it, or go on without with --allow-unreadable"
-                ) from error
-            self.data.unreadable.add(name)
-            return None
+            raise DataError(
+                f"{image.path}: cannot be read: {error}; mend it, or go on without with --allow-unreadable"
+            ) from error
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -250,42 +249,27 @@ class TripletTask:
         if not asked:
             return {"headline": 0.0}
         names = sorted({name for one in asked for name in (one.reference, one.target)})
+        parts = [names[start : start + 32] for start in range(0, len(names), 32)]
+        gallery = torch.cat([self.model.gallery_tokens(self._stack(part)).cpu() for part in parts])
         place = {name: i for i, name in enumerate(names)}
-        tokens: dict[str, Tensor] = {}
-        for start in range(0, len(names), 32):
-            part = names[start : start + 32]
-            batch = self._stack(part)
-            if batch is not None:
-                found, pixels = batch
-                tokens |= dict(zip(found, self.model.gallery_tokens(pixels).float().cpu(), strict=True))
-        names = [name for name in names if name in tokens]
-        place = {name: i for i, name in enumerate(names)}
-        gallery = torch.stack([tokens[name] for name in names])
-        asked = [one for one in asked if one.reference in place and one.target in place]
         ranks = []
         for start in range(0, len(asked), 32):
             queries = asked[start : start + 32]
-            batch = self._stack([one.reference for one in queries])
-            assert batch is not None
-            captions = [" and ".join(caption.strip(".?, ") for caption in one.captions) for one in queries]
-            vectors = self.model.query_vectors(batch[1], captions).float().cpu()
-            found_scores = scores(vectors, gallery)
+            captions = [validation_caption(one.captions) for one in queries]
+            vectors = self.model.query_vectors(self._stack([one.reference for one in queries]), captions)
+            found = scores(vectors.cpu(), gallery)
+            rows = torch.arange(len(queries))
             if not self.data.keep_reference:
-                found_scores[torch.arange(len(queries)), [place[one.reference] for one in queries]] = -2
-            wanted = found_scores[torch.arange(len(queries)), [place[one.target] for one in queries]]
-            ranks.append((found_scores > wanted[:, None]).sum(dim=1))
+                found[rows, [place[one.reference] for one in queries]] = -2
+            ranks.append(rank_of(found, torch.tensor([place[one.target] for one in queries])))
         rank = torch.cat(ranks)
         figures = {f"held-out R@{k}": float((rank < k).float().mean()) for k in (1, 10, 50)}
         return {**figures, "headline": (figures["held-out R@10"] + figures["held-out R@50"]) / 2}
 
-    def _stack(self, names: Sequence[str]) -> tuple[list[str], Tensor] | None:
-        """The names that can be read and their pixels (B, 3, H, W)."""
-        loaded = [(name, pixels) for name, pixels in zip(names, self._pool.map(self._pixels, names), strict=True)]
-        kept = [(name, pixels) for name, pixels in loaded if pixels is not None]
-        if not kept:
-            return None
-        stacked = torch.from_numpy(np.stack([pixels for _, pixels in kept]))
-        return [name for name, _ in kept], stacked.to(self.model.query_tokens.device)
+    def _stack(self, names: Sequence[str]) -> Tensor:
+        """(B, 3, H, W) pixels of these images, on the model's device."""
+        stacked = torch.from_numpy(np.stack(list(self._pool.map(self._pixels, names))))
+        return stacked.to(self.model.query_tokens.device)
 
     def save(self, directory: Path, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         weights.save(
@@ -300,6 +284,6 @@ class TripletTask:
                 **training,
                 "held-out": {name: round(value, 4) for name, value in figures.items()},
                 "triplets": len(self.data.train),
-                "unreadable images": len(self.data.unreadable),
+                "unreadable images": self.left_out,
             },
         )

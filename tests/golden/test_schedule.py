@@ -7,21 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from cir.training.loop import Recipe
-from cir.training.schedule import OneCycle
+from cir.training.config import read_config
+from cir.training.triplets import Settings
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "schedule.json").read_text())
-RECIPES = {
-    "fiq": Recipe(learning_rate=2e-5, epochs=30, one_cycle=OneCycle(rise=1.5 / 30, start_divisor=100, epochs=30)),
-    # The cycle is of 80 epochs, of which 50 are trained.
-    "cirr": Recipe(learning_rate=1e-5, epochs=50, one_cycle=OneCycle(rise=1 / 50, start_divisor=25, epochs=80)),
-}
+SHIPPED = {"fiq": "fashioniq", "cirr": "cirr"}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_rate_and_momentum_are_the_official_ones(name: str) -> None:
-    recipe = RECIPES[name].over(10)
+    recipe = read_config(SHIPPED[name]).recipe.over(10)
     assert recipe.steps == len(RECORDED[name])
     for step, rate, beta1, beta2 in RECORDED[name]:
         assert recipe.pace(step) == pytest.approx((rate, beta1), rel=1e-9)
         assert recipe.betas[1] == beta2
+
+
+def test_the_rest_of_the_shipped_recipes_is_the_official_one() -> None:
+    fashioniq, cirr = read_config("fashioniq"), read_config("cirr")
+    for config in (fashioniq, cirr):
+        assert (config.recipe.eps, config.recipe.weight_decay, config.recipe.clip) == (1e-7, 0.05, 0.0)
+        assert isinstance(config.batches, Settings)
+        assert config.batches.batch == 128
+    assert (fashioniq.recipe.epochs, cirr.recipe.epochs) == (30, 50)
+    # FashionIQ's trainer never reads the weights of the losses, CIRR's takes its defaults.
+    assert (fashioniq.batches.rtc_weight, fashioniq.batches.align_weight) == (1.0, 1.0)
+    assert (cirr.batches.rtc_weight, cirr.batches.align_weight) == (0.4, 0.4)
+
+
+def test_the_recorded_schedule_is_the_oracle(shared: Path) -> None:
+    assert json.loads((shared / "oracles" / "sprc-tiny" / "schedule.json").read_text()) == RECORDED

@@ -85,6 +85,27 @@ def test_counts_of_the_real_annotations(shared: Path, name: str) -> None:
         assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+def test_the_train_splits_have_manifests_too(shared: Path, tmp_path: Path) -> None:
+    annotations = shared / "data" / "annotations"
+    found = check_data("fashioniq-train", annotations / "fashioniq")
+    assert set(found.files.values()) == {"ok"}
+    assert (found.ids, found.problem, len(found.missing)) == (True, "", found.images)
+    assert found.manifest["benchmarks"]["fashioniq-train"]["queries"] == 18_000
+    root, split = tmp_path / "cirr", Path("image_splits", "split.rc2.train.json")
+    for folder in ("captions", "image_splits"):
+        (root / folder).mkdir(parents=True)
+    (root / split).write_bytes((annotations / "cirr" / split).read_bytes())
+    found = check_data("cirr-train", root)
+    assert found.files["captions/cap.rc2.train.json"] == "missing"
+    assert found.files["image_splits/split.rc2.train.json"] == "ok"
+    assert "cap.rc2.train.json" in found.problem
+    entry = {"pairid": 1, "reference": "train-11041-2-img0", "target_hard": "train-11041-0-img1", "caption": "older"}
+    (root / "captions" / "cap.rc2.train.json").write_text(json.dumps([entry]))
+    found = check_data("cirr-train", root)
+    assert (found.ids, found.problem, len(found.missing)) == (True, "", 16_939)
+    assert "not known" in found.files["captions/cap.rc2.train.json"]
+
+
 def test_the_official_circo_sample_is_a_valid_submission(shared: Path) -> None:
     folder = shared / "data" / "annotations" / "circo"
     content = json.loads((folder / "submission_val.json").read_text())
@@ -156,6 +177,32 @@ def test_agreement_with_ir_measures(
             assert figures[ours]["value"] == pytest.approx(values[measure], abs=1e-9)
         average = np.mean([values[measure] for values in parts.values()])
         assert report["metrics"][ours]["value"] == pytest.approx(average, abs=1e-9)
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["small", "real"])
+def test_subsets_agree_with_ir_measures(real: bool, official_data: Path, request: pytest.FixtureRequest) -> None:
+    """Rs@k of a subset run with ties: Success@k over the members of the subset alone."""
+    import ir_measures
+    from ir_measures import Qrel, ScoredDoc, Success
+
+    root = request.getfixturevalue("shared") / "data" / "annotations" if real else official_data
+    benchmark = load_official("cirr-val", root / "cirr", pictures=False)
+    rng = random.Random(5)
+    subset_run = {
+        query.id: [(image, rng.randrange(4) / 4) for image in rng.sample(query.subset, len(query.subset))]
+        for query in benchmark.queries
+        if rng.random() < 0.95
+    }
+    run = random_run(benchmark, seed=6)
+    report = make_report(benchmark, {"composed": run}, model={}, seconds=0, subset_run=subset_run)
+    docs = []
+    for query in benchmark.queries:
+        members = sorted(hit for hit in subset_run.get(query.id, ()) if hit[0] != query.reference)
+        members.sort(key=lambda hit: hit[1], reverse=True)
+        docs += [ScoredDoc(query.id, image, -float(rank)) for rank, (image, _) in enumerate(members)]
+    qrels = [Qrel(query.id, image, 1) for query in benchmark.queries for image in query.targets]
+    for measure, value in ir_measures.calc_aggregate([Success @ k for k in (1, 2, 3)], qrels, docs).items():
+        assert report["metrics"][str(measure).replace("Success", "Rs")]["value"] == pytest.approx(value, abs=1e-9)
 
 
 def test_fashioniq_is_three_benchmarks_in_one(official_data: Path) -> None:
@@ -342,6 +389,11 @@ def test_comparison_of_two_runs(official_data: Path) -> None:
     without = compare_runs(cirr, {"100": [(min(cirr.queries[0].targets), 1.0)]}, {})
     assert list(without["metrics"]) == ["R@1", "R@5", "R@10", "R@50"]
     assert "headline" not in without
+    _, subsets = full_runs(cirr)
+    short: Run = {query.id: [(min(query.targets), 1.0)] for query in cirr.queries}
+    with_subsets = compare_runs(cirr, short, short, subset_runs=(subsets, {}))
+    assert with_subsets["metrics"]["Rs@3"]["a"] > with_subsets["metrics"]["Rs@3"]["b"] == 0
+    assert with_subsets["headline"]["name"] == "(R@5 + Rs@1) / 2"
     with pytest.raises(DataError, match="queries are not in benchmark"):
         compare_runs(cirr, good, {})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import struct
 import zipfile
@@ -217,13 +219,20 @@ def test_other_settings_are_another_digest() -> None:
     assert Preprocess.from_json({"size": 8, "mean": [0, 0, 0]}) == Preprocess(size=8, mean=(0, 0, 0))
 
 
-def test_preprocessing_is_bit_exact_with_the_official_code(shared: Path) -> None:
-    folder = shared / "oracles" / "sprc-eval"
-    expected = np.load(folder / "preprocessed.npz")
-    files = {path.name: path for path in folder.rglob("*.png")}
-    assert len(expected.files) >= 12
-    for name in expected.files:
-        assert np.array_equal(preprocess(open_image(files[name])), expected[name]), name
+def test_preprocessing_is_bit_exact_with_the_official_code() -> None:
+    folder = Path(__file__).parents[1] / "golden" / "data" / "preprocessing"
+    # SHA-256 of the official code's float32 tensors, of pictures of odd sizes and modes.
+    digests = json.loads((folder / "digests.json").read_text())
+    assert len(digests) == 12
+    for name, digest in digests.items():
+        assert hashlib.sha256(preprocess(open_image(folder / name)).tobytes()).hexdigest() == digest, name
+
+
+def test_the_committed_digests_are_the_oracle(shared: Path) -> None:
+    folder = Path(__file__).parents[1] / "golden" / "data" / "preprocessing"
+    digests = json.loads((folder / "digests.json").read_text())
+    expected = np.load(shared / "oracles" / "sprc-eval" / "preprocessed.npz")
+    assert {name: hashlib.sha256(expected[name].tobytes()).hexdigest() for name in expected.files} == digests
 
 
 def test_open_image_names_the_file(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_vectors_are_made_of_what_the_query_has(index: Index, folder: Path) -> N
     encoder = index.encoder
     pixels = np.stack([encoder.preprocess(Image.open(folder / name)) for name in (first, second)])
     composed = encoder.encode_queries(pixels, ["in red", "in red"])
+    said_nothing = encoder.encode_queries(pixels[:1], [""])
     texts = encoder.encode_texts(["in red", "blue"])
     made = index.query_vectors(
         [
@@ -56,6 +57,7 @@ def test_vectors_are_made_of_what_the_query_has(index: Index, folder: Path) -> N
             Query((first,)),
             Query((first, second), "in red"),
             Query((first,), "in red", negatives=("blue",)),
+            Query((first,), " "),  # a caption nonetheless: CIRR has one
         ]
     )
     assert made.dtype == np.float32
@@ -65,6 +67,7 @@ def test_vectors_are_made_of_what_the_query_has(index: Index, folder: Path) -> N
         index.gallery.vector(first),
         unit(composed[0] + composed[1]),
         unit(composed[0] - NEGATIVE_WEIGHT * texts[1]),
+        said_nothing[0],
     ]
     assert np.abs(made - np.stack(wanted)).max() < 1e-5
 

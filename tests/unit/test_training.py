@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cir.training import loop
 from cir.training.attributes import AttributeTask, HeldOut, Settings, Source
 from cir.training.config import read_config
 from cir.training.features import cached
+from cir.training.schedule import OneCycle
 from cir.training.wishes import Table
 
 KINDS = ("colour", "type")
@@ -79,8 +81,12 @@ def test_the_loop_teaches_and_keeps_the_best(
     assert card.training["config"] == "toy"
     assert set(card.floors) == {"composed", "text"}
     lines = (tmp_path / "work" / loop.LOG).read_text().splitlines()
-    assert sum("validation" in line for line in lines) == 2
-    assert len(lines) == 202
+    assert lines[0] == "step,part,name,value"
+    steps = {(step, part) for step, part, *_ in (line.split(",") for line in lines[1:])}
+    assert steps == {*((str(step), "train") for step in range(200)), ("99", "validation"), ("199", "validation")}
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(WeightsError, match=r"does not hold the best model of the training .* step 200"):
+        loop.train(task, recipe, work=tmp_path / "work", out=tmp_path / "out", facts={"config": "toy"})
 
 
 class Stopped(Exception):
@@ -134,6 +140,7 @@ def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_pa
 
         def save(self, directory: Path, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
             directory.mkdir(exist_ok=True)
+            (directory / weights.CARD).touch()
 
     fit = Fit()
     loop.train(fit, loop.Recipe(steps=40, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
@@ -275,3 +282,36 @@ def test_the_shipped_configuration_is_whole(tmp_path: Path) -> None:
         read_config(broken)
     with pytest.raises(UsageError, match=r"no configuration 'large'.*small"):
         read_config("large")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("epochs = 30\nlearning", "epochs = 30\nsteps = 4\nlearning"), "either steps or epochs"),
+        (("epochs = 30\nlearning", "steps = 30\nlearning"), "one_cycle counts epochs"),
+        (("start_divisor = 100\nepochs = 30", "start_divisor = 100\nepochs = 20"), "ends before the 30"),
+        (("rise = 0.05", "rise = 1.0"), "a rise in"),
+        (("batch = 128", "batch = 0"), "batch and workers are 1 or more"),
+        (("checkpoint_every = 140", "checkpoint_every = 0"), "checkpoint_every are 1 or more"),
+        (('"fashioniq"\nbatch', '"imagenet"\nbatch'), "no data set 'imagenet'"),
+        (('task = "triplets"', 'task = "cats"'), "cats"),
+    ],
+)
+def test_a_configuration_that_cannot_work_says_why(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    text = read_config("fashioniq").text
+    assert change[0] in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(*change))
+    with pytest.raises(UsageError, match=f"not a training configuration.*{says}"):
+        read_config(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not a training configuration"):
+        read_config(path)
+
+
+def test_a_cycle_of_one_step_has_no_way_up() -> None:
+    for rise in (0.0, 0.1):
+        cycle = OneCycle(rise=rise, start_divisor=10, epochs=10)
+        rates = [cycle.at(step, 10, 1.0)[0] for step in range(10)]
+        assert rates[0] == pytest.approx(1.0)
+        assert rates == sorted(rates, reverse=True)

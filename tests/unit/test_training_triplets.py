@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -9,8 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from cir.errors import DataError, MissingImageError, UsageError
+from cir.errors import DataError, MissingImageError, UsageError, WeightsError
+from cir.eval.annotations import Triplet
+from cir.eval.official import TRAIN_READERS
 from cir.models import weights
 from cir.training import triplets
 from cir.training.config import make_task, read_config
@@ -22,9 +27,7 @@ SETTINGS = Settings(dataset="fashioniq", batch=4, rtc_weight=0.5, align_weight=0
 def task(root: Path, start: Path, *, settings: Settings = SETTINGS, allow_unreadable: bool = False) -> TripletTask:
     model, _, preprocess = weights.load(start)
     data = read_triplets(settings, root, allow_unreadable=allow_unreadable)
-    return TripletTask(
-        model, "t", settings, 0, data, preprocess, start / weights.VOCABULARY, allow_unreadable=allow_unreadable
-    )
+    return TripletTask(model, "t", settings, 0, data, preprocess, start / weights.VOCABULARY)
 
 
 def test_held_out_references_are_never_trained_on(fashioniq_train: Path) -> None:
@@ -102,9 +105,11 @@ def test_unreadable_pictures_stop_the_training(damaged: Path, tiny_model: Path) 
 def test_unreadable_pictures_are_counted_where_allowed(damaged: Path, tiny_model: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, held_out=0.0)
     made = task(damaged, tiny_model, settings=settings, allow_unreadable=True)
-    for step in range(3 * made.steps_an_epoch):  # an epoch drops what does not fill a batch
+    assert made.data.unreadable == {"dress1a", "shirt2b"}  # known before the first step
+    assert made.left_out == 2
+    assert len(made.data.train) == 22
+    for step in range(made.steps_an_epoch):
         made.losses(step)
-    assert made.data.unreadable == {"dress1a", "shirt2b"}
     assert made.validate() == {"headline": 0.0}
     made.save(tmp_path / "out", {"seed": 0}, {})
     assert weights.read_card(tmp_path / "out").training["unreadable images"] == 2
@@ -116,18 +121,54 @@ def test_held_out_triplets_are_asked(fashioniq_train: Path, tiny_model: Path) ->
     assert figures["headline"] == (figures["held-out R@10"] + 1) / 2
 
 
+def test_ties_are_broken_by_id() -> None:
+    level = torch.ones(3, 5)
+    assert triplets.rank_of(level, torch.tensor([0, 2, 4])).tolist() == [0, 2, 4]
+    assert triplets.rank_of(torch.tensor([[0.1, 0.9, 0.5, 0.9]]), torch.tensor([3])).tolist() == [1]
+
+
+def test_a_model_without_tokens_cannot_learn_from_triplets(
+    fashioniq_train: Path, tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    start = make_model(tmp_path / "vector-1", seed=0)
+    card = json.loads((start / "card.json").read_text())
+    card["config"]["gallery_tokens"] = False
+    (start / "card.json").write_text(json.dumps(card))
+    state = {key: value for key, value in load_file(start / weights.WEIGHTS).items() if "vision_proj" not in key}
+    save_file(state, start / weights.WEIGHTS)
+    card["card"]["weights_sha256"] = weights.sha256(start / weights.WEIGHTS)
+    (start / "card.json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match="without gallery tokens"):
+        task(fashioniq_train, start)
+
+
+def test_the_real_fashioniq_trains_on_18000_triplets(shared: Path) -> None:
+    found, places = TRAIN_READERS["fashioniq-train"](shared / "data" / "annotations" / "fashioniq")
+    assert len(found) == 18_000
+    assert all(len(one.captions) == 2 for one in found)
+    assert {one.target for one in found} <= places.keys()
+
+
+def test_annotations_that_are_not_official_are_refused(fashioniq_train: Path, tmp_path: Path) -> None:
+    root = tmp_path / "fashioniq"
+    shutil.copytree(fashioniq_train, root)
+    path = root / "captions" / "cap.dress.train.json"
+    for captions in ([], [1, 2]):
+        path.write_text(json.dumps([{"candidate": "dress0a", "target": "dress0b", "captions": captions}]))
+        with pytest.raises(DataError, match="entry 0"):
+            read_triplets(SETTINGS, root)
+
+
 def test_cirr_pools_its_targets(tmp_path: Path, make_triplet_files: Callable[[Path], None]) -> None:
     make_triplet_files(tmp_path)
     data = triplets.read_triplets(replace(SETTINGS, dataset="cirr", held_out=0.0), tmp_path)
-    assert data.train == [triplets.Triplet("train-1-0-img0", "train-1-1-img0", ("show it from behind",))]
+    assert data.train == [Triplet("train-1-0-img0", "train-1-1-img0", ("show it from behind",))]
     assert not data.keep_reference
 
 
 @pytest.fixture
 def make_triplet_files() -> Callable[[Path], None]:
     """Writes one CIRR training triplet."""
-    import json
-
     from PIL import Image
 
     def make(root: Path) -> None:

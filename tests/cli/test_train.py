@@ -1,0 +1,89 @@
+"""`cir train`, as a command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cir.training.loop import CHECKPOINT, LOG
+
+Run = Callable[..., Any]
+
+
+def mistake(outcome: Any, *words: str) -> None:
+    assert (outcome.code, outcome.out) == (2, "")
+    line = outcome.err.splitlines()[-1]
+    assert line.startswith("cir: ")
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in line, outcome.err
+
+
+def test_a_training_from_start_to_end(
+    cir: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ["train", training_config, "--data-root", fashioniq_train, "--start", tiny_model, "--work", tmp_path / "w"]
+    done = cir(*words, "--out", tmp_path / "model", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"{tmp_path / 'model'}: tiny-trained, its best at step ")
+    assert "held-out R@10" in done.err
+    log = (tmp_path / "w" / LOG).read_text().splitlines()
+    assert log[0] == "step,part,name,value"
+    assert any(line.startswith("0,train,itc,") for line in log)
+    assert list((tmp_path / "w").glob("events.out.tfevents.*"))
+    assert cir("models", "--model-dir", tmp_path).out.count("tiny-trained") == 1
+    again = cir(*words, "--out", tmp_path / "model", "--device", "cpu")
+    assert (again.code, again.out) == (0, done.out)
+    mistake(cir(*words, "--out", tmp_path / "other"), "does not hold the best model", "--work")
+    assert not (tmp_path / "other").exists()
+
+
+def test_broken_pictures_are_counted(
+    cir: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "fashioniq"
+    shutil.copytree(fashioniq_train, root)
+    (root / "images" / "dress1a.png").write_bytes(b"not a picture")
+    words = ["train", training_config, "--data-root", root, "--start", tiny_model, "--work", tmp_path / "w"]
+    mistake(cir(*words, "--out", tmp_path / "model"), "dress1a.png: cannot be read", "--allow-unreadable")
+    shutil.rmtree(tmp_path / "w")
+    done = cir(*words, "--out", tmp_path / "model", "--allow-unreadable")
+    assert done.code == 0, done.err
+    assert "1 pictures are missing or broken" in done.err
+
+
+def test_mistakes(cir: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path) -> None:
+    rest = ["--work", tmp_path / "w", "--out", tmp_path / "model"]
+    mistake(cir("train", "large", "--data-root", fashioniq_train, *rest), "no configuration 'large'", "fashioniq")
+    mistake(cir("train", "cirr", "--data-root", fashioniq_train, *rest), "--start DIR")
+    nowhere = ["--data-root", tmp_path / "gone", "--start", tiny_model]
+    mistake(cir("train", training_config, *nowhere, *rest), "gone", "--data-root")
+    no_model = ["--data-root", fashioniq_train, "--start", tmp_path]
+    mistake(cir("train", training_config, *no_model, *rest), "no card.json")
+    assert not (tmp_path / "model").exists()
+
+
+def test_two_processes_train_one_model(
+    training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate")
+    words = ["train", training_config, "--data-root", fashioniq_train, "--start", tiny_model, "--device", "cpu"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "cir"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    places = ["--work", tmp_path / "w", "--out", tmp_path / "model"]
+    done = subprocess.run(
+        [*launch, *map(str, [*words, *places])], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tiny-trained, its best") == 1
+    trained, start = load_file(tmp_path / "w" / CHECKPOINT), load_file(tiny_model / "model.safetensors")
+    moved = trained["parameter.query_tokens"] - start["query_tokens"].float()
+    assert moved.abs().max() > 0
