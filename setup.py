@@ -26,6 +26,7 @@ setup(
         "cir",
         "cir.cli",
         "cir.models",
+        "cir.replacement",
         "cir.training",
         "cir.wardrobe",
         "cir.indexer",

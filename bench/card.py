@@ -35,7 +35,7 @@ def measured(benchmark: Benchmark, encoder: SprcEncoder) -> dict[str, Any]:
     """The report, and each kind of change compared with its best baseline."""
     with tempfile.TemporaryDirectory() as scratch:
         build_index(list(benchmark.images), Path(scratch) / "index", encoder)
-        found = evaluate(benchmark, Index(Gallery.open(Path(scratch) / "index"), lambda: encoder))
+        found = evaluate(benchmark, Index(Gallery.open(Path(scratch) / "index"), lambda card: encoder))
     return {"report": found.report, "kinds": by_kind(benchmark, found)}
 
 

@@ -51,7 +51,7 @@ def main(root: Path, model: str, output: Path) -> None:
     encoder = models.load_model(model)
     with tempfile.TemporaryDirectory() as scratch:
         build_index([image for _, image in photos], Path(scratch) / "index", encoder)
-        index = Index(Gallery.open(Path(scratch) / "index"), lambda: encoder)
+        index = Index(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
         for number, (reference, text) in enumerate(QUESTIONS, start=1):
             result = index.search(Query((ids[reference],) if reference else (), text, k=5))
             save_sheet(draw_sheet(result, index.picture), output / f"{number:02d}.png")

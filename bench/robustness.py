@@ -61,7 +61,7 @@ def main(root: Path, model: str, output: Path | None) -> None:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         build_index([image for _, image in photos], Path(scratch) / "index", encoder)
-        index = Index(Gallery.open(Path(scratch) / "index"), lambda: encoder)
+        index = Index(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
         for draw in range(3):
             rng = random.Random(f"paraphrase {draw}")
             captions = [phrases.change_caption(change.changes, rng, phrasing="val") for change in changes]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +56,10 @@ def open_index(
 
         _same_space(gallery, read_card(models.find(model, model_dirs)))
 
-    def load() -> Encoder:
-        if model is not None:
+    def load(card: ModelCard) -> Encoder:
+        if model is not None and card.digest == gallery.card.digest:
             return models.load_model(model, device=device, model_dirs=model_dirs)
-        found = models.find_for(gallery.card, gallery.model_path, model_dirs)
+        found = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
         return models.load_model(found, device=device)
 
     return Index(gallery, load)
@@ -70,17 +70,18 @@ class Index:
 
     Args:
         gallery: an opened snapshot.
-        load: gives the encoder; called once, when a query first needs it.
+        load: card -> encoder; called once for the serving model, when a query first needs it, and once for each older
+            model that still makes queries for its own vectors.
     """
 
-    def __init__(self, gallery: Gallery, load: Any) -> None:
+    def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder]) -> None:
         self.gallery = gallery
         self._load = load
-        self._encoder: Encoder | None = None
+        self._encoders: dict[str, Encoder] = {}  # space -> who makes queries in it
 
     @property
     def card(self) -> ModelCard:
-        """Card of the model that made the index."""
+        """Card of the model that serves the index."""
         return self.gallery.card
 
     @property
@@ -95,11 +96,16 @@ class Index:
         Raises:
             SpaceMismatchError: the model is not the one whose vectors the index holds.
         """
-        if self._encoder is None:
-            encoder: Encoder = self._load()
-            _same_space(self.gallery, encoder.card)
-            self._encoder = encoder
-        return self._encoder
+        return self._encoder_of(self.gallery.space.id)
+
+    def _encoder_of(self, space: str) -> Encoder:
+        if space not in self._encoders:
+            models = self.gallery.manifest.models.values()
+            card = next(card for card in map(ModelCard.from_json, models) if card.space.id == space)
+            encoder = self._load(card)
+            _same_space(self.gallery, encoder.card, space)
+            self._encoders[space] = encoder
+        return self._encoders[space]
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""
@@ -121,18 +127,20 @@ class Index:
         started = time.perf_counter()
         for query in queries:
             _check(query)
-        resolved = [[self._resolve(reference) for reference in query.references] for query in queries]
+        resolved = self._all_resolved(queries)
         vectors = self._vectors(queries, resolved)
         results = []
-        for query, references, vector in zip(queries, resolved, vectors, strict=True):
+        for row, (query, references) in enumerate(zip(queries, resolved, strict=True)):
             exclude = query.exclude.union(*(reference.same for reference in references))
             allowed = self.gallery.select(query.where) if query.where else None
-            found = self.gallery.search(
-                vector[None], query.k, space=self.gallery.space.id, allowed=allowed, exclude=[exclude], exact=exact
-            )[0]
-            searched = len(self.gallery) if allowed is None else int(allowed.sum())
+            asked = {space: each[row : row + 1] for space, each in vectors.items()}
+            found = self.gallery.search(asked, query.k, allowed=allowed, exclude=[exclude], exact=exact)[0]
+            wanted = np.ones(len(self.gallery), np.bool_) if allowed is None else allowed
+            searched = int((wanted & self.gallery.searchable).sum())
+            left_out = int((wanted & ~self.gallery.searchable).sum())
             hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(found, start=1))
-            results.append(SearchResult(query, hits, searched, self.card.name, 0.0, self._fits(query, hits)))
+            fits = self._fits(query, hits)
+            results.append(SearchResult(query, hits, searched, self.card.name, 0.0, fits, left_out))
         seconds = (time.perf_counter() - started) / max(1, len(queries))
         return [replace(result, seconds=seconds) for result in results]
 
@@ -143,23 +151,43 @@ class Index:
         return hits[0].score >= floor
 
     def query_vectors(self, queries: Sequence[Query]) -> Floats:
-        """The vectors queries are answered with: (B, D) float32, unit-norm."""
-        return self._vectors(queries, [[self._resolve(r) for r in query.references] for query in queries])
+        """The vectors queries are answered with in the serving model's space: (B, D) float32, unit-norm."""
+        return self.made(self.gallery.space.id, queries)
 
     def rank(
         self, vectors: Floats, k: int, *, allowed: Sequence[str] | None = None, exclude: Sequence[frozenset[str]] = ()
     ) -> list[list[tuple[str, float]]]:
-        """The k best (id, score) for each of (B, D) vectors, among `allowed` ids, without each row's `exclude`."""
+        """The k best (id, score) for each of (B, D) vectors, among `allowed` ids, without each row's `exclude`.
+
+        Raises:
+            SpaceMismatchError: a part of the gallery is asked by another model, which these vectors are not from.
+        """
         mask = None
         if allowed is not None:
             mask = np.zeros(len(self.gallery), dtype=bool)
             mask[[self.gallery.row(image_id) for image_id in allowed]] = True
-        return self.gallery.search(
-            vectors, k, space=self.gallery.space.id, allowed=mask, exclude=exclude or [frozenset()] * len(vectors)
-        )
+        asked = {self.gallery.space.id: vectors} | self._carried(vectors)
+        return self.gallery.search(asked, k, allowed=mask, exclude=exclude or [frozenset()] * len(vectors))
 
-    def _vectors(self, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> Floats:
-        out = np.zeros((len(queries), self.card.dims), dtype=np.float32)
+    def _vectors(self, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> dict[str, Floats]:
+        """Space -> the queries' vectors in it, for every space that the gallery is asked in."""
+        native = self.gallery.space.id
+        vectors = {native: self._made(native, queries, resolved)}
+        vectors |= self._carried(vectors[native])
+        for space in self.gallery.asked:
+            if space not in vectors:
+                vectors[space] = self._made(space, queries, resolved)
+        return vectors
+
+    def _carried(self, vectors: Floats) -> dict[str, Floats]:
+        """Older space -> (B, D) vectors of the serving model carried there, where an edge does that."""
+        edges = {space: edge for space, edge in self.gallery.edges.items() if space in self.gallery.asked}
+        return {space: edge.carry(vectors) for space, edge in edges.items() if edge.matrix is not None}
+
+    def _made(self, space: str, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> Floats:
+        """(B, D) float32, unit-norm, by the encoder of a space."""
+        dims = int(self.gallery.manifest.spaces[space]["dims"])
+        out = np.zeros((len(queries), dims), dtype=np.float32)
         composed: list[tuple[int, _Reference, str]] = []
         texts: list[tuple[int, float, str]] = []
         for row, (query, references) in enumerate(zip(queries, resolved, strict=True)):
@@ -170,36 +198,40 @@ class Index:
                 texts.append((row, 1.0, text))
             else:
                 for reference in references:
-                    out[row] += self._own_vector(reference)
+                    out[row] += self._own_vector(space, reference)
         for start in range(0, len(composed), BATCH):
             part = composed[start : start + BATCH]
-            pixels = np.stack([self.encoder.preprocess(reference.picture()) for _, reference, _ in part])
-            encoded = self.encoder.encode_queries(pixels, [text for _, _, text in part])
+            encoder = self._encoder_of(space)
+            pixels = np.stack([encoder.preprocess(reference.picture()) for _, reference, _ in part])
+            encoded = encoder.encode_queries(pixels, [text for _, _, text in part])
             np.add.at(out, [row for row, _, _ in part], encoded)
-        self._add_texts(out, texts)
+        self._add_texts(space, out, texts)
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
         negatives = [(row, -NEGATIVE_WEIGHT, text) for row, query in enumerate(queries) for text in query.negatives]
-        self._add_texts(out, negatives)
+        self._add_texts(space, out, negatives)
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
         return out
 
-    def _add_texts(self, out: Floats, texts: Sequence[tuple[int, float, str]]) -> None:
+    def _add_texts(self, space: str, out: Floats, texts: Sequence[tuple[int, float, str]]) -> None:
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]
-            encoded = self.encoder.encode_texts([text for _, _, text in part])
+            encoded = self._encoder_of(space).encode_texts([text for _, _, text in part])
             weights = np.array([weight for _, weight, _ in part], dtype=np.float32)
             np.add.at(out, [row for row, _, _ in part], encoded * weights[:, None])
 
-    def _own_vector(self, reference: _Reference) -> Floats:
-        """The reference as the gallery sees it: the stored vector, or one encoded now."""
-        if reference.id is not None:
+    def _own_vector(self, space: str, reference: _Reference) -> Floats:
+        """The reference as the gallery of a space sees it: the stored vector, or one encoded now."""
+        if reference.id is not None and self.gallery.space_of(reference.id) == space:
             return self.gallery.vector(reference.id)
-        encoded = self.encoder.encode_images(self.encoder.preprocess(reference.picture())[None])
-        if encoded.vectors is not None and self.gallery.has_vectors:
+        encoder = self._encoder_of(space)
+        encoded = encoder.encode_images(encoder.preprocess(reference.picture())[None])
+        if encoded.vectors is not None and (self.gallery.has_vectors or space != self.gallery.space.id):
             vector: Floats = encoded.vectors[0]
             return vector
         if encoded.tokens is None:
-            raise UsageError(f"{self.card.name} gives neither vectors nor tokens; rebuild the index with another model")
+            raise UsageError(
+                f"{encoder.card.name} gives neither vectors nor tokens; rebuild the index with another model"
+            )
         mean: Floats = encoded.tokens[0].mean(axis=0)
         mean /= np.linalg.norm(mean)
         return mean
@@ -257,8 +289,8 @@ class _Reference:
         self.id = id
 
 
-def _same_space(gallery: Gallery, card: ModelCard) -> None:
-    if card.space.id != gallery.space.id:
+def _same_space(gallery: Gallery, card: ModelCard, space: str | None = None) -> None:
+    if card.space.id != (space or gallery.space.id):
         raise SpaceMismatchError(
             f"{gallery.path} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
             f"({card.digest}) cannot search; query without --model, or rebuild: "

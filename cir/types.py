@@ -93,6 +93,42 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """A measured way from the queries of a model to stored vectors of another space.
+
+    Attributes:
+        model: digest of the model that asks.
+        space: id of the space of the stored vectors.
+        route: "transform", stored vectors are carried into the model's own space; "procrustes", query vectors are
+            carried into the old one; "encoder", the model that made the stored vectors makes queries for them too.
+        matrix: (D_to, D_from) float32 of what is carried: to = unit(matrix @ from + bias). None for "encoder".
+        bias: (D_to,) float32, or None.
+        slope, intercept: slope * score + intercept puts a score in the old space on the scale of the model's own.
+        evidence: what was measured, and the verdict; plain JSON values.
+    """
+
+    model: str
+    space: str
+    route: str
+    matrix: Floats | None = None
+    bias: Floats | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def carry(self, vectors: Floats) -> Floats:
+        """(N, D_from) -> (N, D_to) float32, unit-norm."""
+        import numpy as np
+
+        assert self.matrix is not None  # the route "encoder" carries nothing
+        carried = vectors.astype(np.float32) @ self.matrix.T
+        if self.bias is not None:
+            carried = carried + self.bias
+        unit: Floats = carried / np.maximum(np.linalg.norm(carried, axis=-1, keepdims=True), 1e-12)
+        return unit
+
+
+@dataclass(frozen=True)
 class Encoded:
     """What a gallery encoder says of B images; at least one of the two is there.
 
@@ -196,6 +232,7 @@ class SearchResult:
         searched: how many images were compared.
         model: name of the model that answered.
         seconds: time spent, encoding included.
+        unsearched: how many images were left out, because nothing measured leads to their space.
         fits: whether the best hit scores as answers usually do (`ModelCard.floors`); None where nothing is known of it:
             without a caption, with negatives, or with a model that was not calibrated.
     """
@@ -206,3 +243,4 @@ class SearchResult:
     model: str
     seconds: float
     fits: bool | None = None
+    unsearched: int = 0

@@ -58,7 +58,7 @@ def load_jsonl(
         )
     queries: dict[str, BenchmarkQuery] = {}
     for where, line in read_lines(path):
-        query = _query(line, where)
+        query = parse_query(line, where)
         if query.id in queries:
             raise DataError(f"{where}: the id {query.id!r} was used before; give every query its own")
         _check_images(query, where, root, known, searched, keep_reference)
@@ -80,8 +80,16 @@ def load_jsonl(
     )
 
 
-def _query(line: str, where: str) -> BenchmarkQuery:
-    """The query on one line, as far as it can be judged without the images."""
+def parse_query(line: str, where: str) -> BenchmarkQuery:
+    """The query on one line, as far as it can be judged without the images.
+
+    Args:
+        line: one JSON object.
+        where: file and line, for messages.
+
+    Raises:
+        DataError: it is no query.
+    """
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:

@@ -55,7 +55,7 @@ def read_manifest(name: str) -> dict[str, Any]:
 
 
 def check_data(name: str, root: Path) -> DataCheck:
-    """Compare a folder with the manifest of an official benchmark or train split. Pictures are looked for and not opened.
+    """Compare a folder with the manifest of an official benchmark or train split. Pictures are not opened.
 
     Raises:
         DataError: there is no such folder.

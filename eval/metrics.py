@@ -179,6 +179,20 @@ def compare(
     return Comparison(mean(a - b, strata), _percentiles(means), p)
 
 
+def one_sided(differences: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """The one-sided 95 % lower bound of a mean paired difference: the 5th percentile of its bootstrap.
+
+    Args:
+        differences: (Q,) ours minus theirs, query by query.
+        seed, resamples: as for `interval`.
+
+    Raises:
+        UsageError: there are no values.
+    """
+    means = _resampled_means(np.asarray(differences, dtype=np.float64), None, seed, resamples)
+    return float(np.percentile(means, 5))
+
+
 def _parts(values: NDArray[np.float64], strata: ArrayLike | None) -> list[NDArray[np.float64]]:
     """(Q,) values -> the values of each stratum."""
     if strata is None:

@@ -83,17 +83,17 @@ def next_manifest(
     out: Path,
     old: Manifest | None,
     encoder: GalleryEncoder,
-    entry: SegmentEntry | None,
+    added: Sequence[SegmentEntry],
     tombstones: Iterable[StoredRow],
     roots: Iterable[str],
 ) -> Manifest:
-    """The generation after `old`: with a new segment, without some rows.
+    """The generation after `old`: with new segments, without some rows.
 
     Args:
         out: the index.
         old: the live generation, None for a first.
         encoder: the serving model; a `directory` that it may have is kept as a hint.
-        entry: the new segment, None where only rows go.
+        added: the new segments, none where only rows go.
         tombstones: rows that no longer count.
         roots: where images were found this time.
     """
@@ -103,15 +103,17 @@ def next_manifest(
     deleted = {name: set(rows) for name, rows in (old.deleted if old else {}).items()}
     for row in tombstones:
         deleted.setdefault(row.segment_name, set()).add(row.row)
-    entries = [*(old.segments if old else ()), *([entry] if entry else [])]
+    entries = [*(old.segments if old else ()), *added]
     # A segment without a live row is no longer named; its file stays for older generations.
     live = [entry for entry in entries if len(deleted.get(entry.name, ())) < entry.rows]
     return Manifest(
         generation=next_generation(out),
+        previous=old.generation if old else 0,
         serving=card.digest,
         models={**(old.models if old else {}), card.digest: card.to_json()},
         spaces={**(old.spaces if old else {}), card.space.id: asdict(card.space)},
         segments=tuple(live),
+        edges=old.edges if old else {},
         deleted={entry.name: tuple(sorted(deleted[entry.name])) for entry in live if entry.name in deleted},
         model_paths={**(old.model_paths if old else {}), **path},
         roots=tuple(dict.fromkeys([*(old.roots if old else ()), *roots])),

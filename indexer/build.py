@@ -26,7 +26,7 @@ from cir.indexer.manifest import (
 )
 from cir.indexer.parts import WORK, Parts
 from cir.indexer.pipeline import Claims, default_workers, run
-from cir.indexer.plan import Found, Metadata, Plan, Skipped, StoredRow, make_plan, stored_rows
+from cir.indexer.plan import Found, Metadata, NewRow, Plan, Skipped, StoredRow, make_plan, stored_rows
 from cir.indexer.report import BuildReport
 from cir.indexer.request import SKIPPED, check_request, choose_layout, refuse_foreign
 from cir.indexer.store import Layout, Segment
@@ -194,9 +194,14 @@ def _publish_plan(
         stored = existing.by_digest.get(digest)
         return (stored.segment, stored.row) if stored else parts.find(digest)
 
-    entry = write_rows(out, plan.rows, existing.layout, find) if plan.rows else None
+    # What is only renamed keeps its vectors, also those that another model made: a segment for each kind.
+    kinds: dict[str, tuple[Layout, list[NewRow]]] = {}
+    for row in plan.rows:
+        layout = find(row.digest)[0].layout
+        kinds.setdefault(layout.space, (layout, []))[1].append(row)
+    entries = [write_rows(out, rows, layout, find) for layout, rows in kinds.values()]
     roots = [image.root for image in images]
-    manifest = next_manifest(out, existing.manifest, encoder, entry, plan.tombstones, roots)
+    manifest = next_manifest(out, existing.manifest, encoder, entries, plan.tombstones, roots)
     publish(out, manifest)
     return manifest
 

@@ -7,7 +7,7 @@ first", and neither the order of building nor the number of segments shows in an
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ import numpy as np
 from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
 from cir.images import ImageFile, locate
 from cir.indexer.ann import ANN_MIN_ROWS
+from cir.indexer.edges import read_edge
 from cir.indexer.manifest import Manifest, open_segment, read_manifest
-from cir.indexer.scoring import Floats, Mask, Rows, rescore
+from cir.indexer.scoring import Floats, Mask, Rows
 from cir.indexer.slices import Slice
-from cir.indexer.store import Layout, Segment
+from cir.indexer.store import Layout, Segment, Stored
 
 _QUERIES_AT_ONCE = 256
 
@@ -29,11 +30,14 @@ class Gallery:
     Attributes:
         path: the index folder.
         manifest: the generation.
-        card: the model that serves it; queries must come from the same space.
-        space: that space.
+        card: the model that serves it.
+        space: its own space.
+        edges: how it asks segments of other spaces, by space id.
+        asked: ids of the spaces in which a query needs a vector; the model's own is the first.
         ids: N live ids, ascending; the position of an id is its row.
-        has_vectors: whether each image has one vector.
-        has_tokens: whether each image has tokens, which then decide the ranking.
+        searchable: (N,) bool, False where an image is of a space that no edge leads to.
+        has_vectors: whether each image the serving model made has one vector.
+        has_tokens: whether each of those has tokens, which then decide their ranking.
         precision: "float16" or "float32", of what is stored.
     """
 
@@ -43,16 +47,26 @@ class Gallery:
         self.manifest = manifest
         self.card = manifest.card
         self.space = manifest.space
-        layout = segments[0].layout if segments else Layout.of(self.card)
+        native = [segment.layout for segment in segments if segment.layout.space == self.space.id]
+        layout = native[0] if native else Layout.of(self.card)
         self.has_vectors = layout.vectors
         self.has_tokens = layout.tokens > 0
-        self.precision = layout.precision
+        self.precision = segments[0].layout.precision if segments else layout.precision
+        self.edges = {space: read_edge(path, entry) for space, entry in manifest.edges.items()}
         deleted = [set(manifest.deleted.get(entry.name, ())) for entry in manifest.segments]
         self.ids, self._home, self._place = _live_rows(segments, deleted)
-        self._slices = [
-            Slice(entry, segment, path, np.flatnonzero(self._home == number), self._place, ann_min_rows)
-            for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True))
-        ]
+        self._parts: dict[int, Slice] = {}  # number of the segment -> its live rows
+        for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True)):
+            edge = self.edges.get(entry.space)
+            name = manifest.edges[entry.space].name if edge else ""
+            live = np.flatnonzero(self._home == number)
+            self._parts[number] = Slice(
+                entry, segment, path, live, self._place, ann_min_rows, self.space.id, edge, name
+            )
+        reached = [entry.space == self.space.id or entry.space in self.edges for entry in manifest.segments]
+        self.searchable = np.array([*reached, False], np.bool_)[self._home]
+        self._slices = [part for part, there in zip(self._parts.values(), reached, strict=True) if there]
+        self.asked = tuple(dict.fromkeys([self.space.id, *(part.space for part in self._slices)]))
 
     @classmethod
     def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS) -> Gallery:
@@ -69,11 +83,9 @@ class Gallery:
         path = Path(path)
         manifest = read_manifest(path)
         segments = [open_segment(path, entry) for entry in manifest.segments]
-        for segment in segments:
-            if not segment.layout.fits(segments[0].layout) or segment.layout.space != manifest.space.id:
-                raise CorruptIndexError(
-                    f"{segment.path} holds other vectors than {manifest.card.name} gives; build again"
-                )
+        for entry, segment in zip(manifest.segments, segments, strict=True):
+            if segment.layout.space != entry.space or entry.space not in manifest.spaces:
+                raise CorruptIndexError(f"{segment.path} holds other vectors than the manifest says; build again")
         return cls(path, manifest, segments, ann_min_rows)
 
     def __len__(self) -> int:
@@ -97,12 +109,42 @@ class Gallery:
         return row
 
     def vector(self, image_id: str) -> Floats:
-        """(D,) float32, unit-norm: the image's vector, or the mean of its tokens if there are no vectors."""
+        """(D,) float32, unit-norm: the image's vector, or the mean of its tokens if there are no vectors.
+
+        It is in the space in which the image is asked, `space_of`.
+        """
+        row = self.row(image_id)
+        return self._parts[self._home[row]].vector(int(self._place[row]))
+
+    def space_of(self, image_id: str) -> str:
+        """Id of the space that queries for this image, and `vector`, are in."""
+        return self._parts[self._home[self.row(image_id)]].space
+
+    def stored_space(self, image_id: str) -> str:
+        """Id of the space that the image's stored vectors are of."""
+        return self._stored(image_id)[0].layout.space
+
+    def stored_values(self, image_id: str) -> Stored:
+        """(D,) the stored vector, or (T, D) the tokens where there is none; in the precision of the index."""
         segment, place = self._stored(image_id)
-        values = segment.stored[place].astype(np.float32)
-        mean: Floats = values if values.ndim == 1 else values.mean(axis=0)
-        unit: Floats = mean / max(float(np.linalg.norm(mean)), 1e-12)
-        return unit
+        values: Stored = segment.stored[place]
+        return values
+
+    def scores(self, queries: Mapping[str, Floats], ids: Sequence[str]) -> Floats:
+        """(B, n) float32 scores of some images as a search would give them; -inf where an image is not searched.
+
+        Args:
+            queries: id of each space in `asked` -> (B, D) float32, unit-norm.
+            ids: n images.
+        """
+        rows = np.array([self.row(image_id) for image_id in ids], np.int64)
+        out = np.full((len(queries[self.space.id]), len(rows)), -np.inf, np.float32)
+        for number in np.unique(self._home[rows]):
+            part, here = self._parts[number], np.flatnonzero(self._home[rows] == number)
+            if part in self._slices:
+                for place, query in enumerate(queries[part.space]):
+                    out[place, here] = part.scores(part.decides, self._place[rows[here]], query)
+        return out
 
     def tokens(self, image_id: str) -> Floats:
         """(T, D) float32, unit-norm. Raises UsageError when the index has no tokens."""
@@ -116,7 +158,7 @@ class Gallery:
         """The images whose file has this SHA-256, by ascending id."""
         wanted = np.frombuffer(digest, np.uint8)
         rows: list[int] = []
-        for part in self._slices:
+        for part in self._parts.values():
             same = (part.segment.digests == wanted).all(axis=1)
             rows.extend(part.live[same[part.places]].tolist())
         return [self.ids[row] for row in sorted(rows)]
@@ -138,7 +180,7 @@ class Gallery:
     @property
     def columns(self) -> list[str]:
         """Names of the metadata columns there are."""
-        return sorted({column for part in self._slices for column in part.segment.metadata})
+        return sorted({column for part in self._parts.values() for column in part.segment.metadata})
 
     def select(self, where: Sequence[tuple[str, str]]) -> Mask:
         """(N,) which images meet every condition `column equals value`, letter case aside.
@@ -153,7 +195,7 @@ class Gallery:
                 there = f"there are: {', '.join(columns)}" if columns else "it has none; build it with --metadata"
                 raise UsageError(f"no metadata column {column!r} in {self.path}; {there}")
             wanted = value.casefold()
-            for part in self._slices:
+            for part in self._parts.values():
                 values = part.segment.metadata.get(column)
                 if values is None:
                     mask[part.live] = False
@@ -163,10 +205,9 @@ class Gallery:
 
     def search(
         self,
-        queries: Floats,
+        queries: Mapping[str, Floats],
         k: int,
         *,
-        space: str,
         allowed: Mask | None = None,
         exclude: Sequence[Collection[str]] | None = None,
         exact: bool = False,
@@ -174,96 +215,113 @@ class Gallery:
     ) -> list[list[tuple[str, float]]]:
         """The k best images for each query, by inner product; with tokens by the best of an image's T.
 
-        Filters are applied before the cut: k hits come back whenever so many images are left.
+        Filters are applied before the cut: k hits come back whenever so many images are left. Vectors of two spaces are
+        never compared: each segment is asked in its own, and its scores are put on the serving model's scale.
 
         Args:
-            queries: (B, D) float32, unit-norm.
+            queries: id of each space in `asked` -> (B, D) float32, unit-norm.
             k: how many hits per query; more than there are means all.
-            space: id of the space the queries are in.
             allowed: (N,) which images may be hits; from `select`.
             exclude: B collections of ids that may not be hits; unknown ids are ignored.
             exact: score every image by what decides its rank; without it large segments are searched
                 approximately, and tokens rank only the best `candidates` by vector.
-            candidates: how many; at least k. Default max(10 k, 200).
+            candidates: how many, of each space; at least k. Default max(10 k, 200).
 
         Returns:
             B lists of (id, score), best first, ties by ascending id.
 
         Raises:
-            SpaceMismatchError: the queries are in another space than the vectors.
+            SpaceMismatchError: the queries are in other spaces than the vectors.
             UsageError: k below 1, queries of another shape or with NaN, a mask or exclusions that do not fit.
         """
-        self._check(queries, k, space, allowed, exclude)
-        decides = "tokens" if self.has_tokens else "vectors"
-        chooses = decides if exact or not self.has_vectors else "vectors"
-        wanted = k if chooses == decides else max(k, max(10 * k, 200) if candidates is None else candidates)
+        self._check(queries, k, allowed, exclude)
+        count = len(queries[self.space.id])
         hits: list[list[tuple[str, float]]] = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            block = np.ascontiguousarray(queries[start : start + _QUERIES_AT_ONCE], np.float32)
-            barred = exclude[start : start + len(block)] if exclude else [()] * len(block)
-            chosen = self._candidates(block, wanted, allowed, barred, chooses, exact)
-            for query, rows in zip(block, chosen, strict=True):
-                ranked, scores = self._ranked(query, rows, k, decides)
+        for start in range(0, count, _QUERIES_AT_ONCE):
+            here = slice(start, min(start + _QUERIES_AT_ONCE, count))
+            block = {space: np.ascontiguousarray(queries[space][here], np.float32) for space in self.asked}
+            barred = exclude[here] if exclude else [()] * (here.stop - start)
+            banned = [self._rows_of(ids) for ids in barred]
+            chosen = [np.empty(0, np.int64) for _ in banned]
+            for space in self.asked:
+                for number, rows in enumerate(self._candidates(block, space, k, allowed, banned, exact, candidates)):
+                    chosen[number] = np.concatenate([chosen[number], rows])
+            for number, rows in enumerate(chosen):
+                query = {space: values[number] for space, values in block.items()}
+                ranked, scores = self._ranked(query, rows, k, deciding=True)
                 hits.append([(self.ids[row], float(score)) for row, score in zip(ranked, scores, strict=True)])
         return hits
 
     def _candidates(
         self,
-        queries: Floats,
-        count: int,
+        queries: Mapping[str, Floats],
+        space: str,
+        k: int,
         allowed: Mask | None,
-        barred: Sequence[Collection[str]],
-        kind: str,
+        banned: Sequence[Rows],
         exact: bool,
+        candidates: int | None,
     ) -> list[Rows]:
-        """For each query its best `count` rows by `kind`, in any order, without those that may not be hits."""
-        banned = [self._rows_of(ids) for ids in barred]
+        """For each query the best rows of one space, in any order: k if what finds them also ranks them, else more."""
+        parts = [part for part in self._slices if part.space == space]
+        deciding = exact or all(part.chooses == part.decides for part in parts)
+        wanted = k if deciding else max(k, max(10 * k, 200) if candidates is None else candidates)
         # Excluded images are fetched and dropped; that many more keep the rest complete.
-        fetch = count + max(map(len, banned), default=0)
-        parts = [part.candidates(queries, fetch, allowed, kind, exact) for part in self._slices]
+        fetch = wanted + max(map(len, banned), default=0)
+        kinds = [part.decides if deciding else part.chooses for part in parts]
+        found = [
+            part.candidates(queries[space], fetch, allowed, kind, exact)
+            for part, kind in zip(parts, kinds, strict=True)
+        ]
         best = []
-        for number, query in enumerate(queries):
-            rows = np.concatenate([np.empty(0, np.int64), *(part[number] for part in parts)])
-            rows = rows[~np.isin(rows, banned[number])]
-            best.append(rows if len(rows) <= count else self._ranked(query, rows, count, kind)[0])
+        for number, barred in enumerate(banned):
+            rows = np.concatenate([np.empty(0, np.int64), *(each[number] for each in found)])
+            rows = rows[~np.isin(rows, barred)]
+            query = {space: queries[space][number]}
+            best.append(rows if len(rows) <= wanted else self._ranked(query, rows, wanted, deciding=deciding)[0])
         return best
 
-    def _ranked(self, query: Floats, rows: Rows, count: int, kind: str) -> tuple[Rows, Floats]:
+    def _ranked(self, query: Mapping[str, Floats], rows: Rows, count: int, *, deciding: bool) -> tuple[Rows, Floats]:
         """The best `count` of some rows and their scores, ties by row."""
         scores = np.empty(len(rows), np.float32)
         homes = self._home[rows]
-        for number, part in enumerate(self._slices):
+        for number in np.unique(homes):
+            part = self._parts[number]
             here = np.flatnonzero(homes == number)
             places = self._place[rows[here]]
             order = np.argsort(places)  # ascending reads are kinder to a cold disk
-            scores[here[order]] = rescore(part.stored(kind), places[order], query)
+            kind = part.decides if deciding else part.chooses
+            scores[here[order]] = part.scores(kind, places[order], query[part.space])
         order = np.lexsort((rows, -scores))[:count]
         return rows[order], scores[order]
 
     def _check(
         self,
-        queries: Floats,
+        queries: Mapping[str, Floats],
         k: int,
-        space: str,
         allowed: Mask | None,
         exclude: Sequence[Collection[str]] | None,
     ) -> None:
-        if space != self.space.id:
+        strange, lacking = sorted(queries.keys() - set(self.asked)), [s for s in self.asked if s not in queries]
+        if strange or lacking:
             raise SpaceMismatchError(
-                f"the query is in space {space}, but {self.path} was made by model {self.card.name} "
-                f"(space {self.space.id}); query with that model, or rebuild: "
+                f"the query is in space {', '.join(sorted(queries)) or 'none'}, but {self.path} is served by model "
+                f"{self.card.name} and asked in {', '.join(self.asked)}; query with that model, or rebuild: "
                 "cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
             )
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 hit")
-        if queries.ndim != 2 or queries.shape[1] != self.space.dims:
-            raise UsageError(f"queries have shape {queries.shape}; {self.path} needs (B, {self.space.dims})")
-        if not np.isfinite(queries).all():
-            raise UsageError("a query has values that are not finite; check the model and its input")
+        count = len(queries[self.space.id])
+        for space, values in queries.items():
+            dims = int(self.manifest.spaces[space]["dims"])
+            if values.ndim != 2 or values.shape != (count, dims):
+                raise UsageError(f"queries have shape {values.shape}; {self.path} needs (B, {dims})")
+            if not np.isfinite(values).all():
+                raise UsageError("a query has values that are not finite; check the model and its input")
         if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
             raise UsageError(f"the mask has shape {allowed.shape}, type {allowed.dtype}; it needs ({len(self)},) bool")
-        if exclude is not None and len(exclude) != len(queries):
-            raise UsageError(f"{len(exclude)} sets of excluded ids for {len(queries)} queries; give one each")
+        if exclude is not None and len(exclude) != count:
+            raise UsageError(f"{len(exclude)} sets of excluded ids for {count} queries; give one each")
 
     def _find(self, image_id: str) -> int | None:
         place = bisect_left(self.ids, image_id)
@@ -275,7 +333,7 @@ class Gallery:
 
     def _stored(self, image_id: str) -> tuple[Segment, int]:
         row = self.row(image_id)
-        return self._slices[self._home[row]].segment, int(self._place[row])
+        return self._parts[self._home[row]].segment, int(self._place[row])
 
 
 def _live_rows(segments: Sequence[Segment], deleted: Sequence[set[int]]) -> tuple[list[str], Rows, Rows]:

@@ -28,10 +28,11 @@ from cir.indexer.durable import (
 from cir.indexer.store import Segment
 from cir.types import ModelCard, Space
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no edges
 CURRENT = "CURRENT"
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
+EDGES = "edges"
 GALLERY = "gallery.h5"
 
 
@@ -74,16 +75,26 @@ class SegmentEntry:
 
 
 @dataclass(frozen=True)
+class EdgeEntry:
+    """An edge as the manifest knows it: its name, and its files under `edges/` by name."""
+
+    name: str
+    files: Mapping[str, FileEntry]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One generation of an index.
 
     Attributes:
         generation: its number; manifests are named by it.
+        previous: the generation that was live before; 0 for none, or where it was not noted.
         serving: digest of the model that queries are made with.
         models: model cards as JSON, by digest.
         model_paths: where models lay when they were used, by digest; hints.
         spaces: spaces as JSON, by id.
         segments: in the order they were published.
+        edges: how the serving model asks segments of other spaces, by space id.
         deleted: rows that no longer count, by segment name; ascending.
         roots: where the images were found, oldest first.
         created: UTC, ISO 8601.
@@ -95,9 +106,11 @@ class Manifest:
     models: Mapping[str, Mapping[str, Any]]
     spaces: Mapping[str, Mapping[str, Any]]
     segments: tuple[SegmentEntry, ...] = ()
+    edges: Mapping[str, EdgeEntry] = field(default_factory=dict)
     deleted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     model_paths: Mapping[str, str] = field(default_factory=dict)
+    previous: int = 0
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     cir: str = __version__
 
@@ -108,7 +121,7 @@ class Manifest:
 
     @property
     def space(self) -> Space:
-        """The space that is searched: the serving model's own."""
+        """The space that queries are made in: the serving model's own."""
         return self.card.space
 
     @property
@@ -124,14 +137,19 @@ class Manifest:
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
         """A manifest from `to_json` values. Raises KeyError, TypeError or ValueError when they are not."""
         plain = {key: value for key, value in values.items() if key != "format"}
-        segments = tuple(
-            SegmentEntry(**{**entry, "files": {name: FileEntry(**file) for name, file in entry["files"].items()}})
-            for entry in values["segments"]
-        )
+        segments = tuple(SegmentEntry(**{**entry, "files": _files(entry["files"])}) for entry in values["segments"])
+        edges = {
+            space: EdgeEntry(entry["name"], _files(entry["files"])) for space, entry in values.get("edges", {}).items()
+        }
         deleted = {name: tuple(rows) for name, rows in values["deleted"].items()}
-        manifest = cls(**{**plain, "segments": segments, "deleted": deleted, "roots": tuple(values["roots"])})
+        roots = tuple(values["roots"])
+        manifest = cls(**{**plain, "segments": segments, "edges": edges, "deleted": deleted, "roots": roots})
         manifest.card.digest  # noqa: B018  a serving model without a card is no manifest
         return manifest
+
+
+def _files(values: Mapping[str, Any]) -> dict[str, FileEntry]:
+    return {name: FileEntry(**file) for name, file in values.items()}
 
 
 def read_manifest(index: Path) -> Manifest:

@@ -8,14 +8,14 @@ from pathlib import Path
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.images import ImageFile
 from cir.indexer.lock import LOCK
-from cir.indexer.manifest import CURRENT, MANIFESTS, SEGMENTS, Manifest, open_segment
+from cir.indexer.manifest import CURRENT, EDGES, MANIFESTS, SEGMENTS, Manifest, open_segment
 from cir.indexer.parts import WORK
 from cir.indexer.plan import Metadata
 from cir.indexer.store import Layout
 from cir.types import ModelCard
 
 SKIPPED = "skipped.jsonl"
-_OURS = frozenset({CURRENT, LOCK, MANIFESTS, SEGMENTS, SKIPPED, WORK})
+_OURS = frozenset({CURRENT, LOCK, MANIFESTS, SEGMENTS, EDGES, SKIPPED, WORK})
 
 
 def check_request(
@@ -54,7 +54,7 @@ def refuse_foreign(out: Path) -> None:
 def choose_layout(
     out: Path, manifest: Manifest | None, card: ModelCard, tokens: bool, precision: str = "float16"
 ) -> Layout:
-    """What rows look like: as the index has them, else as the model gives them and the user wants them.
+    """What new rows look like: as the index has them, else as the model gives them and the user wants them.
 
     Raises:
         SpaceMismatchError: the index was made by another model.
@@ -66,11 +66,12 @@ def choose_layout(
             f"({card.digest}); use that model, or build another index: "
             f"cir build-index IMAGES -o NEW.index --model {card.name}"
         )
-    if manifest is not None and manifest.segments:
-        has_tokens = manifest.segments[0].tokens > 0
+    native = [entry for entry in manifest.segments if entry.space == card.space.id] if manifest else []
+    if native:
+        has_tokens = native[0].tokens > 0
         if has_tokens and not tokens:
             raise UsageError(f"{out} holds tokens; keep them, or build another index without")
-        return Layout.of(card, has_tokens, open_segment(out, manifest.segments[0]).layout.precision)
+        return Layout.of(card, has_tokens, open_segment(out, native[0]).layout.precision)
     layout = Layout.of(card, tokens, precision)
     if not layout.vectors and not layout.tokens:
         raise UsageError(f"model {card.name} gives nothing but tokens; build the index with them, without --no-tokens")

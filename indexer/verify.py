@@ -9,6 +9,7 @@ import numpy as np
 
 from cir.errors import CorruptIndexError
 from cir.indexer.durable import sha256_file
+from cir.indexer.edges import read_edge
 from cir.indexer.manifest import GALLERY, SEGMENTS, Manifest, SegmentEntry, open_segment, read_manifest
 from cir.indexer.store import Segment, Stored
 
@@ -37,6 +38,11 @@ def verify(path: str | Path) -> list[str]:
         if segment is not None:
             deleted = set(manifest.deleted.get(entry.name, ()))
             ids.update(image_id for row, image_id in enumerate(segment.ids) if row not in deleted)
+    for edge in manifest.edges.values():
+        try:
+            read_edge(index, edge)
+        except CorruptIndexError as error:
+            problems.append(str(error))
     problems += [f"{image_id}: {count} live rows have this id" for image_id, count in ids.items() if count > 1]
     for name in manifest.deleted.keys() - {entry.name for entry in manifest.segments}:
         problems.append(f"deletions are listed for segment {name}, which there is not")
@@ -66,8 +72,8 @@ def _checked_segment(index: Path, manifest: Manifest, entry: SegmentEntry, probl
     said = (entry.model, entry.space, entry.dims, entry.tokens, entry.vectors)
     if said != (layout.model, layout.space, layout.dims, layout.tokens, layout.vectors):
         problems.append(f"{path} holds vectors of another kind than the manifest says")
-    if entry.space != manifest.space.id:
-        problems.append(f"{path} holds vectors of another space than the serving model's")
+    if entry.space not in manifest.spaces or entry.model not in manifest.models:
+        problems.append(f"{path} holds vectors of a space or model that the manifest does not describe")
     if any(not 0 <= row < entry.rows for row in manifest.deleted.get(entry.name, ())):
         problems.append(f"{path}: rows are listed as deleted that there are not")
     for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):

@@ -15,6 +15,7 @@ from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
 from cir.cli.inspect import info, models, verify
 from cir.cli.query import query
+from cir.cli.replace import replace_model, rollback
 from cir.cli.score import compare, score
 from cir.cli.train import train
 from cir.errors import CirError
@@ -32,7 +33,22 @@ def cli() -> None:
     """
 
 
-for command in (build_index, query, evaluate, score, compare, data, info, verify, models, train, convert, demo):
+for command in (
+    build_index,
+    query,
+    evaluate,
+    score,
+    compare,
+    data,
+    replace_model,
+    rollback,
+    info,
+    verify,
+    models,
+    train,
+    convert,
+    demo,
+):
     cli.add_command(command)
 
 

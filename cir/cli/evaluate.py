@@ -157,4 +157,4 @@ class _Gallery:
                 " --allow-missing goes on without"
             )
         benchmark = self.benchmark.without(image_id for image_id, _ in report.skipped)
-        return benchmark, Index(Gallery.open(path), lambda: encoder)
+        return benchmark, Index(Gallery.open(path), lambda card: encoder)

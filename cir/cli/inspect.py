@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cir.cli.options import index_argument, json_option, model_dir_option, quiet_libraries
 from cir.errors import CorruptIndexError
 
+if TYPE_CHECKING:
+    from cir.indexer.gallery import Gallery
+
 
 @click.command()
 @index_argument
 @json_option
 def info(index: Path, as_json: bool) -> None:
-    """Say what INDEX holds: images, model, space, segments, metadata columns, size.
+    """Say what INDEX holds: images, model, spaces and the ways between them, segments, metadata columns, size.
 
     \b
     Example:
@@ -40,7 +43,14 @@ def info(index: Path, as_json: bool) -> None:
         "tokens": card.tokens if gallery.has_tokens else 0,
         "columns": gallery.columns,
         "roots": list(manifest.roots),
-        "segments": [{"name": segment.name, "rows": segment.rows} for segment in manifest.segments],
+        "segments": [
+            {"name": segment.name, "rows": segment.rows, "space": segment.space} for segment in manifest.segments
+        ],
+        "previous": manifest.previous,
+        "searched": int(gallery.searchable.sum()),
+        "edges": {
+            space: {"route": edge.route, "evidence": dict(edge.evidence)} for space, edge in gallery.edges.items()
+        },
         "bytes": size,
     }
     if as_json:
@@ -56,10 +66,29 @@ def info(index: Path, as_json: bool) -> None:
         "space": gallery.space.id,
         "columns": ", ".join(gallery.columns) or "none",
         "found in": ", ".join(manifest.roots),
-        "generation": f"{manifest.generation}, {manifest.created}",
+        "generation": f"{manifest.generation}, {manifest.created}"
+        + (f"; before it {manifest.previous}" if manifest.previous else ""),
     }
     for name, value in lines.items():
         click.echo(f"{name:<11} {value}")
+    makers = {segment.space: manifest.models[segment.model]["name"] for segment in manifest.segments}
+    for space, maker in makers.items():
+        if space != gallery.space.id:
+            click.echo(f"{'older':<11} {_older(gallery, space, maker)}")
+
+
+def _older(gallery: Gallery, space: str, maker: str) -> str:
+    """What became of the images of another model's space."""
+    count = sum(gallery.stored_space(image_id) == space for image_id in gallery.ids)
+    edge = gallery.edges.get(space)
+    if edge is None:
+        return f"{count:,} images of {maker} ({space}), not searched: measure a way with `cir replace-model`"
+    figures = next(one for one in edge.evidence["routes"] if one["route"] == edge.route)
+    gain = figures["gains"]["R@10"]
+    return (
+        f"{count:,} images of {maker} ({space}), asked by {edge.route}: R@10 {100 * gain['difference']:+.1f} "
+        f"(at least {100 * gain['lower95']:+.1f}) on {edge.evidence['measured']:,} anchors, {edge.evidence['created']}"
+    )
 
 
 @click.command()

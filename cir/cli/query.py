@@ -103,6 +103,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "negatives": list(asked.negatives),
         "model": result.model,
         "searched": result.searched,
+        "unsearched": result.unsearched,
         "seconds": round(result.seconds, 4),
         "fits": result.fits,
         "hits": hits,
@@ -116,6 +117,10 @@ def table(result: SearchResult) -> str:
     for hit in result.hits:
         metadata = ", ".join(value for value in hit.metadata.values() if value)
         lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {metadata}".rstrip())
+    if result.unsearched:
+        lines.append(
+            f"{result.unsearched:,} images were not searched: nothing measured leads to their vectors (cir info)"
+        )
     if result.fits is False:
         lines.append(
             "unsure that anything fits: right answers of this model usually score higher than the best hit here"

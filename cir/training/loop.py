@@ -66,7 +66,9 @@ class Recipe:
         if self.one_cycle and not self.epochs:
             raise ValueError("one_cycle counts epochs; give the recipe epochs, not steps")
         if self.one_cycle and self.one_cycle.epochs < self.epochs:
-            raise ValueError(f"a cycle of {self.one_cycle.epochs} epochs ends before the {self.epochs} that are trained")
+            raise ValueError(
+                f"a cycle of {self.one_cycle.epochs} epochs ends before the {self.epochs} that are trained"
+            )
 
     def over(self, steps_an_epoch: int) -> Recipe:
         """The same with `steps` set; every epoch is validated."""

@@ -73,7 +73,7 @@ class GalleryTests:
     def test_ranking_is_the_reference(self, made, k, exact):
         gallery, rows = made
         asked = queries(5)
-        for query, hits in zip(asked, gallery.search(asked, k, space=gallery.space.id, exact=exact), strict=True):
+        for query, hits in zip(asked, gallery.search({gallery.space.id: asked}, k, exact=exact), strict=True):
             self.check(hits, naive(rows, query, k))
 
     # Each subclass runs the inherited test, on purpose.
@@ -86,7 +86,7 @@ class GalleryTests:
         allowed = data.draw(st.none() | st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
         mask = None if allowed is None else np.array(allowed, bool)
         asked = queries(2, data.draw(st.integers(0, 1000)))
-        found = gallery.search(asked, k, space=gallery.space.id, allowed=mask, exclude=barred)
+        found = gallery.search({gallery.space.id: asked}, k, allowed=mask, exclude=barred)
         for query, hits, excluded in zip(asked, found, barred, strict=True):
             out = (
                 excluded
@@ -98,15 +98,15 @@ class GalleryTests:
     def test_one_query_answers_as_in_a_batch(self, made):
         gallery, _ = made
         asked = queries(300)
-        together = gallery.search(asked, 5, space=gallery.space.id)
+        together = gallery.search({gallery.space.id: asked}, 5)
         for number in (0, 255, 256, 299):
-            assert gallery.search(asked[number : number + 1], 5, space=gallery.space.id) == [together[number]]
+            assert gallery.search({gallery.space.id: asked[number : number + 1]}, 5) == [together[number]]
         barred = [set(gallery.ids[:30]), *[set()] * 299]
-        excluded = gallery.search(asked, 5, space=gallery.space.id, exclude=barred, candidates=6)
-        assert excluded[1:] == gallery.search(asked[1:], 5, space=gallery.space.id, candidates=6)
+        excluded = gallery.search({gallery.space.id: asked}, 5, exclude=barred, candidates=6)
+        assert excluded[1:] == gallery.search({gallery.space.id: asked[1:]}, 5, candidates=6)
 
     def test_no_queries_no_answers(self, made):
-        assert made[0].search(queries(0), 5, space=made[0].space.id) == []
+        assert made[0].search({made[0].space.id: queries(0)}, 5) == []
 
     def test_rows_and_values(self, made):
         gallery, rows = made
@@ -143,8 +143,8 @@ class GalleryTests:
             gallery.select([("size", "M")])
 
     def test_another_space_is_refused(self, made):
-        with pytest.raises(SpaceMismatchError, match=r"made by model fake-1 .*cir build-index .* --model"):
-            made[0].search(queries(1), 3, space="0123456789abcdef")
+        with pytest.raises(SpaceMismatchError, match=r"served by model fake-1 .*cir build-index .* --model"):
+            made[0].search({"0123456789abcdef": queries(1)}, 3)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -160,9 +160,9 @@ class GalleryTests:
     )
     def test_senseless_requests(self, made, change, message):
         gallery, _ = made
-        asked = {"queries": queries(1), "k": 3, "space": gallery.space.id, **change}
+        asked = {"queries": queries(1), "k": 3, **change}
         with pytest.raises(UsageError, match=message):
-            gallery.search(asked.pop("queries"), asked.pop("k"), **asked)
+            gallery.search({gallery.space.id: asked.pop("queries")}, asked.pop("k"), **asked)
 
 
 class TestVectors(GalleryTests):
@@ -189,9 +189,9 @@ class TestBoth(GalleryTests):
         # `vector` is exact for float16 values, so the reference sees what is stored.
         first = {image_id for image_id, _ in naive(vectors, query[0], 12)}
         wanted = naive([row for row in rows if row[0] in first], query[0], 5)
-        found = gallery.search(query, 5, space=gallery.space.id, candidates=12)[0]
+        found = gallery.search({gallery.space.id: query}, 5, candidates=12)[0]
         self.check(found, wanted)
-        assert found != gallery.search(query, 5, space=gallery.space.id, exact=True)[0]
+        assert found != gallery.search({gallery.space.id: query}, 5, exact=True)[0]
 
 
 class TestThreeSegmentsWithDeletions(GalleryTests):
@@ -235,8 +235,8 @@ def test_order_and_number_of_segments_do_not_show(tmp_path_factory, data):
     asked = queries(3, data.draw(st.integers(0, 99)))
     assert one.ids == many.ids
     for exact in (False, True):
-        assert one.search(asked, 30, space=one.space.id, exact=exact) == many.search(
-            asked, 30, space=many.space.id, exact=exact
+        assert one.search({one.space.id: asked}, 30, exact=exact) == many.search(
+            {many.space.id: asked}, 30, exact=exact
         )
 
 
@@ -244,7 +244,7 @@ def test_an_empty_gallery(tmp_path):
     for name, segments in (("none", []), ("rowless", [random_rows([], 0)])):
         gallery = Gallery.open(make_index(tmp_path / name, segments))
         assert len(gallery) == 0
-        assert gallery.search(queries(2), 5, space=gallery.space.id) == [[], []]
+        assert gallery.search({gallery.space.id: queries(2)}, 5) == [[], []]
         assert gallery.columns == []
         with pytest.raises(UsageError, match="it has none"):
             gallery.select([("colour", "red")])

@@ -79,7 +79,7 @@ def answer_or_none(out: Path) -> list[list[tuple[str, float]]] | None:
 
 def answer(out: Path) -> list[list[tuple[str, float]]]:
     gallery = Gallery.open(out)
-    return gallery.search(FakeEncoder().encode_texts(["one"]), 50, space=gallery.space.id)
+    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one"])}, 50)
 
 
 @pytest.mark.parametrize("once", [False, True])

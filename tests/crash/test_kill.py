@@ -37,7 +37,7 @@ def answer_or_none(out: Path) -> Answer | None:
 
 def answer(out: Path) -> Answer:
     gallery = Gallery.open(out)
-    return gallery.search(FakeEncoder().encode_texts(["one", "two"]), 100, space=gallery.space.id)
+    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])}, 100)
 
 
 def kill_build(photos: Path, out: Path, after: int, delay: float) -> bool:

@@ -51,7 +51,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Ind
     garments = wardrobe.write(folder, 300, seed=2)
     table = {image_id: garment.attributes for image_id, garment in garments}
     build_index(scan([folder]), folder.parent / "w.index", encoder, metadata=table)
-    return Index(Gallery.open(folder.parent / "w.index"), lambda: encoder)
+    return Index(Gallery.open(folder.parent / "w.index"), lambda card: encoder)
 
 
 def test_it_finds_what_was_asked_for(index: Index) -> None:

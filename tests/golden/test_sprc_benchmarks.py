@@ -124,7 +124,7 @@ def test_from_pictures_to_official_metrics(shared: Path, name: str, encoder: Spr
 def evaluated(benchmark: Any, encoder: SprcEncoder, folder: Path) -> tuple[Evaluation, Index]:
     """As `cir evaluate` does it."""
     build_index(list(benchmark.images), folder / "index", encoder, precision="float32")
-    index = Index(Gallery.open(folder / "index"), lambda: encoder)
+    index = Index(Gallery.open(folder / "index"), lambda card: encoder)
     return evaluate(benchmark, index), index
 
 

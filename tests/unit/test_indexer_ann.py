@@ -130,12 +130,12 @@ def test_a_gallery_without_faiss_scans_and_says_so_once(tmp_path, monkeypatch, c
     index = make_index(tmp_path / "x.index", [random_rows([str(number) for number in range(100)], 1)])
     query = np.eye(1, DIMS, dtype=np.float32)
     exact = Gallery.open(index)
-    wanted = exact.search(query, 3, space=exact.space.id)
+    wanted = exact.search({exact.space.id: query}, 3)
     without_faiss(monkeypatch)
     gallery = Gallery.open(index, ann_min_rows=10)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert gallery.search(query, 3, space=gallery.space.id) == wanted
+            assert gallery.search({gallery.space.id: query}, 3) == wanted
     assert caplog.text.count("searched exactly") == 1
 
 
@@ -147,15 +147,15 @@ def test_filters_that_leave_few_in_the_probed_lists_are_completed(tmp_path, monk
     exact = Gallery.open(index)
     gallery = Gallery.open(index, ann_min_rows=20)
     queries = clustered(20, 2).astype(np.float32)
-    gallery.search(queries, 3, space=gallery.space.id)
+    gallery.search({gallery.space.id: queries}, 3)
     gallery._slices[0]._load_ann()._nprobe = 1  # type: ignore[union-attr]
     allowed = np.arange(400) % 5 == 0
-    found = gallery.search(queries, 10, space=gallery.space.id, allowed=allowed)
+    found = gallery.search({gallery.space.id: queries}, 10, allowed=allowed)
     assert {len(hits) for hits in found} == {10}
     assert all(int(image_id) % 5 == 0 for hits in found for image_id, _ in hits)
     few = np.arange(400) % 50 == 0
-    assert gallery.search(queries, 10, space=gallery.space.id, allowed=few) == exact.search(
-        queries, 10, space=gallery.space.id, allowed=few
+    assert gallery.search({gallery.space.id: queries}, 10, allowed=few) == exact.search(
+        {gallery.space.id: queries}, 10, allowed=few
     )
     assert (index / SEGMENTS / "000001" / ann.FILE).exists()
 

@@ -52,7 +52,7 @@ def out(tmp_path: Path) -> Path:
 
 def answer(out: Path, k: int = 100) -> list[list[tuple[str, float]]]:
     gallery = Gallery.open(out)
-    return gallery.search(FakeEncoder().encode_texts(["one", "two"]), k, space=gallery.space.id)
+    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])}, k)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -383,11 +383,11 @@ def test_one_build_at_a_time(photos, out):
 def test_readers_keep_their_snapshot(photos, out):
     build(photos, out)
     gallery = Gallery.open(out)
-    before = gallery.search(FakeEncoder().encode_texts(["one"]), 50, space=gallery.space.id)
+    before = gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one"])}, 50)
     for number in range(20):
         paint(photos / f"{number:04d}.png", 700 + number)
     build(photos, out)
-    assert gallery.search(FakeEncoder().encode_texts(["one"]), 50, space=gallery.space.id) == before
+    assert gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one"])}, 50) == before
     assert answer(out) != before
 
 

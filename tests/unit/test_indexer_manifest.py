@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError
+from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError, SpaceMismatchError
 from cir.indexer.durable import sha256_bytes
 from cir.indexer.gallery import Gallery
 from cir.indexer.manifest import (
@@ -79,8 +80,8 @@ def test_an_unfinished_index(tmp_path):
 
 
 def test_a_newer_format(index):
-    forge(index, format=2)
-    with pytest.raises(IndexVersionError, match=r"written by a newer cir \(format 2\); upgrade"):
+    forge(index, format=3)
+    with pytest.raises(IndexVersionError, match=r"written by a newer cir \(format 3\); upgrade"):
         read_manifest(index)
 
 
@@ -129,9 +130,25 @@ def test_a_segment_of_the_wrong_size_or_none(index):
 
 def test_a_segment_of_another_space(index):
     other = FakeEncoder("other", tokens=0).card
-    forge(index, serving=other.digest, models={other.digest: other.to_json()})
-    with pytest.raises(CorruptIndexError, match="holds other vectors than other gives"):
+    manifest = read_manifest(index)
+    ours = dict(manifest.to_json()["models"])
+    forge(index, serving=other.digest, models={**ours, other.digest: other.to_json()})
+    forge(index, spaces={})
+    with pytest.raises(CorruptIndexError, match="holds other vectors than the manifest says"):
         Gallery.open(index)
+    forge(index, spaces={**manifest.to_json()["spaces"], other.space.id: asdict(other.space)})
+    gallery = Gallery.open(index)  # no edge leads to what is stored: it is there, and not searched
+    assert len(gallery) == manifest.rows
+    assert not gallery.searchable.any()
+    assert gallery.search({other.space.id: np.ones((1, other.space.dims), np.float32)}, 3) == [[]]
+    with pytest.raises(SpaceMismatchError):
+        gallery.search({manifest.space.id: np.ones((1, other.space.dims), np.float32)}, 3)
+
+
+def test_a_manifest_of_format_1_is_read(index):
+    forge(index, format=1, edges=None)  # None leaves the key out
+    assert read_manifest(index).edges == {}
+    assert len(Gallery.open(index)) == 3
 
 
 def test_unpublished_segments_are_removed(index):

@@ -205,7 +205,7 @@ def test_verify_reports_a_manifest_that_says_otherwise(index, monkeypatch):
     lying = replace(manifest, segments=(first,), deleted={"000009": (1,)})
     monkeypatch.setattr("cir.indexer.verify.read_manifest", lambda path: lying)
     problems = " ".join(verify(index))
-    for text in ("the manifest says 5", "another kind", "another space", "segment 000009, which there is not"):
+    for text in ("the manifest says 5", "another kind", "does not describe", "segment 000009, which there is not"):
         assert text in problems
 
 

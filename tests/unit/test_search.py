@@ -170,7 +170,7 @@ def test_another_model_is_refused_with_the_way_out(
     other = make_model(tmp_path / "tiny-9", seed=9)
     with pytest.raises(SpaceMismatchError, match=r"holds vectors of tiny-1 .* tiny-9 .*build-index .* --model tiny-9"):
         open_index(path, model=other)
-    wrong = Index(open_index(path).gallery, lambda: load_model(other))
+    wrong = Index(open_index(path).gallery, lambda card: load_model(other))
     with pytest.raises(SpaceMismatchError, match="tiny-9"):
         wrong.search(Query((), "in red"))
     assert open_index(path, model=tiny_model).search(Query((), "in red")).hits

@@ -1,0 +1,289 @@
+"""The whole of a replacement: encode anchors and a sample with both models, measure, judge, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cir import __version__
+from cir.errors import DataError, MissingImageError, UsageError, WeightsError
+from cir.images import decode
+from cir.indexer.edges import write_edge
+from cir.indexer.lock import writer_lock
+from cir.indexer.manifest import Manifest, next_generation, publish, read_manifest
+from cir.replacement import routes
+from cir.replacement.anchors import Anchor
+from cir.replacement.gate import Cost, Verdict, judge
+from cir.replacement.measure import Measured, measure, overview
+from cir.replacement.routes import Fitted
+from cir.replacement.study import Study
+from cir.search import Index
+from cir.types import Edge, Query
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cir.indexer.gallery import Gallery
+    from cir.types import Encoded, Encoder
+
+    Floats = NDArray[np.float32]
+
+SAMPLE = 2000
+BATCH = 32
+SLICE_VALUES = 20  # a metadata column of more values than these is no set of slices
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What was found for one older space.
+
+    Attributes:
+        space: its id.
+        images: how many live images it has.
+        anchors, measured: how many there are, and how many of them the fits did not see.
+        sample: images both models have seen.
+        compared: "now", "encoded again" and "naive" -> measure -> share answered.
+        routes: what was measured.
+        cost: of encoding these images again.
+        verdict: of the gate.
+        edges: route -> the edge it would be published as.
+    """
+
+    space: str
+    images: int
+    anchors: int
+    measured: int
+    sample: int
+    compared: Mapping[str, Mapping[str, float]]
+    routes: Sequence[Measured]
+    cost: Cost
+    verdict: Verdict
+    edges: Mapping[str, Edge]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: the evidence."""
+        plain = {key: value for key, value in vars(self).items() if key != "edges"}
+        return {
+            **plain,
+            "compared": {name: dict(values) for name, values in self.compared.items()},
+            "routes": [one.to_json() for one in self.routes],
+            "cost": asdict(self.cost),
+            "verdict": self.verdict.to_json(),
+        }
+
+
+def check(manifest: Manifest, encoder: Encoder) -> None:
+    """Refuse what needs no measurement. Raises UsageError."""
+    if encoder.card.digest == manifest.serving:
+        raise UsageError(f"{encoder.card.name} serves this index already; name another model")
+    for card in manifest.models.values():
+        if card["name"] == encoder.card.name and card["digest"] != encoder.card.digest:
+            raise UsageError(
+                f"{encoder.card.name} is already the name of another model in this index ({card['digest']}); "
+                "give the new one a name of its own"
+            )
+
+
+def study_replacement(
+    index: Index,
+    encoder: Encoder,
+    anchors: Sequence[Anchor],
+    *,
+    sample: int = SAMPLE,
+    margin: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Replacement]:
+    """Measure every route from a new model to every space of an index.
+
+    Args:
+        index: with the models that made it at hand.
+        encoder: the new model.
+        anchors: questions about images of the index; half of those of a space are for fitting.
+        sample: images of the gallery that both models look at, besides those the anchors name.
+        margin: by how much a route may fall behind and still pass.
+        seed: of the sample and the halves.
+        progress: called with (images encoded, images to encode).
+
+    Raises:
+        UsageError: the model serves already, or its name is taken.
+        DataError: no anchor is about a space, or photos of the anchors cannot be read.
+    """
+    gallery = index.gallery
+    check(gallery.manifest, encoder)
+    spaces = sorted({entry.space for entry in gallery.manifest.segments})
+    return [
+        _study_space(index, encoder, space, anchors, sample, margin, np.random.default_rng([seed, number]), progress)
+        for number, space in enumerate(spaces)
+    ]
+
+
+def apply(path: Path, encoder: Encoder, found: Iterable[Replacement]) -> Manifest:
+    """Let the new model serve, over the edges that passed; no stored vector is touched.
+
+    Raises:
+        UsageError: a space has no route that passes, or the index has changed since it was measured.
+        IndexLockedError: another process is writing to it.
+        DataError: the disk refuses; the old generation stays.
+    """
+    edges = {one.space: one.edges[one.verdict.route] for one in found if one.verdict.route}
+    with writer_lock(path):
+        manifest = read_manifest(path)
+        check(manifest, encoder)
+        open_ = {entry.space for entry in manifest.segments} - edges.keys()
+        if open_:
+            raise UsageError(f"{path}: no measured way to space {min(open_)}; measure again, or keep the model")
+        card = encoder.card
+        directory = getattr(encoder, "directory", None)
+        paths = {card.digest: str(Path(directory).resolve())} if directory else {}
+        manifest = replace(
+            manifest,
+            generation=next_generation(path),
+            previous=manifest.generation,
+            serving=card.digest,
+            models={**manifest.models, card.digest: card.to_json()},
+            model_paths={**manifest.model_paths, **paths},
+            spaces={**manifest.spaces, card.space.id: asdict(card.space)},
+            edges={space: write_edge(path, edge) for space, edge in edges.items()},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            cir=__version__,
+        )
+        publish(path, manifest)
+    return manifest
+
+
+def _study_space(
+    index: Index,
+    encoder: Encoder,
+    space: str,
+    anchors: Sequence[Anchor],
+    sample: int,
+    margin: float,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> Replacement:
+    gallery = index.gallery
+    homes = {entry.name: entry for entry in gallery.manifest.segments if entry.space == space}
+    members = [image_id for image_id in gallery.ids if gallery.stored_space(image_id) == space]
+    inside = set(members)
+    about = [one for one in anchors if one.targets & inside and (not one.reference or one.reference in inside)]
+    if not about:
+        raise DataError(f"{gallery.path}: no anchor is about the images of space {space}; give some with --anchors")
+    named = {image_id for one in about for image_id in (*(one.targets & inside), one.reference) if image_id}
+    others = [image_id for image_id in members if image_id not in named]
+    drawn = rng.choice(len(others), min(sample, len(others)), replace=False) if others else []
+    ids = sorted([*named, *(others[place] for place in drawn)])
+    started = time.perf_counter()
+    encoded, ids = _encode(gallery, encoder, ids, named, progress)
+    speed = len(ids) / max(time.perf_counter() - started, 1e-6)
+    row = {image_id: number for number, image_id in enumerate(ids)}
+    right = np.zeros((len(about), len(ids)), bool)
+    for number, one in enumerate(about):
+        right[number, [row[target] for target in one.targets & inside]] = True
+    fit = np.zeros(len(about), bool)
+    fit[rng.permutation(len(about))[: len(about) // 2]] = True
+    queries = [Query((one.reference,) if one.reference else (), one.caption) for one in about]
+    asked = index.vectors(queries)
+    study = Study(
+        old_gallery=np.stack([gallery.stored_values(image_id) for image_id in ids]).astype(np.float32),
+        new_gallery=encoded,
+        old_queries=index.made(space, queries),
+        new_queries=_queries(index, encoder, queries),
+        current=gallery.scores(asked, ids),
+        references=np.array([row[one.reference] if one.reference else -1 for one in about]),
+        right=right,
+        fit=fit,
+        slices=_slices(gallery, about),
+    )
+    fitted = {name: one for name, make in routes.ROUTES.items() if (one := make(study))}
+    measured = [measure(study, one) for one in fitted.values()]
+    compared = overview(study, routes.naive(study))
+    entry = next(iter(homes.values()))
+    values = encoder.card.dims * (encoder.card.tokens or 0) + encoder.card.dims * encoder.card.vector
+    cost = Cost(len(members), len(members) / speed / 3600, 2 * values * len(members))
+    verdict = judge(len(about), compared, measured, cost, margin=margin)
+    found = Replacement(
+        space, len(members), len(about), int((~fit).sum()), len(ids), compared, measured, cost, verdict, {}
+    )
+    evidence = {
+        **found.to_json(),
+        "made by": entry.model,
+        "margin": margin,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cir": __version__,
+    }
+    digest = encoder.card.digest
+    return replace(found, edges={name: _edge(digest, space, one, evidence) for name, one in fitted.items()})
+
+
+def _edge(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> Edge:
+    return Edge(model, space, fitted.route, fitted.matrix, fitted.bias, fitted.slope, fitted.intercept, dict(evidence))
+
+
+def _encode(
+    gallery: Gallery, encoder: Encoder, ids: Sequence[str], needed: set[str], progress: Progress | None
+) -> tuple[Floats, list[str]]:
+    """The new model's vectors (or tokens) of images; those whose photo is gone are left out, unless they are needed."""
+    kept, parts = [], []
+    for start in range(0, len(ids), BATCH):
+        pixels = []
+        for image_id in ids[start : start + BATCH]:
+            try:
+                file = gallery.file(image_id)
+                pixels.append(encoder.preprocess(decode(file.read(), image_id)))
+            except (DataError, OSError) as error:
+                if image_id in needed:
+                    raise MissingImageError(
+                        f"{image_id}: the photo of an anchor cannot be read: {error}; bring it back, or leave the "
+                        "anchor out"
+                    ) from None
+                continue
+            kept.append(image_id)
+        if pixels:
+            parts.append(_values(encoder.encode_images(np.stack(pixels))))
+        if progress:
+            progress(min(start + BATCH, len(ids)), len(ids))
+    return np.concatenate(parts), kept
+
+
+def _values(encoded: Encoded) -> Floats:
+    values = encoded.tokens if encoded.vectors is None else encoded.vectors
+    assert values is not None  # an encoder gives at least one of the two
+    if not (np.abs(np.linalg.norm(values, axis=-1) - 1) < 1e-2).all():  # also where one is NaN
+        raise WeightsError("the new model gives vectors that are not of unit length; it cannot serve")
+    return values
+
+
+def _queries(index: Index, encoder: Encoder, queries: Sequence[Query]) -> Floats:
+    """(Q, E) the new model's vectors of queries about gallery images."""
+    out = np.zeros((len(queries), encoder.card.dims), np.float32)
+    composed = [row for row, query in enumerate(queries) if query.references]
+    told = [row for row, query in enumerate(queries) if not query.references]
+    for start in range(0, len(composed), BATCH):
+        rows = composed[start : start + BATCH]
+        pixels = np.stack([encoder.preprocess(index.picture(queries[row].references[0])) for row in rows])
+        out[rows] = encoder.encode_queries(pixels, [queries[row].text for row in rows])
+    for start in range(0, len(told), BATCH):
+        rows = told[start : start + BATCH]
+        out[rows] = encoder.encode_texts([queries[row].text for row in rows])
+    return out
+
+
+def _slices(gallery: Gallery, anchors: Sequence[Anchor]) -> dict[str, NDArray[np.bool_]]:
+    """Anchors by the metadata of their reference, for columns of few values."""
+    told = [gallery.metadata(one.reference) if one.reference else {} for one in anchors]
+    slices = {}
+    for column in gallery.columns:
+        values = {each[column] for each in told if column in each}
+        if len(values) <= SLICE_VALUES:
+            for value in sorted(values):
+                slices[f"{column}={value}"] = np.array([each.get(column) == value for each in told])
+    return slices

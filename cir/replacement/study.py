@@ -1,0 +1,81 @@
+"""What the routes are fitted and measured on: the same images and the same questions, seen by two models.
+
+Letters: Q anchors, N images of the sample, D dims of the old space, E dims of the new one, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Both models over one sample of a gallery. All vectors float32 and unit-norm.
+
+    Attributes:
+        old_gallery: (N, D) stored vectors, or (N, T, D) tokens where there are no vectors.
+        new_gallery: (N, E) or (N, T, E) of the new model.
+        old_queries: (Q, D) by the model that made the stored vectors.
+        new_queries: (Q, E).
+        current: (Q, N) scores as the index gives them now.
+        references: (Q,) row of each reference, -1 for none; it is never an answer.
+        right: (Q, N) which images answer.
+        fit: (Q,) the anchors that fits may see; the others are measured.
+        slices: name -> (Q,) the anchors that belong to it.
+    """
+
+    old_gallery: Floats
+    new_gallery: Floats
+    old_queries: Floats
+    new_queries: Floats
+    current: Floats
+    references: NDArray[np.int64]
+    right: Bools
+    fit: Bools
+    slices: Mapping[str, Bools]
+
+    @cached_property
+    def fit_images(self) -> NDArray[np.int64]:
+        """(n,) rows that fits may see: neither reference nor answer of an anchor that is measured."""
+        seen = self.right[~self.fit].any(axis=0)
+        asked = self.references[~self.fit]
+        seen[asked[asked >= 0]] = True
+        return np.flatnonzero(~seen)
+
+    @cached_property
+    def native(self) -> Floats:
+        """(Q, N) scores of the new model on its own vectors: what encoding everything again would give."""
+        return scores(self.new_queries, self.new_gallery)
+
+    def found(self, given: Floats, k: int) -> Bools:
+        """(n,) whether an answer is among the first k by (Q, N) scores, for each anchor that is measured."""
+        chosen = ~self.fit
+        order = ranked(given[chosen], self.references[chosen], k)
+        hits: Bools = np.take_along_axis(self.right[chosen], order, axis=1).any(axis=1)
+        return hits
+
+
+def scores(queries: Floats, gallery: Floats) -> Floats:
+    """(Q, D) against (N, D) or the best of (N, T, D) -> (Q, N) float32."""
+    if gallery.ndim == 2:
+        plain: Floats = queries @ gallery.T
+        return plain
+    best: Floats = np.stack([(gallery @ query).max(axis=1) for query in queries])
+    return best
+
+
+def ranked(given: Floats, references: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """(Q, N) scores -> (Q, k) rows, best first, ties by row; references are left out."""
+    given = given.copy()
+    asked = np.flatnonzero(references >= 0)
+    given[asked, references[asked]] = -np.inf
+    order: NDArray[np.int64] = np.argsort(-given, axis=1, kind="stable")[:, :k]
+    return order
