@@ -169,6 +169,17 @@ class Index:
         asked = {self.gallery.space.id: vectors} | self._carried(vectors)
         return self.gallery.search(asked, k, allowed=mask, exclude=exclude or [frozenset()] * len(vectors))
 
+    def vectors(self, queries: Sequence[Query]) -> dict[str, Floats]:
+        """Space -> (B, D) float32, unit-norm: the queries in every space that the gallery is asked in."""
+        return self._vectors(queries, self._all_resolved(queries))
+
+    def made(self, space: str, queries: Sequence[Query]) -> Floats:
+        """(B, D) float32, unit-norm: the queries by the model whose own space it is, which must be at hand."""
+        return self._made(space, queries, self._all_resolved(queries))
+
+    def _all_resolved(self, queries: Sequence[Query]) -> list[list[_Reference]]:
+        return [[self._resolve(reference) for reference in query.references] for query in queries]
+
     def _vectors(self, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> dict[str, Floats]:
         """Space -> the queries' vectors in it, for every space that the gallery is asked in."""
         native = self.gallery.space.id

@@ -17,6 +17,7 @@ from cir.indexer.durable import make_folder, remove_temporaries, remove_tree, wr
 from cir.indexer.lock import LOCK, writer_lock
 from cir.indexer.manifest import (
     CURRENT,
+    EDGES,
     MANIFESTS,
     SEGMENTS,
     Manifest,
@@ -101,7 +102,7 @@ def build_index(
     make_folder(out)
     with writer_lock(out):
         existing = _Existing.read(out, encoder.card, tokens, precision)
-        for folder in (out, out / MANIFESTS, out / SEGMENTS):
+        for folder in (out, out / MANIFESTS, out / SEGMENTS, out / EDGES):
             remove_temporaries(folder)
         remove_unpublished(out)
         parts = Parts(out, existing.layout, part_rows)

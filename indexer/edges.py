@@ -61,7 +61,7 @@ def read_edge(index: Path, entry: EdgeEntry) -> Edge:
         contents[Path(name).suffix] = data
     try:
         arrays: Mapping[str, np.ndarray] = load(contents[_WEIGHTS]) if _WEIGHTS in contents else {}
-        return Edge(**json.loads(contents[_WHAT]), **arrays)
+        return Edge(**json.loads(contents[_WHAT]), matrix=arrays.get("matrix"), bias=arrays.get("bias"))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         path = index / EDGES / entry.name
         raise CorruptIndexError(f"{path}: not an edge of this version: {error}; update cir") from None

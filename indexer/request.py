@@ -51,6 +51,11 @@ def refuse_foreign(out: Path) -> None:
         raise IndexFormatError(f"{out} is not an index but a file; choose another place for the index")
 
 
+def keeps_tokens(manifest: Manifest, card: ModelCard) -> bool:
+    """Whether images that a new model adds are stored with tokens: as the others are, if it can do without."""
+    return any(entry.tokens for entry in manifest.segments) or not card.vector
+
+
 def choose_layout(
     out: Path, manifest: Manifest | None, card: ModelCard, tokens: bool, precision: str = "float16"
 ) -> Layout:
@@ -72,6 +77,8 @@ def choose_layout(
         if has_tokens and not tokens:
             raise UsageError(f"{out} holds tokens; keep them, or build another index without")
         return Layout.of(card, has_tokens, open_segment(out, native[0]).layout.precision)
+    if manifest is not None and manifest.segments:  # all of them by earlier models
+        tokens = tokens and keeps_tokens(manifest, card)
     layout = Layout.of(card, tokens, precision)
     if not layout.vectors and not layout.tokens:
         raise UsageError(f"model {card.name} gives nothing but tokens; build the index with them, without --no-tokens")

@@ -17,9 +17,11 @@ from cir.images import decode
 from cir.indexer.edges import write_edge
 from cir.indexer.lock import writer_lock
 from cir.indexer.manifest import Manifest, next_generation, publish, read_manifest
+from cir.indexer.request import keeps_tokens
+from cir.indexer.store import Layout
 from cir.replacement import routes
 from cir.replacement.anchors import Anchor
-from cir.replacement.gate import Cost, Verdict, judge
+from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
 from cir.replacement.measure import Measured, measure, overview
 from cir.replacement.routes import Fitted
 from cir.replacement.study import Study
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 SAMPLE = 2000
+FEWEST = 20  # anchors without which not even a refusal can be measured
 BATCH = 32
 SLICE_VALUES = 20  # a metadata column of more values than these is no set of slices
 
@@ -115,7 +118,7 @@ def study_replacement(
 
     Raises:
         UsageError: the model serves already, or its name is taken.
-        DataError: no anchor is about a space, or photos of the anchors cannot be read.
+        DataError: hardly an anchor is about a space, or photos of the anchors cannot be read.
     """
     gallery = index.gallery
     check(gallery.manifest, encoder)
@@ -171,18 +174,21 @@ def _study_space(
     progress: Progress | None,
 ) -> Replacement:
     gallery = index.gallery
-    homes = {entry.name: entry for entry in gallery.manifest.segments if entry.space == space}
     members = [image_id for image_id in gallery.ids if gallery.stored_space(image_id) == space]
     inside = set(members)
     about = [one for one in anchors if one.targets & inside and (not one.reference or one.reference in inside)]
-    if not about:
-        raise DataError(f"{gallery.path}: no anchor is about the images of space {space}; give some with --anchors")
+    if len(about) < FEWEST:
+        raise DataError(
+            f"{gallery.path}: {len(about)} anchors are about the {len(members):,} images of space {space}; "
+            f"{ANCHORS} are needed"
+        )
     named = {image_id for one in about for image_id in (*(one.targets & inside), one.reference) if image_id}
     others = [image_id for image_id in members if image_id not in named]
-    drawn = rng.choice(len(others), min(sample, len(others)), replace=False) if others else []
+    drawn = rng.permutation(len(others))[:sample]
     ids = sorted([*named, *(others[place] for place in drawn)])
     started = time.perf_counter()
-    encoded, ids = _encode(gallery, encoder, ids, named, progress)
+    tokens = keeps_tokens(gallery.manifest, encoder.card)
+    encoded, ids = _encode(gallery, encoder, ids, named, tokens, progress)
     speed = len(ids) / max(time.perf_counter() - started, 1e-6)
     row = {image_id: number for number, image_id in enumerate(ids)}
     right = np.zeros((len(about), len(ids)), bool)
@@ -203,19 +209,18 @@ def _study_space(
         fit=fit,
         slices=_slices(gallery, about),
     )
-    fitted = {name: one for name, make in routes.ROUTES.items() if (one := make(study))}
+    fitted = {name: made for name, make in routes.ROUTES.items() if (made := make(study))}
     measured = [measure(study, one) for one in fitted.values()]
     compared = overview(study, routes.naive(study))
-    entry = next(iter(homes.values()))
-    values = encoder.card.dims * (encoder.card.tokens or 0) + encoder.card.dims * encoder.card.vector
-    cost = Cost(len(members), len(members) / speed / 3600, 2 * values * len(members))
+    row_bytes = Layout.of(encoder.card, tokens, gallery.precision).row_bytes
+    cost = Cost(len(members), len(members) / speed / 3600, row_bytes * len(members))
     verdict = judge(len(about), compared, measured, cost, margin=margin)
     found = Replacement(
         space, len(members), len(about), int((~fit).sum()), len(ids), compared, measured, cost, verdict, {}
     )
     evidence = {
         **found.to_json(),
-        "made by": entry.model,
+        "made by": next(entry.model for entry in gallery.manifest.segments if entry.space == space),
         "margin": margin,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "cir": __version__,
@@ -229,7 +234,12 @@ def _edge(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -
 
 
 def _encode(
-    gallery: Gallery, encoder: Encoder, ids: Sequence[str], needed: set[str], progress: Progress | None
+    gallery: Gallery,
+    encoder: Encoder,
+    ids: Sequence[str],
+    needed: set[str],
+    tokens: bool,
+    progress: Progress | None,
 ) -> tuple[Floats, list[str]]:
     """The new model's vectors (or tokens) of images; those whose photo is gone are left out, unless they are needed."""
     kept, parts = [], []
@@ -248,14 +258,15 @@ def _encode(
                 continue
             kept.append(image_id)
         if pixels:
-            parts.append(_values(encoder.encode_images(np.stack(pixels))))
+            parts.append(_values(encoder.encode_images(np.stack(pixels)), tokens))
         if progress:
             progress(min(start + BATCH, len(ids)), len(ids))
     return np.concatenate(parts), kept
 
 
-def _values(encoded: Encoded) -> Floats:
-    values = encoded.tokens if encoded.vectors is None else encoded.vectors
+def _values(encoded: Encoded, tokens: bool) -> Floats:
+    """What would decide the rank of these images."""
+    values = encoded.tokens if encoded.vectors is None or (tokens and encoded.tokens is not None) else encoded.vectors
     assert values is not None  # an encoder gives at least one of the two
     if not (np.abs(np.linalg.norm(values, axis=-1) - 1) < 1e-2).all():  # also where one is NaN
         raise WeightsError("the new model gives vectors that are not of unit length; it cannot serve")

@@ -14,6 +14,7 @@ import numpy as np
 from cir.replacement.study import Floats, Study, ranked, scores
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+FEWEST_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be laid on each other in any way
 CANDIDATES = 20  # of each anchor, on which scores are calibrated: mostly hard negatives
 
 
@@ -39,11 +40,12 @@ class Fitted:
 def transform(study: Study) -> Fitted | None:
     """Stored vectors carried into the new space: ridge regression on images that both models have seen.
 
-    One space, one query vector, and scores that merge as they are. None for tokens: those of two models have no pairs.
+    One space, one query vector, and scores that merge as they are. None for tokens, since those of two models have no
+    pairs, and for few images.
     """
-    if study.old_gallery.ndim == 3 or study.new_gallery.ndim == 3:
-        return None
     rows = study.fit_images
+    if study.old_gallery.ndim == 3 or study.new_gallery.ndim == 3 or len(rows) < FEWEST_IMAGES:
+        return None
     old, new = study.old_gallery[rows], study.new_gallery[rows]
     apart = np.random.default_rng(0).random(len(rows)) < 0.2
 
@@ -58,11 +60,11 @@ def transform(study: Study) -> Fitted | None:
 
 
 def procrustes(study: Study) -> Fitted | None:
-    """Query vectors turned into the old space by the best orthogonal map of images; of queries, if images are tokens.
+    """Query vectors turned into the old space by the best orthogonal map of images, or of queries if images do not do.
 
     An orthogonal map commutes with the maximum over tokens.
     """
-    if study.old_gallery.ndim == 2 and study.new_gallery.ndim == 2:
+    if study.old_gallery.ndim == 2 and study.new_gallery.ndim == 2 and len(study.fit_images) >= FEWEST_IMAGES:
         old, new = study.old_gallery[study.fit_images], study.new_gallery[study.fit_images]
     else:
         old, new = study.old_queries[study.fit], study.new_queries[study.fit]

@@ -45,7 +45,7 @@ class Study:
     @cached_property
     def fit_images(self) -> NDArray[np.int64]:
         """(n,) rows that fits may see: neither reference nor answer of an anchor that is measured."""
-        seen = self.right[~self.fit].any(axis=0)
+        seen: Bools = np.any(self.right[~self.fit], axis=0)
         asked = self.references[~self.fit]
         seen[asked[asked >= 0]] = True
         return np.flatnonzero(~seen)
@@ -59,7 +59,7 @@ class Study:
         """(n,) whether an answer is among the first k by (Q, N) scores, for each anchor that is measured."""
         chosen = ~self.fit
         order = ranked(given[chosen], self.references[chosen], k)
-        hits: Bools = np.take_along_axis(self.right[chosen], order, axis=1).any(axis=1)
+        hits: Bools = np.any(np.take_along_axis(self.right[chosen], order, axis=1), axis=1)
         return hits
 
 

@@ -1,0 +1,73 @@
+"""A replacement killed with -9 leaves the old model serving or the new one, and every stored byte as it was."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cir.indexer.durable import sha256_file
+from cir.indexer.gallery import Gallery
+from cir.indexer.manifest import GALLERY, read_manifest
+from cir.indexer.verify import verify
+
+sys.path.append(str(Path(__file__).parent))
+from indexer_fakes import DIMS, FakeEncoder, make_index, random_rows
+
+# Serves by the new model and goes back, again and again; says each time.
+PROGRAM = """
+import sys
+from pathlib import Path
+import numpy as np
+from cir.indexer.history import rollback
+from cir.indexer.manifest import read_manifest
+from cir.replacement.gate import Cost, Verdict
+from cir.replacement.replace import Replacement, apply
+from cir.types import Edge
+sys.path.append(sys.argv[2])
+from indexer_fakes import DIMS, FakeEncoder
+
+index, new = Path(sys.argv[1]), FakeEncoder("new-1", tokens=0)
+space = read_manifest(index).segments[0].space
+edge = Edge(new.card.digest, space, "procrustes", np.eye(DIMS, dtype=np.float32))
+verdict = Verdict("procrustes", {})
+found = Replacement(space, 40, 400, 200, 40, {}, [], Cost(40, 1.0, 1), verdict, {"procrustes": edge})
+while True:
+    if read_manifest(index).serving != new.card.digest:
+        apply(index, new, [found])
+    else:
+        rollback(index)
+    print("done", flush=True)
+"""
+
+
+def test_twelve_kills(tmp_path: Path) -> None:
+    index = make_index(tmp_path / "x.index", [random_rows([f"{n:02d}" for n in range(40)], 1)])
+    old, new = FakeEncoder(tokens=0), FakeEncoder("new-1", tokens=0)
+    stored = {path: sha256_file(path) for path in index.rglob(GALLERY)}
+    query = old.encode_texts(["one"])
+    wanted = Gallery.open(index).search({old.card.space.id: query}, 5)
+    rng, seen = random.Random(5), set()
+    for _ in range(12):
+        command = [sys.executable, "-c", PROGRAM, str(index), str(Path(__file__).parent)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(rng.randint(1, 4)):
+                assert process.stdout.readline() == "done\n"
+            time.sleep(rng.uniform(0, 0.02))
+            process.kill()
+        manifest = read_manifest(index)
+        seen.add(manifest.serving)
+        assert manifest.serving in (old.card.digest, new.card.digest)
+        assert (manifest.serving == new.card.digest) == bool(manifest.edges)
+        gallery = Gallery.open(index)
+        assert gallery.search(dict.fromkeys(gallery.asked, query), 5) == wanted
+        assert {path: sha256_file(path) for path in stored} == stored
+        assert verify(index) == []
+    assert len(seen) == 2
+    assert np.array_equal(Gallery.open(index).searchable, np.ones(40, bool))
+    assert query.shape[1] == DIMS
