@@ -10,6 +10,7 @@
     │   └── CorruptIndexError     an index whose files contradict their digests
     ├── IndexLockedError          another process is writing to the index
     ├── SpaceMismatchError        vectors of two models would have been compared
+    ├── StaleEvidenceError        what was measured is no longer what there is
     ├── WeightsError              a model directory or checkpoint that does not fit
     └── MissingDependencyError    an optional library is not installed (also an ImportError)
 
@@ -61,6 +62,10 @@ class IndexLockedError(CirError):
 
 class SpaceMismatchError(CirError, ValueError):
     """Vectors of two models would have been compared."""
+
+
+class StaleEvidenceError(CirError):
+    """What was measured of an index is no longer what there is."""
 
 
 class WeightsError(CirError, ValueError):

@@ -20,6 +20,7 @@ import numpy as np
 from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError, UsageError
 from cir.images import ImageFile, decode, locate
 from cir.indexer.gallery import Gallery
+from cir.indexer.usage import record
 from cir.text import clean_caption
 from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
 
@@ -96,16 +97,25 @@ class Index:
         Raises:
             SpaceMismatchError: the model is not the one whose vectors the index holds.
         """
-        return self._encoder_of(self.gallery.space.id)
+        return self.encoder_of(self.gallery.card)
 
-    def _encoder_of(self, space: str) -> Encoder:
+    def encoder_of(self, card: ModelCard) -> Encoder:
+        """The encoder of a model that the index names; loaded when it is first asked for.
+
+        Raises:
+            SpaceMismatchError: what was loaded is another model.
+            WeightsError: it is not here.
+        """
+        space = card.space.id
         if space not in self._encoders:
-            models = self.gallery.manifest.models.values()
-            card = next(card for card in map(ModelCard.from_json, models) if card.space.id == space)
             encoder = self._load(card)
             _same_space(self.gallery, encoder.card, space)
             self._encoders[space] = encoder
         return self._encoders[space]
+
+    def _encoder_of(self, space: str) -> Encoder:
+        models = self.gallery.manifest.models.values()
+        return self.encoder_of(next(card for card in map(ModelCard.from_json, models) if card.space.id == space))
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""
@@ -140,6 +150,9 @@ class Index:
             left_out = int((wanted & ~self.gallery.searchable).sum())
             hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(found, start=1))
             fits = self._fits(query, hits)
+            older = [hit.id for hit in hits if self.gallery.stored_space(hit.id) != self.gallery.space.id]
+            if older:
+                record(self.gallery.path, older)
             results.append(SearchResult(query, hits, searched, self.card.name, 0.0, fits, left_out))
         seconds = (time.perf_counter() - started) / max(1, len(queries))
         return [replace(result, seconds=seconds) for result in results]
@@ -278,8 +291,7 @@ class Index:
         )
 
     def _photo(self, image_id: str) -> Image:
-        file = locate(self.gallery.root(image_id), image_id)
-        return decode(file.read(), image_id)
+        return decode(self.gallery.photo(image_id), image_id)
 
     def _hit(self, rank: int, image_id: str, score: float) -> Hit:
         metadata: Mapping[str, str] = self.gallery.metadata(image_id)

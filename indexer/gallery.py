@@ -6,17 +6,18 @@ first", and neither the order of building nor the number of segments shows in an
 
 from __future__ import annotations
 
+import zipfile
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
+from cir.errors import CorruptIndexError, MissingImageError, SpaceMismatchError, UsageError
 from cir.images import ImageFile, locate
 from cir.indexer.ann import ANN_MIN_ROWS
 from cir.indexer.edges import read_edge
-from cir.indexer.manifest import Manifest, open_segment, read_manifest
+from cir.indexer.manifest import ANCHORS, PHOTOS, Manifest, open_segment, read_manifest
 from cir.indexer.scoring import Floats, Mask, Rows
 from cir.indexer.slices import Slice
 from cir.indexer.store import Layout, Segment, Stored
@@ -176,6 +177,22 @@ class Gallery:
     def file(self, image_id: str) -> ImageFile:
         """The image's file. Raises MissingImageError when it is no longer where it was indexed."""
         return locate(self.root(image_id), image_id)
+
+    def photo(self, image_id: str) -> bytes:
+        """The image's file as it is, from where it was indexed, else from what is kept with the anchors.
+
+        Raises:
+            MissingImageError: it is in neither place.
+        """
+        try:
+            return self.file(image_id).read()
+        except MissingImageError:
+            try:
+                with zipfile.ZipFile(self.path / ANCHORS / PHOTOS) as photos:
+                    return photos.read(image_id)
+            except (OSError, KeyError, zipfile.BadZipFile):
+                pass
+            raise
 
     @property
     def columns(self) -> list[str]:

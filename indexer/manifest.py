@@ -33,6 +33,7 @@ CURRENT = "CURRENT"
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
 EDGES = "edges"
+ANCHORS, PHOTOS = "anchors", "photos.zip"
 GALLERY = "gallery.h5"
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.images import ImageFile
 from cir.indexer.lock import LOCK
-from cir.indexer.manifest import CURRENT, EDGES, MANIFESTS, SEGMENTS, Manifest, open_segment
+from cir.indexer.manifest import ANCHORS, CURRENT, EDGES, MANIFESTS, SEGMENTS, Manifest, open_segment
 from cir.indexer.parts import WORK
 from cir.indexer.plan import Metadata
 from cir.indexer.store import Layout
+from cir.indexer.usage import USAGE
 from cir.types import ModelCard
 
 SKIPPED = "skipped.jsonl"
-_OURS = frozenset({CURRENT, LOCK, MANIFESTS, SEGMENTS, EDGES, SKIPPED, WORK})
+_OURS = frozenset({CURRENT, LOCK, MANIFESTS, SEGMENTS, EDGES, ANCHORS, SKIPPED, USAGE, WORK})
 
 
 def check_request(

@@ -15,7 +15,7 @@ from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
 from cir.cli.inspect import info, models, verify
 from cir.cli.query import query
-from cir.cli.replace import replace_model, rollback
+from cir.cli.replace import anchors, backfill, replace_model, rollback
 from cir.cli.score import compare, score
 from cir.cli.train import train
 from cir.errors import CirError
@@ -40,7 +40,9 @@ for command in (
     score,
     compare,
     data,
+    anchors,
     replace_model,
+    backfill,
     rollback,
     info,
     verify,

@@ -1,4 +1,4 @@
-"""`cir replace-model` and `cir rollback`: another model behind an index whose vectors stay."""
+"""`cir replace-model`, `anchors`, `backfill` and `rollback`: another model behind an index whose vectors stay."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ REFUSED = 1
 @click.argument("model")
 @click.option(
     "--anchors",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Questions about images of INDEX with known answers, one a line, as for `evaluate jsonl`; 200 at least.",
+    help="Questions about images of INDEX with known answers, one a line, as for `evaluate jsonl`; 200 at least.  "
+    "[default: those that `cir anchors` keeps in INDEX]",
 )
 @click.option(
     "--data-root",
@@ -47,7 +47,7 @@ def replace_model(
     context: click.Context,
     index: Path,
     model: str,
-    anchors: Path,
+    anchors: Path | None,
     data_root: Path | None,
     sample: int,
     publish: bool,
@@ -69,17 +69,20 @@ def replace_model(
     """
     quiet_libraries()
     from cir import models
-    from cir.errors import UsageError
-    from cir.replacement.anchors import read_anchors
+    from cir.errors import StaleEvidenceError, UsageError
+    from cir.replacement.anchors import kept_anchors, read_anchors
     from cir.replacement.replace import apply, check, study_replacement
     from cir.search import open_index
 
     if sample < 0 or accept_noninferior < 0:
         raise UsageError("--sample and --accept-noninferior are 0 or more")
     opened = open_index(index, model_dirs=model_dirs, device=device)
-    asked = read_anchors(anchors, opened.gallery, data_root)
+    gallery = opened.gallery
+    asked = read_anchors(anchors, gallery, data_root) if anchors else kept_anchors(index, gallery)
+    if not asked:
+        raise UsageError(f"{index} keeps no anchors: give --anchors FILE, or keep some with `cir anchors {index}`")
     encoder = models.load_model(model, device=device, model_dirs=model_dirs)
-    check(opened.gallery.manifest, encoder)
+    check(gallery.manifest, encoder)
     found = study_replacement(
         opened,
         encoder,
@@ -89,7 +92,13 @@ def replace_model(
         progress=Progress("encoding the sample"),
     )
     passed = all(one.verdict.route for one in found)
-    applied = apply(index, encoder, found).generation if publish and passed else None
+    applied = None
+    if publish and passed:
+        try:
+            applied = apply(index, encoder, found, gallery.manifest.generation).generation
+        except StaleEvidenceError as error:
+            click.echo(f"cir: refused: {error}", err=True)
+            context.exit(REFUSED)
     if as_json:
         told = {"spaces": [one.to_json() for one in found], "passed": passed, "applied": applied}
         click.echo(json.dumps(told))
@@ -104,6 +113,142 @@ def replace_model(
             click.echo("\nnothing was changed; --apply lets it serve")
     if not passed:
         context.exit(REFUSED)
+
+
+@click.command()
+@index_argument
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the anchors of this file, one a line, as for `evaluate jsonl`.",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The file names pictures below this folder, not ids of INDEX.",
+)
+@click.option(
+    "--metadata",
+    "kinds",
+    multiple=True,
+    metavar="KIND=COLUMN",
+    help="Make anchors of metadata: colour=baseColour says that the column baseColour holds colours. May be repeated.",
+)
+@click.option("--count", default=1000, show_default=True, help="How many to make of metadata.")
+def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple[str, ...], count: int) -> None:
+    """Keep anchors in INDEX, with their photos: questions with known answers, by which a new model is judged.
+
+    Without options it says what is kept. Photos are copied, so that the anchors outlive them.
+
+    \b
+    Example:
+      cir anchors my.index --from anchors.jsonl
+      cir anchors my.index --metadata colour=baseColour --metadata type=articleType
+    """
+    from cir.errors import UsageError
+    from cir.indexer.gallery import Gallery
+    from cir.replacement.anchors import anchors_from_metadata, digest, keep_anchors, kept_anchors, read_anchors
+
+    if file and kinds:
+        raise UsageError("--from and --metadata exclude each other; give one")
+    gallery = Gallery.open(index)
+    if file:
+        keep_anchors(index, gallery, read_anchors(file, gallery, data_root))
+    elif kinds:
+        pairs = [kind.partition("=") for kind in kinds]
+        if not all(kind and column for kind, _, column in pairs):
+            raise UsageError("--metadata: write KIND=COLUMN, such as colour=baseColour")
+        columns = {kind: column for kind, _, column in pairs}
+        keep_anchors(index, gallery, anchors_from_metadata(gallery, columns, count))
+    kept = kept_anchors(index, gallery)
+    images = {name for one in kept for name in (one.reference, *one.targets) if name}
+    said = f"{len(kept):,} anchors ({digest(kept)}) about {len(images):,} images" if kept else "no anchors"
+    click.echo(f"{index}: {said}")
+    for one in kept[:3]:
+        click.echo(
+            f"  {one.reference or 'no reference'}: {one.caption!r} -> {min(one.targets)}, {len(one.targets)} in all"
+        )
+
+
+@click.command()
+@index_argument
+@click.option("--budget", metavar="TIME", help="Stop after so long: 90s, 30m, 2h; a part is finished first.")
+@click.option("--count", type=click.IntRange(min=1), help="Encode so many images at most.")
+@click.option("--part", type=click.IntRange(min=1), default=1024, show_default=True, help="Images a generation.")
+@device_option
+@model_dir_option
+@json_option
+@click.pass_context
+def backfill(
+    context: click.Context,
+    index: Path,
+    budget: str | None,
+    count: int | None,
+    part: int,
+    device: str,
+    model_dirs: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Encode images of older models again by the serving model, the most retrieved first.
+
+    Every part is a generation: stop it when you like, and run it again to go on. Where INDEX keeps anchors, they are
+    asked again when 25, 50 and 75 % are done; if answers have become certainly worse, it stops with exit code 1.
+
+    \b
+    Example:
+      cir backfill my.index --budget 2h
+    """
+    quiet_libraries()
+    import time
+
+    from cir.indexer.backfill import backfill as steps
+    from cir.replacement.composition import Watch
+    from cir.search import open_index
+
+    limit = _seconds(budget) if budget else None
+    opened = open_index(index, model_dirs=model_dirs, device=device)
+    watch, encoder = Watch(index, opened), opened.encoder
+    bar, started, state = Progress("encoding again"), time.monotonic(), None
+    worse = ""
+    for state in steps(index, encoder, count=count, part=part):
+        bar(state.done, max(state.done, min(state.older, count or state.older)))
+        worse = watch.worse(state.done / max(1, state.older))
+        if worse or (limit is not None and time.monotonic() - started >= limit):
+            break
+    left = state.left if state else 0
+    told = {
+        "done": state.done if state else 0,
+        "left": left,
+        "skipped": [list(one) for one in state.skipped] if state else [],
+        "generation": state.generation if state else opened.gallery.manifest.generation,
+        "anchors": watch.seen,
+        "stopped": worse,
+    }
+    if as_json:
+        click.echo(json.dumps(told))
+    else:
+        click.echo(f"{index}: {told['done']:,} images encoded again, {left:,} of older models left")
+        for name, reason in (state.skipped if state else [])[:3]:
+            click.echo(f"  skipped {reason if name in reason else f'{name}: {reason}'}")
+        for share, value in watch.seen.items():
+            click.echo(f"  anchors answered within 10 at {share}: {100 * value:.1f} %")
+    if worse:
+        click.echo(f"cir: stopped: {worse}; `cir rollback {index}` takes the last part back", err=True)
+        context.exit(REFUSED)
+
+
+def _seconds(text: str) -> float:
+    from cir.errors import UsageError
+
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(f"--budget {text!r}: write a time such as 90s, 30m or 2h")
+    return seconds
 
 
 @click.command()

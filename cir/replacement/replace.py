@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cir import __version__
-from cir.errors import DataError, MissingImageError, UsageError, WeightsError
+from cir.errors import DataError, MissingImageError, StaleEvidenceError, UsageError, WeightsError
 from cir.images import decode
 from cir.indexer.edges import write_edge
 from cir.indexer.lock import writer_lock
@@ -20,7 +20,7 @@ from cir.indexer.manifest import Manifest, next_generation, publish, read_manife
 from cir.indexer.request import keeps_tokens
 from cir.indexer.store import Layout
 from cir.replacement import routes
-from cir.replacement.anchors import Anchor
+from cir.replacement.anchors import Anchor, digest
 from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
 from cir.replacement.measure import Measured, measure, overview
 from cir.replacement.routes import Fitted
@@ -129,17 +129,28 @@ def study_replacement(
     ]
 
 
-def apply(path: Path, encoder: Encoder, found: Iterable[Replacement]) -> Manifest:
+def apply(path: Path, encoder: Encoder, found: Iterable[Replacement], generation: int) -> Manifest:
     """Let the new model serve, over the edges that passed; no stored vector is touched.
 
+    Args:
+        path: the index folder.
+        encoder: the new model.
+        found: what was measured.
+        generation: of the index at that time.
+
     Raises:
-        UsageError: a space has no route that passes, or the index has changed since it was measured.
+        StaleEvidenceError: the index has changed since it was measured.
+        UsageError: a space has no route that passes.
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the old generation stays.
     """
     edges = {one.space: one.edges[one.verdict.route] for one in found if one.verdict.route}
     with writer_lock(path):
         manifest = read_manifest(path)
+        if manifest.generation != generation:
+            raise StaleEvidenceError(
+                f"{path}: generation {manifest.generation} is not what was measured, {generation}; measure again"
+            )
         check(manifest, encoder)
         open_ = {entry.space for entry in manifest.segments} - edges.keys()
         if open_:
@@ -220,13 +231,14 @@ def _study_space(
     )
     evidence = {
         **found.to_json(),
+        "anchors sha256": digest(about),
         "made by": next(entry.model for entry in gallery.manifest.segments if entry.space == space),
         "margin": margin,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "cir": __version__,
     }
-    digest = encoder.card.digest
-    return replace(found, edges={name: _edge(digest, space, one, evidence) for name, one in fitted.items()})
+    edges = {name: _edge(encoder.card.digest, space, one, evidence) for name, one in fitted.items()}
+    return replace(found, edges=edges)
 
 
 def _edge(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> Edge:
@@ -247,8 +259,7 @@ def _encode(
         pixels = []
         for image_id in ids[start : start + BATCH]:
             try:
-                file = gallery.file(image_id)
-                pixels.append(encoder.preprocess(decode(file.read(), image_id)))
+                pixels.append(encoder.preprocess(decode(gallery.photo(image_id), image_id)))
             except (DataError, OSError) as error:
                 if image_id in needed:
                     raise MissingImageError(

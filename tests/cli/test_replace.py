@@ -178,3 +178,67 @@ def test_anchors_may_name_files(cir: Run, index: Path, tiny_model: Path, photos:
     (tmp_path / "anchors.jsonl").write_text(json.dumps(line) + "\n")
     (anchor,) = read_anchors(tmp_path / "anchors.jsonl", Gallery.open(index), folder)
     assert (anchor.reference, anchor.targets) == ("004.png", frozenset(["005.png"]))
+
+
+def test_anchors_are_kept_with_their_photos(
+    cir: Run, tiny_model: Path, other_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "photos"
+    own.mkdir()
+    for file in sorted(photos.iterdir())[:240]:
+        (own / file.name).write_bytes(file.read_bytes())
+    table = "id,tint,what\n" + "".join(
+        f"{n:03d},{('Red', 'Blue', 'Green')[n % 3]},{('Shirt', 'Dress')[n // 3 % 2]}\n" for n in range(240)
+    )
+    (tmp_path / "table.csv").write_text(table)
+    index = tmp_path / "kept.index"
+    built = ["build-index", own, "-o", index, "--model", tiny_model, "--no-tokens"]
+    assert cir(*built, "--metadata", tmp_path / "table.csv").code == 0
+    dirs = ["--model-dir", tiny_model.parent, "--model-dir", other_model.parent]
+    assert cir("anchors", index).out == f"{index}: no anchors\n"
+    mistake(cir("replace-model", index, other_model, *dirs), "keeps no anchors", "cir anchors")
+    mistake(cir("anchors", index, "--metadata", "smell=tint"), "no words for changes of 'smell'", "colour")
+    mistake(cir("anchors", index, "--metadata", "colour=hue"), "no metadata column 'hue'", "tint")
+    mistake(cir("anchors", index, "--metadata", "colour"), "KIND=COLUMN")
+    made = cir("anchors", index, "--metadata", "colour=tint", "--metadata", "type=what", "--count", "250")
+    assert made.code == 0, made.err
+    assert "250 anchors" in made.out
+    shown = cir("anchors", index).out
+    assert shown == made.out
+    for file in own.iterdir():
+        file.unlink()  # the photos go, the anchors stay
+    judged = cir("replace-model", index, other_model, *dirs, "--json")
+    assert judged.code in (0, 1), judged.err
+    (space,) = json.loads(judged.out)["spaces"]
+    assert (space["anchors"], space["images"]) == (250, 240)
+
+
+def test_backfill(cir: Run, index: Path, tiny_model: Path, other_model: Path, photos: Path, tmp_path: Path) -> None:
+    anchors = anchors_of(other_model, photos, tmp_path)
+    dirs = ["--model-dir", tiny_model.parent, "--model-dir", other_model.parent]
+    assert cir("anchors", index, "--from", anchors).code == 0
+    nothing = cir("backfill", index, *dirs)
+    assert (nothing.code, nothing.out) == (0, f"{index}: 0 images encoded again, 0 of older models left\n")
+    applied = cir("replace-model", index, other_model, "--accept-noninferior", "100", "--apply", *dirs)
+    assert applied.code == 0, applied.out
+    assert cir("query", index, "-i", "007.png", "-t", "red", "--json", *dirs).code == 0
+    some = json.loads(cir("backfill", index, "--count", "100", "--part", "40", "--json", *dirs).out)
+    assert (some["done"], some["left"], some["skipped"], some["stopped"]) == (100, 160, [], "")
+    assert set(some["anchors"]) == {"0 %", "25 %"}
+    rest = cir("backfill", index, "--budget", "10m", *dirs)
+    assert rest.code == 0, rest.err
+    assert "160 images encoded again, 0 of older models left" in rest.out
+    assert cir("verify", index).code == 0
+    whole = json.loads(cir("query", index, "-i", "007.png", "-t", "red", "--json", *dirs).out)
+    fresh = ["query", tmp_path / "own.index", "-i", "007.png", "-t", "red", "--json", *dirs]
+    assert [hit["id"] for hit in whole["hits"]] == [hit["id"] for hit in json.loads(cir(*fresh).out)["hits"]]
+    mistake(cir("backfill", index, "--budget", "soon", *dirs), "90s, 30m or 2h")
+
+
+def test_stale_evidence_is_refused(index: Path, other_model: Path) -> None:
+    from cir.errors import StaleEvidenceError
+    from cir.replacement.replace import apply
+
+    with pytest.raises(StaleEvidenceError, match="generation 1 is not what was measured, 7; measure again"):
+        apply(index, load_model(other_model), [], 7)
+    assert read_manifest(index).generation == 1

@@ -38,7 +38,7 @@ verdict = Verdict("procrustes", {})
 found = Replacement(space, 40, 400, 200, 40, {}, [], Cost(40, 1.0, 1), verdict, {"procrustes": edge})
 while True:
     if read_manifest(index).serving != new.card.digest:
-        apply(index, new, [found])
+        apply(index, new, [found], read_manifest(index).generation)
     else:
         rollback(index)
     print("done", flush=True)

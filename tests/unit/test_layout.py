@@ -33,7 +33,7 @@ ARROWS = {
     "search": {"types", "errors", "images", "text", "models", "indexer"},
     "sheet": {"types", "errors", "images"},
     "eval": {"types", "errors", "images", "search", "catalogue", "phrases", "products", "wardrobe"},
-    "replacement": {"types", "errors", "images", "indexer", "search", "eval"},
+    "replacement": {"types", "errors", "images", "catalogue", "phrases", "indexer", "search", "eval"},
     "training": {
         "types",
         "errors",

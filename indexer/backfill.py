@@ -1,0 +1,154 @@
+"""Encoding the images of older models again, a part at a time, the most retrieved first.
+
+Each part is a generation of its own: whenever it stops, what is done counts, and what is not done is still searched
+over its edge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cir.errors import DataError, SpaceMismatchError
+from cir.images import decode, locate
+from cir.indexer.assemble import next_manifest, write_rows
+from cir.indexer.durable import make_folder, remove_temporaries, remove_tree
+from cir.indexer.lock import writer_lock
+from cir.indexer.manifest import EDGES, MANIFESTS, SEGMENTS, Manifest, publish, read_manifest, remove_unpublished
+from cir.indexer.parts import WORK
+from cir.indexer.plan import NewRow, StoredRow, stored_rows
+from cir.indexer.request import choose_layout
+from cir.indexer.store import Block, Layout, Segment, write_segment
+from cir.indexer.usage import retrieved
+from cir.types import GalleryEncoder
+
+PART = 1024
+_BATCH = 32
+
+
+@dataclass
+class Backfill:
+    """How far it is.
+
+    Attributes:
+        older: images of older models when it began.
+        done: encoded again since.
+        skipped: (id, reason) of images whose photo is gone, changed or broken; they stay as they are.
+        generation: the last one published.
+    """
+
+    older: int
+    done: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    generation: int = 0
+
+    @property
+    def left(self) -> int:
+        """Images of older models that remain."""
+        return self.older - self.done
+
+
+def backfill(index: Path, encoder: GalleryEncoder, *, count: int | None = None, part: int = PART) -> Iterator[Backfill]:
+    """Encode images of older models again by the serving one.
+
+    Args:
+        index: the index folder.
+        encoder: the serving model.
+        count: how many at most; all if None.
+        part: images a generation.
+
+    Yields:
+        Where it is, after each generation that was published; stop asking, and it stops.
+
+    Raises:
+        SpaceMismatchError: another model serves the index.
+        IndexLockedError: another process is writing to it.
+        DataError: the disk refuses; what was published stays.
+    """
+    with writer_lock(index):
+        manifest = read_manifest(index)
+        if manifest.serving != encoder.card.digest:
+            raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
+        for folder in (index, index / MANIFESTS, index / SEGMENTS, index / EDGES):
+            remove_temporaries(folder)
+        remove_unpublished(index)
+        layout = choose_layout(index, manifest, encoder.card, True)
+        rows = [row for row in stored_rows(index, manifest).values() if row.segment.layout.space != manifest.space.id]
+        often = retrieved(index)
+        rows.sort(key=lambda row: (-often[row.id], row.id))
+        state = Backfill(len(rows), generation=manifest.generation)
+        wanted = rows if count is None else rows[:count]
+        for start in range(0, len(wanted), part):
+            encoded, segment = _encode(index, encoder, layout, wanted[start : start + part], state)
+            if segment is not None:
+                manifest = _publish(index, manifest, encoder, layout, encoded, segment)
+                state.done += len(encoded)
+                state.generation = manifest.generation
+            remove_tree(index / WORK)
+            yield state
+
+
+def _encode(
+    index: Path, encoder: GalleryEncoder, layout: Layout, rows: Sequence[StoredRow], state: Backfill
+) -> tuple[list[StoredRow], Segment | None]:
+    """Encode the photos of some rows into a segment under `work/`; rows whose photo cannot be used are noted."""
+    kept: list[StoredRow] = []
+    vectors, tokens, pixels = [], [], []
+
+    def flush() -> None:
+        if pixels:
+            encoded = encoder.encode_images(np.stack(pixels))
+            if layout.vectors:
+                vectors.append(np.asarray(encoded.vectors, layout.precision))
+            if layout.tokens:
+                tokens.append(np.asarray(encoded.tokens, layout.precision))
+            pixels.clear()
+
+    for row in rows:
+        try:
+            data = locate(row.root, row.id).read()
+            if hashlib.sha256(data).digest() != row.digest:
+                raise DataError(f"{row.id}: the photo has changed; build-index takes it up")
+            pixels.append(encoder.preprocess(decode(data, row.id)))
+        except (DataError, OSError) as error:
+            state.skipped.append((row.id, str(error)))
+            continue
+        kept.append(row)
+        if len(pixels) == _BATCH:
+            flush()
+    flush()
+    if not kept:
+        return [], None
+    path = index / WORK / "backfill.h5"
+    make_folder(path.parent)
+    block = Block(
+        ids=[row.id for row in kept],
+        digests=np.frombuffer(b"".join(row.digest for row in kept), np.uint8).reshape(-1, 32),
+        roots=[row.root for row in kept],
+        metadata=[{}] * len(kept),
+        vectors=np.concatenate(vectors) if vectors else None,
+        tokens=np.concatenate(tokens) if tokens else None,
+    )
+    write_segment(path, layout, len(kept), [block])
+    return kept, Segment(path)
+
+
+def _publish(
+    index: Path,
+    manifest: Manifest,
+    encoder: GalleryEncoder,
+    layout: Layout,
+    rows: Sequence[StoredRow],
+    encoded: Segment,
+) -> Manifest:
+    """The next generation: these rows in a segment of the serving model's, and no longer where they were."""
+    places = {row.digest: place for place, row in enumerate(rows)}
+    new = [NewRow(row.id, row.digest, row.root, row.metadata) for row in rows]
+    entry = write_rows(index, new, layout, lambda digest: (encoded, places[digest]))
+    manifest = next_manifest(index, manifest, encoder, [entry], rows, [])
+    publish(index, manifest)
+    return manifest
