@@ -1,9 +1,11 @@
-"""Ten questions no template contains, asked of real photos: their sheets are for looking at.
+"""Questions no template contains, asked of real photos and of rendered garments: their sheets are for looking at.
 
     python bench/free_form.py DATA_ROOT --output SHEETS
+    python bench/free_form.py --garments --output docs/images/free-form
 
-The gallery is the val split of the product photos. The questions were written before the model that answers them was
-trained; docs/models/small.md says what was found. The sheets show photos of the data set and stay where they are made.
+The gallery is the val split of the product photos, or the wardrobe of the benchmark. The questions were written before
+the model that answers them was trained; docs/models/small.md says what was found. Sheets of photos show the data set
+and stay where they are made.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from pathlib import Path
 
 import click
 
-from cir import models, products
+from cir import models, products, wardrobe
+from cir.eval.catalogues import WARDROBE_PICTURES, WARDROBE_SEED
+from cir.images import scan
 from cir.indexer.build import build_index
 from cir.indexer.gallery import Gallery
 from cir.search import Index
 from cir.sheet import draw_sheet, save_sheet
-from cir.types import Query
+from cir.types import Encoder, Query
 
 QUESTIONS = (
     ("16137", "would suit a wedding"),
@@ -34,13 +38,51 @@ QUESTIONS = (
 )
 
 
+# What the reference is like, and what is said of it.
+OF_GARMENTS: tuple[tuple[dict[str, str], str], ...] = (
+    ({"type": "shirt", "pattern": "striped"}, "no stripes please"),
+    ({"type": "dress", "pattern": "floral"}, "the opposite of flashy"),
+    ({"type": "t-shirt", "colour": "white"}, "would keep me warm in December"),
+    ({"type": "sweater", "colour": "grey"}, "my daughter only wears pink"),
+    ({"type": "trousers", "colour": "beige"}, "too hot for these, cut them at the knee"),
+    ({"type": "shirt", "sleeves": "long"}, "rolled up for the summer"),
+    ({"type": "jacket", "colour": "red"}, "something I can wear to a funeral"),
+    ({"type": "dress", "colour": "navy"}, "with little spots like my grandmother had"),
+    ({}, "like a lumberjack"),
+    ({}, "the colour of the sea on a sunny day"),
+)
+
+
+def ask_garments(encoder: Encoder, folder: Path, output: Path) -> None:
+    """Draw the wardrobe of the benchmark, ask, and leave small JPEG sheets."""
+    catalogue = wardrobe.write(folder / "wardrobe", WARDROBE_PICTURES, seed=WARDROBE_SEED)
+    build_index(scan([folder / "wardrobe"]), folder / "index", encoder)
+    index = Index(Gallery.open(folder / "index"), lambda card: encoder)
+    looks = {name: garment.attributes for name, garment in catalogue}
+    for number, (like, text) in enumerate(OF_GARMENTS, start=1):
+        reference = next((name for name, look in looks.items() if like and like.items() <= look.items()), "")
+        result = index.search(Query((reference,) if reference else (), text, k=5))
+        sheet = draw_sheet(result, index.picture)
+        sheet.save(output / f"{number:02d}.jpg", quality=80, optimize=True)
+        click.echo(f"{number}. {looks.get(reference, 'no reference')}: {text!r} fits={result.fits}")
+        for hit in result.hits:
+            click.echo(f"   {', '.join(looks[hit.id].values())}")
+
+
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=click.Path(path_type=Path), required=False)
+@click.option("--garments", is_flag=True, help="Ask about rendered garments instead of photos.")
 @click.option("--model", default=models.DEFAULT, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the sheets.")
-def main(root: Path, model: str, output: Path) -> None:
+def main(root: Path | None, garments: bool, model: str, output: Path) -> None:
     """Ask, draw, and print what was found in words."""
     output.mkdir(parents=True, exist_ok=True)
+    if garments:
+        with tempfile.TemporaryDirectory() as scratch:
+            ask_garments(models.load_model(model), Path(scratch), output)
+        return
+    if root is None:
+        raise click.UsageError("give DATA_ROOT, or --garments")
     styles = products.read_styles(root)
     photos = [
         (product, image)

@@ -16,7 +16,7 @@ def cosines(left: Tensor, right: Tensor) -> Tensor:
         return left.float() @ right.float().T
 
 
-def contrast(scores: Tensor, temperature: Tensor, equal: Tensor | None = None) -> Tensor:
+def contrast(scores: Tensor, temperature: Tensor | float, equal: Tensor | None = None) -> Tensor:
     """Query-to-target contrast: cross-entropy of row i against column i.
 
     Args:

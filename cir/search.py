@@ -113,6 +113,13 @@ class Index:
             self._encoders[space] = encoder
         return self._encoders[space]
 
+    def _maker(self, space: str) -> tuple[Encoder, str | None]:
+        """Who makes queries in a space, and with which of its heads; None for its own."""
+        edge = self.gallery.edges.get(space)
+        if edge is not None and edge.route == "head":
+            return self.encoder, space
+        return self._encoder_of(space), None
+
     def _encoder_of(self, space: str) -> Encoder:
         models = self.gallery.manifest.models.values()
         return self.encoder_of(next(card for card in map(ModelCard.from_json, models) if card.space.id == space))
@@ -187,7 +194,7 @@ class Index:
         return self._vectors(queries, self._all_resolved(queries))
 
     def made(self, space: str, queries: Sequence[Query]) -> Floats:
-        """(B, D) float32, unit-norm: the queries by the model whose own space it is, which must be at hand."""
+        """(B, D) float32, unit-norm: the queries in a space, by whoever makes them there now."""
         return self._made(space, queries, self._all_resolved(queries))
 
     def _all_resolved(self, queries: Sequence[Query]) -> list[list[_Reference]]:
@@ -225,9 +232,9 @@ class Index:
                     out[row] += self._own_vector(space, reference)
         for start in range(0, len(composed), BATCH):
             part = composed[start : start + BATCH]
-            encoder = self._encoder_of(space)
+            encoder, head = self._maker(space)
             pixels = np.stack([encoder.preprocess(reference.picture()) for _, reference, _ in part])
-            encoded = encoder.encode_queries(pixels, [text for _, _, text in part])
+            encoded = encoder.encode_queries(pixels, [text for _, _, text in part], head)
             np.add.at(out, [row for row, _, _ in part], encoded)
         self._add_texts(space, out, texts)
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
@@ -239,7 +246,8 @@ class Index:
     def _add_texts(self, space: str, out: Floats, texts: Sequence[tuple[int, float, str]]) -> None:
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]
-            encoded = self._encoder_of(space).encode_texts([text for _, _, text in part])
+            encoder, head = self._maker(space)
+            encoded = encoder.encode_texts([text for _, _, text in part], head)
             weights = np.array([weight for _, weight, _ in part], dtype=np.float32)
             np.add.at(out, [row for row, _, _ in part], encoded * weights[:, None])
 
@@ -247,7 +255,11 @@ class Index:
         """The reference as the gallery of a space sees it: the stored vector, or one encoded now."""
         if reference.id is not None and self.gallery.space_of(reference.id) == space:
             return self.gallery.vector(reference.id)
-        encoder = self._encoder_of(space)
+        encoder, head = self._maker(space)
+        if head is not None:  # the model gives no images in that space, but a query that says nothing is near them
+            pixels = encoder.preprocess(reference.picture())[None]
+            said_nothing: Floats = encoder.encode_queries(pixels, [""], head)[0]
+            return said_nothing
         encoded = encoder.encode_images(encoder.preprocess(reference.picture())[None])
         if encoded.vectors is not None and (self.gallery.has_vectors or space != self.gallery.space.id):
             vector: Floats = encoded.vectors[0]

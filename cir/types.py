@@ -58,6 +58,7 @@ class ModelCard:
         sum_weight: share of the image in the *sum* baseline, chosen once on held-out train data.
         floors: "composed" or "text" -> the score below which the best hit of such a query is called no fit: 5 % of
             answerable queries on held-out train data fall below it. Empty where it was not calibrated.
+        query_heads: id of each older space that the model makes queries for too -> its dims.
         training: how it was trained: data, seed, steps, hours.
     """
 
@@ -69,6 +70,7 @@ class ModelCard:
     vector: bool
     sum_weight: float = 0.5
     floors: Mapping[str, float] = field(default_factory=dict)
+    query_heads: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,7 +85,7 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values, digest included."""
-        plain = {"floors": dict(self.floors), "training": dict(self.training)}
+        plain = {"floors": dict(self.floors), "query_heads": dict(self.query_heads), "training": dict(self.training)}
         return {**asdict(self), **plain, "digest": self.digest}
 
     @classmethod
@@ -99,9 +101,10 @@ class Edge:
     Attributes:
         model: digest of the model that asks.
         space: id of the space of the stored vectors.
-        route: "transform", stored vectors are carried into the model's own space; "procrustes", query vectors are
-            carried into the old one; "encoder", the model that made the stored vectors makes queries for them too.
-        matrix: (D_to, D_from) float32 of what is carried: to = unit(matrix @ from + bias). None for "encoder".
+        route: "head", the model has a query head for the old space; "transform", stored vectors are carried into the
+            model's own space; "procrustes", query vectors are carried into the old one; "encoder", the model that made
+            the stored vectors makes queries for them too.
+        matrix: (D_to, D_from) float32 of what is carried: to = unit(matrix @ from + bias). None where nothing is.
         bias: (D_to,) float32, or None.
         slope, intercept: slope * score + intercept puts a score in the old space on the scale of the model's own.
         evidence: what was measured, and the verdict; plain JSON values.
@@ -120,7 +123,7 @@ class Edge:
         """(N, D_from) -> (N, D_to) float32, unit-norm."""
         import numpy as np
 
-        assert self.matrix is not None  # the route "encoder" carries nothing
+        assert self.matrix is not None  # heads and encoders carry nothing
         carried = vectors.astype(np.float32) @ self.matrix.T
         if self.bias is not None:
             carried = carried + self.bias
@@ -159,7 +162,7 @@ class GalleryEncoder(Protocol):
 
 
 class QueryEncoder(Protocol):
-    """Turns a reference and a caption into one vector of the model's native space."""
+    """Turns a reference and a caption into one vector, of the model's own space or an older one it has a head for."""
 
     @property
     def card(self) -> ModelCard:
@@ -168,11 +171,15 @@ class QueryEncoder(Protocol):
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels."""
 
-    def encode_queries(self, pixels: Floats, captions: Sequence[str]) -> Floats:
-        """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm."""
+    def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
+        """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm.
 
-    def encode_texts(self, captions: Sequence[str]) -> Floats:
-        """B captions without a reference -> (B, D) float32, unit-norm."""
+        Args:
+            space: id of a space in `card.query_heads`; the model's own if None.
+        """
+
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
+        """B captions without a reference -> (B, D) float32, unit-norm; `space` as in `encode_queries`."""
 
 
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):

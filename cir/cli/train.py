@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cir.cli.options import device_option, quiet_libraries
+from cir.cli.options import device_option, model_dir_option, quiet_libraries
 
 
 @click.command()
@@ -23,10 +24,27 @@ from cir.cli.options import device_option, quiet_libraries
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model's directory.")
 @click.option("--start", type=click.Path(file_okay=False, path_type=Path), help="Start from this model's weights.")
+@click.option(
+    "--replaces",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL|INDEX",
+    help="Train a query head for the vectors that this model, or the models of this index, have stored; for `small`. "
+    "May be repeated.",
+)
 @click.option("--allow-unreadable", is_flag=True, help="Leave out missing and broken pictures, and count them.")
 @device_option
+@model_dir_option
 def train(
-    config: str, data_root: Path, work: Path, out: Path, start: Path | None, allow_unreadable: bool, device: str
+    config: str,
+    data_root: Path,
+    work: Path,
+    out: Path,
+    start: Path | None,
+    replaces: tuple[Path, ...],
+    allow_unreadable: bool,
+    device: str,
+    model_dirs: tuple[Path, ...],
 ) -> None:
     """Train a model by CONFIG, a TOML file or the name of a shipped one (small, fashioniq, cirr).
 
@@ -36,6 +54,7 @@ def train(
     \b
     Example:
       cir train small --data-root fashion-products --work work --out my-small
+      cir train small --data-root fashion-products --work work --out next --replaces my.index
       cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
       accelerate launch -m cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
     """
@@ -48,8 +67,15 @@ def train(
     from cir.training.config import facts, make_task, read_config
 
     settings = read_config(config)
+    older = [directory for path in replaces for directory in _models_of(path, model_dirs)]
     task, recipe = make_task(
-        settings, data_root, work, start=start, device=devices.choose(device), allow_unreadable=allow_unreadable
+        settings,
+        data_root,
+        work,
+        start=start,
+        device=devices.choose(device),
+        allow_unreadable=allow_unreadable,
+        replaces=older,
     )
     first = devices.process()[0] == 0  # of the processes of a launch, one speaks
     if first and task.left_out:
@@ -66,7 +92,21 @@ def train(
             bar.update(step + 1 - bar.n)
             bar.set_postfix(shown, refresh=False)
 
-        loop.train(task, recipe, work=work, out=out, facts=facts(settings, start), report=report)
+        loop.train(task, recipe, work=work, out=out, facts=facts(settings, start, older), report=report)
     if first:
         card = read_card(out)
         click.echo(f"{out}: {card.name}, its best at step {card.training['step']} of {recipe.steps}")
+
+
+def _models_of(path: Path, model_dirs: Sequence[Path]) -> list[Path]:
+    """The directory of a model, or of each model whose vectors an index holds."""
+    from cir import models
+    from cir.indexer.manifest import CURRENT, read_manifest
+    from cir.types import ModelCard
+
+    if not (path / CURRENT).is_file():
+        return [models.find(path, model_dirs)]
+    manifest = read_manifest(path)
+    made = dict.fromkeys(entry.model for entry in manifest.segments)
+    cards = [ModelCard.from_json(manifest.models[digest]) for digest in made]
+    return [models.find_for(card, manifest.model_paths.get(card.digest), model_dirs) for card in cards]

@@ -65,27 +65,29 @@ class SprcEncoder:
     def encode_images(self, pixels: Floats) -> Encoded:
         """(B, 3, H, W) float32 pixels -> vectors (B, D), tokens (B, T, D) or both, float32 and unit-norm."""
         with self._turn:
-            states = self.sprc.target_states(self._features(pixels))
+            features = self.sprc.image_features(torch.from_numpy(pixels).to(self._device))
+            states = self.sprc.target_states(features)
             vectors = self.sprc.project_vector(states) if self.card.vector else None
             tokens = self.sprc.project_tokens(states) if self.card.tokens else None
         return Encoded(None if vectors is None else _numpy(vectors), None if tokens is None else _numpy(tokens))
 
     @torch.inference_mode()
-    def encode_queries(self, pixels: Floats, captions: Sequence[str]) -> Floats:
-        """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm: passes A and B."""
+    def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
+        """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm: passes A and B.
+
+        Args:
+            space: id of an older space in `card.query_heads`; the model's own if None.
+        """
         with self._turn:
-            ids, mask = self.sprc.tokenize(captions)
-            prompt = self.sprc.sentence_prompt(self._features(pixels), ids, mask)
-            return _numpy(self.sprc.sentence_vector(prompt, ids, mask))
+            states = self.sprc.query_states(torch.from_numpy(pixels).to(self._device), captions)
+            return _numpy(self.sprc.project_query(states, space))
 
     @torch.inference_mode()
-    def encode_texts(self, captions: Sequence[str]) -> Floats:
-        """B captions without a reference -> (B, D) float32, unit-norm: pass D."""
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
+        """B captions without a reference -> (B, D) float32, unit-norm: pass D. `space` as in `encode_queries`."""
         with self._turn:
-            return _numpy(self.sprc.text_vectors(captions))
-
-    def _features(self, pixels: Floats) -> Tensor:
-        return self.sprc.image_features(torch.from_numpy(pixels).to(self._device))
+            states = self.sprc.prompted_text_state(*self.sprc.tokenize(captions))
+            return _numpy(self.sprc.project_query(states, space))
 
 
 def _numpy(values: Tensor) -> Floats:

@@ -47,6 +47,7 @@ class SprcConfig:
         positions: rows of the position embedding.
         gallery_vector: whether the gallery encoder gives one vector per image.
         gallery_tokens: whether it gives T tokens per image, as the official models do.
+        query_heads: id of each older space that queries can be made for -> its dims.
     """
 
     vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
@@ -63,10 +64,11 @@ class SprcConfig:
     dropout: float = 0.1
     gallery_vector: bool = False
     gallery_tokens: bool = True
+    query_heads: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "vision": dict(self.vision)}
+        return {**asdict(self), "vision": dict(self.vision), "query_heads": dict(self.query_heads)}
 
 
 VIT_G: dict[str, Any] = {
@@ -181,6 +183,8 @@ class Sprc(nn.Module):
         self.vision_proj = nn.Linear(config.width, config.dims) if config.gallery_tokens else None
         self.text_proj = nn.Linear(config.width, config.dims)
         self.gallery_proj = nn.Linear(config.width, config.dims) if config.gallery_vector else None
+        older = {space: nn.Linear(config.width, dims) for space, dims in config.query_heads.items()}
+        self.query_heads = nn.ModuleDict(older)
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.trunk_precision = torch.float32  # less where the loader has cast `trunk_matrices`
 
@@ -213,11 +217,15 @@ class Sprc(nn.Module):
 
     def sentence_vector(self, prompt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pass B: (B, T, width) prompt and (B, L) caption -> (B, D) unit-norm."""
+        return self.project_query(self.sentence_state(prompt, ids, mask))
+
+    def sentence_state(self, prompt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pass B before its projection: (B, T, width) prompt and (B, L) caption -> (B, width)."""
         out = self._qformer(
             self.embeddings(input_ids=ids, query_embeds=prompt), _with_prompts(mask, self.config.query_tokens)
         )
         # The caption's [CLS] stands right behind the T prompts.
-        return _unit(self.text_proj(out[:, self.config.query_tokens]))
+        return out[:, self.config.query_tokens]
 
     def target_states(self, features: Tensor) -> Tensor:
         """Pass C: (B, P, W) features -> (B, T, width) Q-Former outputs."""
@@ -226,13 +234,17 @@ class Sprc(nn.Module):
 
     def prompted_text_vector(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Pass D: (B, L) caption with the learned prompts -> (B, D) unit-norm."""
+        return self.project_query(self.prompted_text_state(ids, mask))
+
+    def prompted_text_state(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Pass D before its projection: (B, L) caption with the learned prompts -> (B, width)."""
         tokens = self.config.query_tokens
         words = self.embeddings.word_embeddings(ids)  # (B, L, width)
         prompts = self.prompt_tokens.expand(len(ids), -1, -1)
         mixed = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)  # [CLS, prompts, rest]
         mixed = mixed + self.embeddings.position_embeddings.weight[: mixed.shape[1]]
         out = self._qformer(mixed, _with_prompts(mask, tokens))
-        return _unit(self.text_proj(out[:, CLS]))
+        return out[:, CLS]
 
     def _qformer(self, embedded: Tensor, mask: Tensor | None, *, features: Tensor | None = None) -> Tensor:
         if features is None:
@@ -248,6 +260,11 @@ class Sprc(nn.Module):
         return states
 
     # What a search needs.
+
+    def project_query(self, states: Tensor, space: str | None = None) -> Tensor:
+        """(B, width) of pass B or D -> (B, D) unit-norm, in the model's own space or an older one it has a head for."""
+        head = self.text_proj if space is None else self.query_heads[space]
+        return _unit(head(states))
 
     def project_tokens(self, states: Tensor) -> Tensor:
         """(B, T, width) of pass C -> (B, T, D) unit-norm gallery tokens."""
@@ -267,8 +284,12 @@ class Sprc(nn.Module):
 
     def query_vectors(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
         """(B, 3, H, W) references and B raw captions -> (B, D) unit-norm."""
+        return self.project_query(self.query_states(pixels, captions))
+
+    def query_states(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+        """(B, 3, H, W) references and B raw captions -> (B, width), what every head projects."""
         ids, mask = self.tokenize(captions)
-        return self.sentence_vector(self.sentence_prompt(self.image_features(pixels), ids, mask), ids, mask)
+        return self.sentence_state(self.sentence_prompt(self.image_features(pixels), ids, mask), ids, mask)
 
     def text_vectors(self, captions: Sequence[str]) -> Tensor:
         """B raw captions without a reference -> (B, D) unit-norm."""

@@ -110,6 +110,7 @@ def write(
         vector=config.gallery_vector,
         sum_weight=sum_weight,
         floors=floors or {},
+        query_heads=dict(config.query_heads),
         training=training,
     )
     content = {"card": card.to_json(), "config": config.to_json(), "preprocess": vars(preprocess)}

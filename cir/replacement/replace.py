@@ -214,6 +214,7 @@ def _study_space(
         new_gallery=encoded,
         old_queries=index.made(space, queries),
         new_queries=_queries(index, encoder, queries),
+        head_queries=_queries(index, encoder, queries, space) if space in encoder.card.query_heads else None,
         current=gallery.scores(asked, ids),
         references=np.array([row[one.reference] if one.reference else -1 for one in about]),
         right=right,
@@ -284,18 +285,18 @@ def _values(encoded: Encoded, tokens: bool) -> Floats:
     return values
 
 
-def _queries(index: Index, encoder: Encoder, queries: Sequence[Query]) -> Floats:
-    """(Q, E) the new model's vectors of queries about gallery images."""
-    out = np.zeros((len(queries), encoder.card.dims), np.float32)
+def _queries(index: Index, encoder: Encoder, queries: Sequence[Query], space: str | None = None) -> Floats:
+    """(Q, E) the new model's vectors of queries about gallery images, in its own space or one of its heads'."""
+    out = np.zeros((len(queries), encoder.card.query_heads[space] if space else encoder.card.dims), np.float32)
     composed = [row for row, query in enumerate(queries) if query.references]
     told = [row for row, query in enumerate(queries) if not query.references]
     for start in range(0, len(composed), BATCH):
         rows = composed[start : start + BATCH]
         pixels = np.stack([encoder.preprocess(index.picture(queries[row].references[0])) for row in rows])
-        out[rows] = encoder.encode_queries(pixels, [queries[row].text for row in rows])
+        out[rows] = encoder.encode_queries(pixels, [queries[row].text for row in rows], space)
     for start in range(0, len(told), BATCH):
         rows = told[start : start + BATCH]
-        out[rows] = encoder.encode_texts([queries[row].text for row in rows])
+        out[rows] = encoder.encode_texts([queries[row].text for row in rows], space)
     return out
 
 

@@ -1,4 +1,4 @@
-"""The ways from a new model's queries to stored vectors of an old one, in closed form.
+"""The ways from a new model's queries to stored vectors of an old one: a head of its own, or a map in closed form.
 
 Measured on real photos, ridge brings a third of what encoding everything again would, Procrustes hardly anything, and
 neither can be assumed to bring anything at all: that is why each is measured before it is used.
@@ -35,6 +35,13 @@ class Fitted:
     bias: Floats | None = None
     slope: float = 1.0
     intercept: float = 0.0
+
+
+def head(study: Study) -> Fitted | None:
+    """The new model's own query head for the old space, trained with it; None where it has none."""
+    if study.head_queries is None:
+        return None
+    return _calibrated(study, Fitted("head", scores(study.head_queries, study.old_gallery)))
 
 
 def transform(study: Study) -> Fitted | None:
@@ -87,6 +94,7 @@ def naive(study: Study) -> Fitted | None:
 
 
 ROUTES: dict[str, Callable[[Study], Fitted | None]] = {
+    "head": head,
     "transform": transform,
     "procrustes": procrustes,
     "encoder": encoder,

@@ -25,6 +25,7 @@ class Study:
         new_gallery: (N, E) or (N, T, E) of the new model.
         old_queries: (Q, D) by the model that made the stored vectors.
         new_queries: (Q, E).
+        head_queries: (Q, D) of the new model's head for the old space, or None where it has none.
         current: (Q, N) scores as the index gives them now.
         references: (Q,) row of each reference, -1 for none; it is never an answer.
         right: (Q, N) which images answer.
@@ -36,6 +37,7 @@ class Study:
     new_gallery: Floats
     old_queries: Floats
     new_queries: Floats
+    head_queries: Floats | None
     current: Floats
     references: NDArray[np.int64]
     right: Bools

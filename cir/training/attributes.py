@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from cir.catalogue import Catalogue, Change
 from cir.errors import DataError
 from cir.images import ImageFile, Preprocess, decode
 from cir.models import weights
-from cir.models.sprc import Sprc
+from cir.models.sprc import Sprc, scores
 from cir.training.features import Floats16, cached
 from cir.training.wishes import Table, Wish
 
@@ -35,6 +36,7 @@ HELD_OUT_QUERIES, HELD_OUT_SEED = 1000, 7
 WARDROBE = "wardrobe"
 # Share of answerable held-out queries that may be told "nothing fits": it sets the floors in the card.
 FALSE_ALARMS = 0.05
+OLD_TEMPERATURE = 0.07  # fixed: the scores it divides are of vectors that do not move
 SUM_WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
 
 
@@ -77,6 +79,7 @@ class Source:
         places: row of the table -> row of `maps`, or -1.
         among: (rows of the table,) bool, the items to train on.
         kinds: kinds of wishes -> share.
+        old: id of each older space -> (N, T, D) float16, what its model's gallery holds of these pictures.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Source:
     places: Rows
     among: NDArray[np.bool_]
     kinds: Mapping[tuple[str, ...], float]
+    old: Mapping[str, Floats16] = field(default_factory=dict)
 
     def wishes(self, count: int, rng: random.Random) -> Iterator[Wish]:
         """`count` random wishes about these items."""
@@ -99,6 +103,10 @@ class Source:
     def maps_of(self, rows: Sequence[int]) -> Floats16:
         """(B, P, W) float16 feature maps of rows of the table."""
         return self.maps[self.places[list(rows)]]
+
+    def old_of(self, space: str, rows: Sequence[int]) -> Floats16:
+        """(B, T, D) float16, what the gallery of an older space holds of rows of the table."""
+        return self.old[space][self.places[list(rows)]]
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,8 @@ class AttributeTask:
         model, count = self.model, len(wishes)
         ids, mask = model.tokenize([wish.caption for wish in wishes])
         prompt = model.sentence_prompt(reference, ids, mask)
-        composed = model.sentence_vector(prompt, ids, mask)
+        state = model.sentence_state(prompt, ids, mask)
+        composed = model.project_query(state)
         # The references are negatives too: they are what the answer must differ from.
         states = model.target_states(torch.cat([target, reference]))
         vectors = model.project_vector(states)
@@ -174,6 +183,7 @@ class AttributeTask:
         temperature = model.temp.clamp(0.01, 0.5)
         answered = self._equal(wishes, rows, described=False).to(vectors.device)
         terms = {"itc": losses.contrast(losses.cosines(composed, vectors), temperature, answered)}
+        terms |= self._older(state, pairs, [w.target for w in wishes] + [w.reference for w in wishes], answered)
         told = sorted(rng.sample(range(count), min(self.settings.described, count)))
         if told:
             prompted = model.prompted_text_vector(*model.tokenize([wishes[i].told for i in told]))
@@ -183,6 +193,18 @@ class AttributeTask:
             contrast = losses.contrast(losses.cosines(prompted, vectors[order]), temperature, equal)
             terms["rtc"] = self.settings.rtc_weight * contrast
         terms["align"] = self.settings.align_weight * model.alignment(prompt.float())
+        return terms
+
+    def _older(
+        self, state: Tensor, pairs: Sequence[tuple[Source, Wish]], rows: Sequence[int], answered: Tensor
+    ) -> dict[str, Tensor]:
+        """Each older head contrasted with what its gallery holds of the same targets and references, which stays."""
+        sources = [source for source, _ in pairs] * 2
+        terms = {}
+        for space in self.model.query_heads:
+            stored = np.concatenate([source.old_of(space, [row]) for source, row in zip(sources, rows, strict=True)])
+            found = scores(self.model.project_query(state, space), torch.from_numpy(stored).float().to(state.device))
+            terms[f"older {space[:6]}"] = losses.contrast(found, OLD_TEMPERATURE, answered)
         return terms
 
     def _maps(self, items: Sequence[tuple[Source, int]], numbers: np.random.Generator | None = None) -> Tensor:
@@ -222,6 +244,10 @@ class AttributeTask:
                 for share in SUM_WEIGHTS:
                     mixed = F.normalize(share * own + (1 - share) * found.told, dim=-1)
                     figures[f"sum {share:.2f} R@10"] = found.recall(mixed, 10)
+                for space, (older, answers) in found.older.items():
+                    in_old = replace(found, gallery=older)
+                    figures[f"older {space[:6]} R@1"] = in_old.recall(answers, 1)
+                    figures[f"older {space[:6]} R@10"] = in_old.recall(answers, 10)
                 figures["floor composed"] = found.floor(found.composed)
                 figures["floor text"] = found.floor(found.told)
         figures["headline"] = sum(
@@ -238,6 +264,7 @@ class AttributeTask:
         place = {item: i for i, item in enumerate(held_out.order)}
         references = [place[change.reference] for change in held_out.changes]
         gallery, composed, told = [], [], []
+        older: dict[str, list[Tensor]] = {space: [] for space in model.query_heads}
         for start in range(0, len(held_out.order), size):
             maps = self._maps([(held_out.source, int(row)) for row in held_out.rows[start : start + size]])
             gallery.append(model.project_vector(model.target_states(maps)))
@@ -245,7 +272,10 @@ class AttributeTask:
             rows = [int(held_out.rows[i]) for i in references[start : start + size]]
             maps = self._maps([(held_out.source, row) for row in rows])
             ids, mask = model.tokenize(captions[start : start + size])
-            composed.append(model.sentence_vector(model.sentence_prompt(maps, ids, mask), ids, mask))
+            state = model.sentence_state(model.sentence_prompt(maps, ids, mask), ids, mask)
+            composed.append(model.project_query(state))
+            for space, parts in older.items():
+                parts.append(model.project_query(state, space))
             told.append(model.prompted_text_vector(ids, mask))
         right = torch.zeros(len(captions), len(place), dtype=torch.bool)
         for row, change in enumerate(held_out.changes):
@@ -256,6 +286,13 @@ class AttributeTask:
             torch.cat(told).cpu(),
             torch.tensor(references),
             right,
+            {
+                space: (
+                    torch.from_numpy(held_out.source.old_of(space, [int(row) for row in held_out.rows])).float(),
+                    torch.cat(parts).cpu(),
+                )
+                for space, parts in older.items()
+            },
         )
 
     def save(self, directory: Path, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
@@ -279,10 +316,11 @@ class Answers:
     """A held-out gallery and its queries, encoded; all unit-norm float32.
 
     Attributes:
-        gallery: (N, D).
+        gallery: (N, D), or (N, T, D) tokens.
         composed, told: (Q, D), with the reference and by the caption alone.
         references: (Q,) place of each reference in the gallery.
         right: (Q, N) bool.
+        older: id of each older space -> its gallery (N, T, D), and the queries of the head for it (Q, D).
     """
 
     gallery: Tensor
@@ -290,10 +328,11 @@ class Answers:
     told: Tensor
     references: Tensor
     right: Tensor
+    older: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def scores(self, queries: Tensor) -> Tensor:
         """(Q, D) -> (Q, N), the reference out of the way."""
-        similarities = queries @ self.gallery.T
+        similarities = queries @ self.gallery.T if self.gallery.ndim == 2 else scores(queries, self.gallery)
         similarities[torch.arange(len(queries)), self.references] = -2
         return similarities
 
@@ -307,10 +346,34 @@ class Answers:
         return float(self.scores(queries).amax(dim=1).quantile(FALSE_ALARMS))
 
 
+class OldGallery(nn.Module):
+    """What a model stores of pictures: (B, 3, H, W) -> (B, T, D) unit-norm, its tokens or its one vector."""
+
+    def __init__(self, model: Sprc) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        states = self.model.target_states(self.model.image_features(pixels))
+        if self.model.gallery_proj is None:
+            return self.model.project_tokens(states)
+        return self.model.project_vector(states)[:, None]
+
+
+Old = Mapping[str, tuple[Sprc, Preprocess]]
+
+
 def gather(
-    settings: Settings, root: Path, work: Path, trunk: nn.Module, preprocess: Preprocess
+    settings: Settings, root: Path, work: Path, trunk: nn.Module, preprocess: Preprocess, old: Old | None = None
 ) -> tuple[list[Source], list[HeldOut]]:
     """Sources to train on and the held-out galleries of product photos; feature maps are kept under `work`.
+
+    Args:
+        settings: which sources.
+        root: folder of the product data.
+        work: keeps feature maps, and what older models store of the same pictures.
+        trunk, preprocess: of the model to train.
+        old: id of each older space -> the model that spans it.
 
     Raises:
         DataError: the product data is not there, or a picture cannot be read.
@@ -330,14 +393,19 @@ def gather(
     sources, held_out = [], []
     for name in settings.sources:
         if name == WARDROBE:
-            sources.append(_wardrobe(settings, work, trunk, preprocess))
+            sources.append(_wardrobe(settings, work, trunk, preprocess, old or {}))
             continue
         files = {product: image for product, image in products.product_images(root / name) if product in place}
         order = sorted(files)
-        maps = cached(work / f"{Path(name).stem}.npy", len(order), _Pixels(files, order, preprocess), trunk)
+        stem = Path(name).stem
+        maps = cached(work / f"{stem}.npy", len(order), _Pixels(files, order, preprocess), trunk)
+        stored = {
+            space: cached(work / f"{stem}-{space}.npy", len(order), _Pixels(files, order, how), OldGallery(model))
+            for space, (model, how) in (old or {}).items()
+        }
         places = np.full(len(ids), -1)
         places[[place[product] for product in order]] = np.arange(len(order))
-        sources.append(Source(name, table, maps, places, (places >= 0) & ~apart, kinds))
+        sources.append(Source(name, table, maps, places, (places >= 0) & ~apart, kinds, stored))
         rows = np.flatnonzero((places >= 0) & apart)
         kept = [ids[row] for row in rows]
         changes = Catalogue([products.item(styles[product], product) for product in kept], products.KINDS).changes(
@@ -347,17 +415,21 @@ def gather(
     return sources, held_out
 
 
-def _wardrobe(settings: Settings, work: Path, trunk: nn.Module, preprocess: Preprocess) -> Source:
+def _wardrobe(settings: Settings, work: Path, trunk: nn.Module, preprocess: Preprocess, old: Old) -> Source:
     """Rendered garments, drawn for training alone: the benchmark's and the demo's have other seeds."""
     garments = wardrobe.garments(settings.wardrobe_pictures, seed=settings.wardrobe_seed)
 
-    def pixels(i: int) -> NDArray[np.float32]:
-        return preprocess(wardrobe.draw(garments[i], seed=settings.wardrobe_seed * 1_000_000 + i))
+    def pixels(how: Preprocess, i: int) -> NDArray[np.float32]:
+        return how(wardrobe.draw(garments[i], seed=settings.wardrobe_seed * 1_000_000 + i))
 
-    maps = cached(work / "wardrobe.npy", len(garments), pixels, trunk)
+    maps = cached(work / "wardrobe.npy", len(garments), partial(pixels, preprocess), trunk)
+    stored = {
+        space: cached(work / f"wardrobe-{space}.npy", len(garments), partial(pixels, how), OldGallery(model))
+        for space, (model, how) in old.items()
+    }
     every = np.arange(len(garments))
     table = Table(WARDROBE, [garment.attributes for garment in garments], wardrobe.KINDS)
-    return Source(WARDROBE, table, maps, every, every >= 0, _kinds(settings.kinds[WARDROBE]))
+    return Source(WARDROBE, table, maps, every, every >= 0, _kinds(settings.kinds[WARDROBE]), stored)
 
 
 def _kinds(shares: Mapping[str, float]) -> dict[tuple[str, ...], float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,6 +88,7 @@ def make_task(
     start: Path | None = None,
     device: torch.device | None = None,
     allow_unreadable: bool = False,
+    replaces: Sequence[Path] = (),
 ) -> tuple[Task, Recipe]:
     """The task of a configuration, its model at its starting weights, and the recipe with its number of steps.
 
@@ -99,9 +100,11 @@ def make_task(
             recipes need it.
         device: where to train; chosen if None.
         allow_unreadable: count missing and broken pictures instead of stopping.
+        replaces: models whose stored vectors must go on being found: a query head for each is trained beside the
+            model's own, against what they store of the training pictures.
 
     Raises:
-        UsageError: a start is missing.
+        UsageError: a start is missing, or heads are asked of a recipe that trains none.
         MissingDependencyError: the packages that carry the starting weights are not installed.
         DataError: the data is not there.
         WeightsError: `start` is of another size.
@@ -110,6 +113,8 @@ def make_task(
     torch.manual_seed(config.recipe.seed)  # of what does not come from `start`
     settings = config.batches
     if isinstance(settings, triplets.Settings):
+        if replaces:
+            raise UsageError(f"{config.name}: heads for older models are trained by the task attributes alone")
         if start is None:
             raise UsageError(f"{config.name} continues a model: --start DIR, such as BLIP-2 after `cir convert`")
         model, _, preprocess = weights.load(start)
@@ -130,24 +135,32 @@ def make_task(
         raise UsageError(f"{config.name}: the task attributes needs the sections [model] and [preprocess]")
     text = _package(TEXT_PACKAGE) / "model"
     vocabulary = text / weights.VOCABULARY
-    model = Sprc(config.model, Tokenizer(vocabulary))
+    older = {}
+    for directory in replaces:
+        old, card, how = weights.load(directory)
+        older[card.space.id] = (old, how)
+    heads = {space: old.config.dims for space, (old, _) in older.items()}
+    model = Sprc(replace(config.model, query_heads=heads), Tokenizer(vocabulary))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(TRUNK_PACKAGE) / "models"))
     start_from_minilm(model, text)
     if start is not None:
         weights.start_from(model, start)
-    sources, held_out = attributes.gather(settings, root, work, model.vision, config.preprocess)
+    sources, held_out = attributes.gather(settings, root, work, model.vision, config.preprocess, older)
     made = attributes.AttributeTask(
         model.to(device), config.name, settings, config.recipe.seed, sources, held_out, config.preprocess, vocabulary
     )
     return made, config.recipe
 
 
-def facts(config: Config, start: Path | None) -> Mapping[str, Any]:
+def facts(config: Config, start: Path | None, replaces: Sequence[Path] = ()) -> Mapping[str, Any]:
     """What a model's card says of its training."""
     told: dict[str, Any] = {"config": config.text}
     if start is not None:
         card = weights.read_card(start)
         told["start"] = f"{card.name} ({card.digest})"
+    if replaces:
+        cards = [weights.read_card(directory) for directory in replaces]
+        told["replaces"] = [f"{card.name} ({card.digest})" for card in cards]
     return told
 
 

@@ -63,7 +63,7 @@ class FakeEncoder:
         )
         return Encoded(vectors, tokens)
 
-    def encode_texts(self, captions: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> np.ndarray:
         """Unit vectors drawn from the captions."""
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in captions]
         return unit(np.stack([np.random.default_rng(seed).standard_normal(DIMS) for seed in seeds]))

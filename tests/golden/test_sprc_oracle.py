@@ -176,9 +176,9 @@ def vector_at_position_0(monkeypatch: pytest.MonkeyPatch, model: Sprc) -> None:
     def mistaken(self: Sprc, prompt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         whole = torch.cat([mask.new_ones(len(mask), self.config.query_tokens), mask], dim=1)
         out = self._qformer(self.embeddings(input_ids=ids, query_embeds=prompt), whole)
-        return F.normalize(self.text_proj(out[:, 0]), dim=-1)
+        return out[:, 0]
 
-    monkeypatch.setattr(Sprc, "sentence_vector", mistaken)
+    monkeypatch.setattr(Sprc, "sentence_state", mistaken)
 
 
 def no_second_pass(monkeypatch: pytest.MonkeyPatch, model: Sprc) -> None:

@@ -44,7 +44,7 @@ class NewEncoder(FakeEncoder):
         assert vectors is not None
         return Encoded(unit(vectors @ self._cut), None)
 
-    def encode_texts(self, captions: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> np.ndarray:
         return unit(super().encode_texts(captions)[:, :NEW_DIMS])
 
 

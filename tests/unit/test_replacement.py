@@ -52,6 +52,7 @@ def world(old_noise: float, new_noise: float, *, seed: int = 0, tokens: int = 0,
         new_gallery,
         old_queries,
         new_queries,
+        unit(old_queries + 0.02 * rng.standard_normal(old_queries.shape)),
         scores(old_queries, old_gallery),
         references,
         right,
@@ -131,6 +132,13 @@ def test_few_anchors_are_refused_however_good_the_figures() -> None:
     said = verdict(BETTER, anchors=ANCHORS - 1)
     assert said.route is None
     assert any("199 anchors, 200 are needed" in reason for reason in said.refused[""])
+
+
+def test_a_head_is_a_route_where_the_model_has_one() -> None:
+    made = routes.head(BETTER)
+    assert made
+    assert (made.route, made.matrix) == ("head", None)
+    assert routes.head(replace(BETTER, head_queries=None)) is None
 
 
 def test_a_margin_lets_the_old_encoder_go_on() -> None:

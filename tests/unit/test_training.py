@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from cir import phrases, wardrobe
 from cir.catalogue import Change
 from cir.errors import DataError, UsageError, WeightsError
-from cir.models import weights
+from cir.models import load_model, weights
+from cir.models.sprc import Sprc
 from cir.training import loop
-from cir.training.attributes import AttributeTask, HeldOut, Settings, Source
+from cir.training.attributes import AttributeTask, HeldOut, OldGallery, Settings, Source
 from cir.training.config import read_config
 from cir.training.features import cached
 from cir.training.schedule import OneCycle
@@ -150,6 +152,52 @@ def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_pa
         loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
     with pytest.raises(WeightsError, match="of another configuration"):
         loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path, facts={"config": "b"})
+
+
+def test_a_head_learns_to_ask_vectors_that_stay(
+    source: Source, task: AttributeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A space of fixed vectors that only the head can learn: nothing moves them, and nothing tells them apart else."""
+    monkeypatch.setattr(phrases, "change_caption", lambda changes, rng, **_: " ".join(new for _, _, new in changes))
+    monkeypatch.setattr(phrases, "as_typed", lambda caption, rng: caption)
+    numbers = np.random.default_rng(7)
+    looks = {value: numbers.standard_normal(12) for value in ("red", "blue", "long", "sleeves")}
+    stored = np.array([looks[item["colour"]] + looks[item["type"]] for item in source.table.items])
+    stored = (stored / np.linalg.norm(stored, axis=1, keepdims=True)).astype(np.float16)[:, None]
+    old = replace(source, old={"0123456789abcdef": stored})
+    held_out = replace(task.held_out[0], source=old)
+    config = replace(task.model.config, query_heads={"0123456789abcdef": 12})
+    torch.manual_seed(0)
+    model = Sprc(config, task.model.tokenizer)
+    model.load_state_dict(task.model.state_dict(), strict=False)
+    made = AttributeTask(model, "toy-3", task.settings, 0, [old], [held_out], task.preprocess, task.vocabulary)
+    before = made.validate()
+    recipe = loop.Recipe(steps=200, learning_rate=3e-3, warmup=20, evaluate_every=100)
+    loop.train(made, recipe, work=tmp_path / "work", out=tmp_path / "out", facts={})
+    after = made.validate()
+    assert after["older 012345 R@1"] > before["older 012345 R@1"] + 0.3
+    assert after["toy R@1"] > before["toy R@1"] + 0.3
+    card = weights.read_card(tmp_path / "out")
+    assert card.query_heads == {"0123456789abcdef": 12}
+    encoder = load_model(tmp_path / "out", device="cpu")
+    pixels = np.zeros((2, 3, 32, 32), np.float32)
+    for asked in (
+        encoder.encode_queries(pixels, ["red", "blue"], "0123456789abcdef"),
+        encoder.encode_texts(["red", "blue"], "0123456789abcdef"),
+    ):
+        assert asked.shape == (2, 12)
+        assert np.abs(np.linalg.norm(asked, axis=1) - 1).max() < 1e-5
+
+
+def test_what_an_older_model_stores(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    model, _, _ = weights.load(make_model(tmp_path / "old-1", seed=0))
+    pixels = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        vectors = OldGallery(model)(pixels)
+        assert vectors.shape == (3, 1, 16)
+        assert torch.allclose(vectors[:, 0], model.project_vector(model.target_states(model.image_features(pixels))))
+        tokens_only, _, _ = weights.load(make_model(tmp_path / "old-2", seed=0, vector=False))
+        assert torch.allclose(OldGallery(tokens_only)(pixels), tokens_only.gallery_tokens(pixels))
 
 
 def test_a_loss_that_is_no_number_stops_the_training(task: AttributeTask, tmp_path: Path) -> None:

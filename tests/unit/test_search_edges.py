@@ -1,0 +1,134 @@
+"""Searching what an older model made, over every route, with real (tiny, random) models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cir import Query, build_index, load_model, open_index
+from cir.errors import SpaceMismatchError, WeightsError
+from cir.images import scan
+from cir.indexer.manifest import read_manifest
+from cir.models import weights
+from cir.models.encoder import SprcEncoder
+from cir.models.sprc import Sprc
+from cir.replacement.gate import Cost, Verdict
+from cir.replacement.replace import Replacement, apply
+from cir.search import Index
+from cir.types import Edge
+
+ROUTES = ("head", "encoder", "procrustes", "transform")
+
+
+@pytest.fixture(scope="module")
+def old(tiny_model: Path) -> SprcEncoder:
+    return load_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def new(old: SprcEncoder, make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> SprcEncoder:
+    """A model with a query head for the old one's space."""
+    folder = tmp_path_factory.mktemp("new")
+    start, _, preprocess = weights.load(make_model(folder / "start-1", seed=9))
+    torch.manual_seed(4)
+    model = Sprc(replace(start.config, query_heads={old.card.space.id: 16}))
+    model.load_state_dict(start.state_dict(), strict=False)
+    vocabulary = folder / "start-1" / weights.VOCABULARY
+    weights.save(
+        folder / "new-1",
+        model,
+        name="new-1",
+        preprocess=preprocess,
+        vocabulary=vocabulary,
+        sum_weight=0.5,
+        training={},
+    )
+    return load_model(folder / "new-1")
+
+
+@pytest.fixture
+def index(request: pytest.FixtureRequest, old: SprcEncoder, new: SprcEncoder, wardrobe_folder: Path, tmp_path: Path):
+    """An index of the old model, served by the new one over the route that the test names."""
+    path, route = tmp_path / "my.index", request.param
+    build_index(scan([wardrobe_folder]), path, old, tokens=False)
+    matrix = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0].astype(np.float32)
+    carries = {"procrustes": (matrix, None), "transform": (matrix, np.full(16, 0.1, np.float32))}
+    edge = Edge(new.card.digest, old.card.space.id, route, *carries.get(route, (None, None)), 0.9, 0.05)
+    edge = replace(edge, slope=1.0, intercept=0.0) if route == "transform" else edge
+    found = Replacement(
+        old.card.space.id, 40, 400, 200, 40, {}, [], Cost(40, 1.0, 1), Verdict(route, {}), {route: edge}
+    )
+    apply(path, new, [found], read_manifest(path).generation)
+    dirs = [new.directory.parent, old.directory.parent] if route == "encoder" else [new.directory.parent]
+    return open_index(path, model_dirs=dirs), edge
+
+
+def own_scores(index: Index, edge: Edge, old: SprcEncoder, new: SprcEncoder, query: Query) -> np.ndarray:
+    """(N,) the scores, written out."""
+    gallery = index.gallery
+    stored = np.stack([gallery.stored_values(image_id) for image_id in gallery.ids]).astype(np.float32)
+    pixels = new.preprocess(index.picture(query.references[0]))[None]
+    native = new.encode_queries(pixels, [query.text])
+    if edge.route == "transform":
+        return (edge.carry(stored) @ native[0]).astype(np.float32)
+    asked = {
+        "head": lambda: new.encode_queries(pixels, [query.text], edge.space),
+        "encoder": lambda: old.encode_queries(old.preprocess(index.picture(query.references[0]))[None], [query.text]),
+        "procrustes": lambda: edge.carry(native),
+    }[edge.route]()
+    return edge.slope * (stored @ asked[0]) + edge.intercept
+
+
+@pytest.mark.parametrize("index", ROUTES, indirect=True)
+def test_composed_queries(index, old: SprcEncoder, new: SprcEncoder) -> None:
+    index, edge = index
+    query = Query((index.ids[3],), "red with long sleeves", k=39)
+    result = index.search(query)
+    assert (result.model, result.searched, result.unsearched, len(result.hits)) == ("new-1", 40, 0, 39)
+    wanted = dict(zip(index.ids, own_scores(index, edge, old, new, query), strict=True))
+    del wanted[index.ids[3]]
+    for hit in result.hits:
+        assert hit.score == pytest.approx(wanted[hit.id], abs=2e-3)
+    assert result.hits[0].id == max(wanted, key=wanted.__getitem__)
+
+
+@pytest.mark.parametrize("index", ROUTES, indirect=True)
+def test_pictures_texts_and_negatives_alone(index) -> None:
+    index, _ = index
+    asked = [Query((index.ids[0],)), Query((), "blue"), Query((index.ids[0],), "red", negatives=("blue",))]
+    for query, result in zip(asked, index.search_many(asked), strict=True):
+        assert len(result.hits) == 10
+        scores = [hit.score for hit in result.hits]
+        assert scores == sorted(scores, reverse=True)
+        assert index.ids[0] not in {hit.id for hit in result.hits} or not query.references
+
+
+@pytest.mark.parametrize("index", ROUTES, indirect=True)
+def test_ranking_by_native_vectors(index) -> None:
+    """Evaluation asks with the serving model's vectors: they go wherever an edge carries them, and nowhere else."""
+    index, edge = index
+    vectors = index.query_vectors([Query((), "blue")])
+    if edge.matrix is None:
+        with pytest.raises(SpaceMismatchError):
+            index.rank(vectors, 5)
+    else:
+        hits = index.search(Query((), "blue", k=5)).hits
+        assert [image_id for image_id, _ in index.rank(vectors, 5)[0]] == [hit.id for hit in hits]
+
+
+@pytest.mark.parametrize("index", ["encoder"], indirect=True)
+def test_an_old_model_that_has_gone_is_named(index, new: SprcEncoder) -> None:
+    index, _ = index
+    alone = open_index(index.gallery.path, model_dirs=[new.directory.parent])
+    hint = Path(alone.gallery.manifest.model_paths[alone.gallery.manifest.segments[0].model])
+    moved = hint.rename(hint.with_name("moved-away"))
+    try:
+        with pytest.raises(WeightsError, match="tiny-1"):
+            alone.search(Query((), "blue"))
+    finally:
+        moved.rename(hint)
