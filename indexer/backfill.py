@@ -22,7 +22,8 @@ from cir.indexer.manifest import EDGES, MANIFESTS, SEGMENTS, Manifest, publish, 
 from cir.indexer.parts import WORK
 from cir.indexer.plan import NewRow, StoredRow, stored_rows
 from cir.indexer.request import choose_layout
-from cir.indexer.store import Block, Layout, Segment, write_segment
+from cir.indexer.scoring import Floats
+from cir.indexer.store import Block, Layout, Segment, Stored, write_segment
 from cir.indexer.usage import retrieved
 from cir.types import GalleryEncoder
 
@@ -97,7 +98,9 @@ def _encode(
 ) -> tuple[list[StoredRow], Segment | None]:
     """Encode the photos of some rows into a segment under `work/`; rows whose photo cannot be used are noted."""
     kept: list[StoredRow] = []
-    vectors, tokens, pixels = [], [], []
+    vectors: list[Stored] = []
+    tokens: list[Stored] = []
+    pixels: list[Floats] = []
 
     def flush() -> None:
         if pixels:
