@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from cir import devices, products
 from cir.models.sprc import VisionTransformer
-from cir.training.attributes import Source, _Pixels, gather
 from cir.training.config import read_config
+from cir.training.sources import Source, _Pixels, gather
 
 VIT = {"image_size": 224, "patch_size": 32, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}
 SEED, BATCH, RATE = 0, 32, 1e-3

@@ -19,7 +19,7 @@ from cir.models import weights
 from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
 from cir.models.sprc import Sprc, SprcConfig
 from cir.text import Tokenizer
-from cir.training import attributes, triplets
+from cir.training import attributes, sources, triplets
 from cir.training.loop import Recipe, Task
 from cir.training.schedule import OneCycle
 
@@ -39,13 +39,13 @@ class Config:
 
     name: str
     recipe: Recipe
-    batches: attributes.Settings | triplets.Settings
+    batches: sources.Settings | triplets.Settings
     model: SprcConfig | None
     preprocess: Preprocess | None
     text: str
 
 
-TASKS = {"attributes": attributes.Settings, "triplets": triplets.Settings}
+TASKS = {"attributes": sources.Settings, "triplets": triplets.Settings}
 
 
 def read_config(name: str | Path) -> Config:
@@ -145,9 +145,9 @@ def make_task(
     start_from_minilm(model, text)
     if start is not None:
         weights.start_from(model, start)
-    sources, held_out = attributes.gather(settings, root, work, model.vision, config.preprocess, older)
+    pictures, held_out = sources.gather(settings, root, work, model.vision, config.preprocess, older)
     made = attributes.AttributeTask(
-        model.to(device), config.name, settings, config.recipe.seed, sources, held_out, config.preprocess, vocabulary
+        model.to(device), config.name, settings, config.recipe.seed, pictures, held_out, config.preprocess, vocabulary
     )
     return made, config.recipe
 

@@ -21,10 +21,11 @@ from cir.errors import DataError, UsageError, WeightsError
 from cir.models import load_model, weights
 from cir.models.sprc import Sprc
 from cir.training import loop
-from cir.training.attributes import AttributeTask, HeldOut, OldGallery, Settings, Source
+from cir.training.attributes import AttributeTask
 from cir.training.config import read_config
 from cir.training.features import cached
 from cir.training.schedule import OneCycle
+from cir.training.sources import HeldOut, OldGallery, Settings, Source
 from cir.training.wishes import Table
 
 KINDS = ("colour", "type")
