@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from cir.images import ImageFile, decode, locate
 from cir.indexer.gallery import Gallery
 from cir.indexer.usage import record
 from cir.text import clean_caption
-from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
+from cir.types import Edge, Encoder, Hit, ModelCard, Query, SearchResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 # Share of a negative's direction that is taken away. At 1 a query says more about what it is not than what it is.
 NEGATIVE_WEIGHT = 0.5
 BATCH = 64
+
+# Gives who makes vectors: an encoder, and the head it uses, None for its own. Called only where one is needed.
+Maker = Callable[[], tuple[Encoder, str | None]]
 
 
 def open_index(
@@ -73,11 +77,13 @@ class Index:
         gallery: an opened snapshot.
         load: card -> encoder; called once for the serving model, when a query first needs it, and once for each older
             model that still makes queries for its own vectors.
+        note: note which images of older models are retrieved, for `cir backfill`.
     """
 
-    def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder]) -> None:
+    def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder], *, note: bool = True) -> None:
         self.gallery = gallery
         self._load = load
+        self._note = note
         self._encoders: dict[str, Encoder] = {}  # space -> who makes queries in it
 
     @property
@@ -158,7 +164,7 @@ class Index:
             hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(found, start=1))
             fits = self._fits(query, hits)
             older = [hit.id for hit in hits if self.gallery.stored_space(hit.id) != self.gallery.space.id]
-            if older:
+            if older and self._note:
                 record(self.gallery.path, older)
             results.append(SearchResult(query, hits, searched, self.card.name, 0.0, fits, left_out))
         seconds = (time.perf_counter() - started) / max(1, len(queries))
@@ -186,7 +192,12 @@ class Index:
         if allowed is not None:
             mask = np.zeros(len(self.gallery), dtype=bool)
             mask[[self.gallery.row(image_id) for image_id in allowed]] = True
-        asked = {self.gallery.space.id: vectors} | self._carried(vectors)
+        asked = self._everywhere(vectors)
+        if missing := [space for space in self.gallery.asked if space not in asked]:
+            raise SpaceMismatchError(
+                f"{self.gallery.path}: a part of it (space {missing[0]}) is asked by a head or an older model, which "
+                "vectors of one space cannot do; ask with `search`, or evaluate an index that one model has made"
+            )
         return self.gallery.search(asked, k, allowed=mask, exclude=exclude or [frozenset()] * len(vectors))
 
     def vectors(self, queries: Sequence[Query]) -> dict[str, Floats]:
@@ -194,29 +205,44 @@ class Index:
         return self._vectors(queries, self._all_resolved(queries))
 
     def made(self, space: str, queries: Sequence[Query]) -> Floats:
-        """(B, D) float32, unit-norm: the queries in a space, by whoever makes them there now."""
-        return self._made(space, queries, self._all_resolved(queries))
+        """(B, D) float32, unit-norm: the queries by the model whose own space it is, whoever asks there now."""
+        return self._made(space, queries, self._all_resolved(queries), lambda: (self._encoder_of(space), None))
 
     def _all_resolved(self, queries: Sequence[Query]) -> list[list[_Reference]]:
         return [[self._resolve(reference) for reference in query.references] for query in queries]
 
     def _vectors(self, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> dict[str, Floats]:
         """Space -> the queries' vectors in it, for every space that the gallery is asked in."""
-        native = self.gallery.space.id
-        vectors = {native: self._made(native, queries, resolved)}
-        vectors |= self._carried(vectors[native])
+        native, vectors = self.gallery.space.id, {}
+        if native in self.gallery.asked or self._bridges():
+            own = self._made(native, queries, resolved)
+            vectors = self._everywhere(own)
         for space in self.gallery.asked:
             if space not in vectors:
                 vectors[space] = self._made(space, queries, resolved)
         return vectors
 
-    def _carried(self, vectors: Floats) -> dict[str, Floats]:
-        """Older space -> (B, D) vectors of the serving model carried there, where an edge does that."""
-        edges = {space: edge for space, edge in self.gallery.edges.items() if space in self.gallery.asked}
-        return {space: edge.carry(vectors) for space, edge in edges.items() if edge.matrix is not None}
+    def _bridges(self) -> dict[str, Edge]:
+        """Older space -> the edge that carries the serving model's query vectors there, where one does that."""
+        edges = self.gallery.edges
+        return {
+            space: edges[space] for space in self.gallery.asked if space in edges and edges[space].matrix is not None
+        }
 
-    def _made(self, space: str, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> Floats:
-        """(B, D) float32, unit-norm, by the encoder of a space."""
+    def _everywhere(self, own: Floats) -> dict[str, Floats]:
+        """(B, D) vectors of the serving model -> the same in every asked space that they can be carried to."""
+        carried = {space: edge.carry(own) for space, edge in self._bridges().items()}
+        return carried | ({self.gallery.space.id: own} if self.gallery.space.id in self.gallery.asked else {})
+
+    def _made(
+        self,
+        space: str,
+        queries: Sequence[Query],
+        resolved: Sequence[Sequence[_Reference]],
+        maker: Maker | None = None,
+    ) -> Floats:
+        """(B, D) float32, unit-norm in a space, by a maker; by whoever asks there now if None."""
+        maker = maker or partial(self._maker, space)
         dims = int(self.gallery.manifest.spaces[space]["dims"])
         out = np.zeros((len(queries), dims), dtype=np.float32)
         composed: list[tuple[int, _Reference, str]] = []
@@ -229,33 +255,25 @@ class Index:
                 texts.append((row, 1.0, text))
             else:
                 for reference in references:
-                    out[row] += self._own_vector(space, reference)
+                    out[row] += self._own_vector(space, reference, maker)
         for start in range(0, len(composed), BATCH):
             part = composed[start : start + BATCH]
-            encoder, head = self._maker(space)
+            encoder, head = maker()
             pixels = np.stack([encoder.preprocess(reference.picture()) for _, reference, _ in part])
             encoded = encoder.encode_queries(pixels, [text for _, _, text in part], head)
             np.add.at(out, [row for row, _, _ in part], encoded)
-        self._add_texts(space, out, texts)
+        _add_texts(maker, out, texts)
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
         negatives = [(row, -NEGATIVE_WEIGHT, text) for row, query in enumerate(queries) for text in query.negatives]
-        self._add_texts(space, out, negatives)
+        _add_texts(maker, out, negatives)
         out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
         return out
 
-    def _add_texts(self, space: str, out: Floats, texts: Sequence[tuple[int, float, str]]) -> None:
-        for start in range(0, len(texts), BATCH):
-            part = texts[start : start + BATCH]
-            encoder, head = self._maker(space)
-            encoded = encoder.encode_texts([text for _, _, text in part], head)
-            weights = np.array([weight for _, weight, _ in part], dtype=np.float32)
-            np.add.at(out, [row for row, _, _ in part], encoded * weights[:, None])
-
-    def _own_vector(self, space: str, reference: _Reference) -> Floats:
+    def _own_vector(self, space: str, reference: _Reference, maker: Maker) -> Floats:
         """The reference as the gallery of a space sees it: the stored vector, or one encoded now."""
         if reference.id is not None and self.gallery.space_of(reference.id) == space:
             return self.gallery.vector(reference.id)
-        encoder, head = self._maker(space)
+        encoder, head = maker()
         if head is not None:  # the model gives no images in that space, but a query that says nothing is near them
             pixels = encoder.preprocess(reference.picture())[None]
             said_nothing: Floats = encoder.encode_queries(pixels, [""], head)[0]
@@ -322,6 +340,16 @@ class _Reference:
         self.picture = picture
         self.same = same
         self.id = id
+
+
+def _add_texts(maker: Maker, out: Floats, texts: Sequence[tuple[int, float, str]]) -> None:
+    """Add to (B, D) rows the vectors of texts, each (row, weight, text)."""
+    for start in range(0, len(texts), BATCH):
+        part = texts[start : start + BATCH]
+        encoder, head = maker()
+        encoded = encoder.encode_texts([text for _, _, text in part], head)
+        weights = np.array([weight for _, weight, _ in part], dtype=np.float32)
+        np.add.at(out, [row for row, _, _ in part], encoded * weights[:, None])
 
 
 def _same_space(gallery: Gallery, card: ModelCard, space: str | None = None) -> None:

@@ -123,7 +123,9 @@ def next_manifest(
 def index_vectors(out: Path, manifest: Manifest, min_rows: int) -> None:
     """Give segments of `min_rows` rows and more their approximate index, so that no search has to."""
     for entry in manifest.segments:
-        vectors = open_segment(out, entry).vectors if entry.rows >= max(1, min_rows) else None
+        # What is carried along an edge has an approximate index of its own.
+        wanted = entry.rows >= max(1, min_rows) and entry.space not in manifest.edges
+        vectors = open_segment(out, entry).vectors if wanted else None
         if vectors is not None:
             try:
                 load_or_build(out / SEGMENTS / entry.name, entry.files[GALLERY].sha256, vectors)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,17 +19,18 @@ from cir.images import decode, locate
 from cir.indexer.assemble import next_manifest, write_rows
 from cir.indexer.durable import make_folder, remove_temporaries, remove_tree
 from cir.indexer.lock import writer_lock
-from cir.indexer.manifest import EDGES, MANIFESTS, SEGMENTS, Manifest, publish, read_manifest, remove_unpublished
+from cir.indexer.manifest import Manifest, publish, read_manifest, remove_unpublished
 from cir.indexer.parts import WORK
 from cir.indexer.plan import NewRow, StoredRow, stored_rows
 from cir.indexer.request import choose_layout
 from cir.indexer.scoring import Floats
 from cir.indexer.store import Block, Layout, Segment, Stored, write_segment
-from cir.indexer.usage import retrieved
+from cir.indexer.usage import USAGE, retrieved
 from cir.types import GalleryEncoder
 
-PART = 1024
+PART = 8192
 _BATCH = 32
+_ENCODED = "backfill.h5"
 
 
 @dataclass
@@ -36,12 +38,14 @@ class Backfill:
     """How far it is.
 
     Attributes:
+        images: live images of the index.
         older: images of older models when it began.
         done: encoded again since.
         skipped: (id, reason) of images whose photo is gone, changed or broken; they stay as they are.
         generation: the last one published.
     """
 
+    images: int
     older: int
     done: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -51,6 +55,11 @@ class Backfill:
     def left(self) -> int:
         """Images of older models that remain."""
         return self.older - self.done
+
+    @property
+    def share(self) -> float:
+        """Share of the index that is of the serving model."""
+        return 1 - self.left / max(1, self.images)
 
 
 def backfill(index: Path, encoder: GalleryEncoder, *, count: int | None = None, part: int = PART) -> Iterator[Backfill]:
@@ -74,29 +83,40 @@ def backfill(index: Path, encoder: GalleryEncoder, *, count: int | None = None, 
         manifest = read_manifest(index)
         if manifest.serving != encoder.card.digest:
             raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
-        for folder in (index, index / MANIFESTS, index / SEGMENTS, index / EDGES):
-            remove_temporaries(folder)
+        remove_temporaries(index)
         remove_unpublished(index)
         layout = choose_layout(index, manifest, encoder.card, True)
         rows = [row for row in stored_rows(index, manifest).values() if row.segment.layout.space != manifest.space.id]
-        often = retrieved(index)
-        rows.sort(key=lambda row: (-often[row.id], row.id))
-        state = Backfill(len(rows), generation=manifest.generation)
-        wanted = rows if count is None else rows[:count]
-        for start in range(0, len(wanted), part):
-            encoded, segment = _encode(index, encoder, layout, wanted[start : start + part], state)
-            if segment is not None:
-                manifest = _publish(index, manifest, encoder, layout, encoded, segment)
-                state.done += len(encoded)
-                state.generation = manifest.generation
-            remove_tree(index / WORK)
+        often, reached = retrieved(index), manifest.edges.keys()
+        # What nothing leads to cannot be retrieved at all: first.
+        rows.sort(key=lambda row: (row.segment.layout.space in reached, -often[row.id], row.id))
+        state = Backfill(manifest.rows, len(rows), generation=manifest.generation)
+        waiting, most = iter(rows), len(rows) if count is None else count
+        while state.done < most:
+            encoded, segment = _encode(index, encoder, layout, waiting, min(part, most - state.done), state)
+            if segment is None:
+                break
+            manifest = _publish(index, manifest, encoder, layout, encoded, segment)
+            state.done += len(encoded)
+            state.generation = manifest.generation
+            _clean(index)
             yield state
+        if not state.left:
+            remove_tree(index / USAGE)
+
+
+def _clean(index: Path) -> None:
+    """Remove what was put together under `work/`; parts of a build that was stopped stay there."""
+    for name in (_ENCODED, "segment"):
+        remove_tree(index / WORK / name)
+    with suppress(OSError):
+        (index / WORK).rmdir()
 
 
 def _encode(
-    index: Path, encoder: GalleryEncoder, layout: Layout, rows: Sequence[StoredRow], state: Backfill
+    index: Path, encoder: GalleryEncoder, layout: Layout, rows: Iterator[StoredRow], count: int, state: Backfill
 ) -> tuple[list[StoredRow], Segment | None]:
-    """Encode the photos of some rows into a segment under `work/`; rows whose photo cannot be used are noted."""
+    """Encode the photos of the next `count` rows into a segment under `work/`; those that cannot be used are noted."""
     kept: list[StoredRow] = []
     vectors: list[Stored] = []
     tokens: list[Stored] = []
@@ -123,10 +143,12 @@ def _encode(
         kept.append(row)
         if len(pixels) == _BATCH:
             flush()
+        if len(kept) == count:
+            break
     flush()
     if not kept:
         return [], None
-    path = index / WORK / "backfill.h5"
+    path = index / WORK / _ENCODED
     make_folder(path.parent)
     block = Block(
         ids=[row.id for row in kept],

@@ -17,8 +17,6 @@ from cir.indexer.durable import make_folder, remove_temporaries, remove_tree, wr
 from cir.indexer.lock import LOCK, writer_lock
 from cir.indexer.manifest import (
     CURRENT,
-    EDGES,
-    MANIFESTS,
     SEGMENTS,
     Manifest,
     publish,
@@ -102,8 +100,7 @@ def build_index(
     make_folder(out)
     with writer_lock(out):
         existing = _Existing.read(out, encoder.card, tokens, precision)
-        for folder in (out, out / MANIFESTS, out / SEGMENTS, out / EDGES):
-            remove_temporaries(folder)
+        remove_temporaries(out)
         remove_unpublished(out)
         parts = Parts(out, existing.layout, part_rows)
         look.encode(existing, encoder, parts)

@@ -111,8 +111,8 @@ def writes_to(path: Path, need: int = 0) -> Iterator[None]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in a folder; only the holder of the lock may."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    """Remove what killed writers left in a folder and below it; only the holder of the lock may."""
+    for path in list(folder.rglob(f"{_TEMPORARY}*")):
         remove_tree(path)
 
 

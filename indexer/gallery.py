@@ -6,6 +6,7 @@ first", and neither the order of building nor the number of segments shows in an
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +18,7 @@ from cir.errors import CorruptIndexError, MissingImageError, SpaceMismatchError,
 from cir.images import ImageFile, locate
 from cir.indexer.ann import ANN_MIN_ROWS
 from cir.indexer.edges import read_edge
-from cir.indexer.manifest import ANCHORS, PHOTOS, Manifest, open_segment, read_manifest
+from cir.indexer.manifest import ANCHORS, Manifest, open_segment, read_manifest
 from cir.indexer.scoring import Floats, Mask, Rows
 from cir.indexer.slices import Slice
 from cir.indexer.store import Layout, Segment, Stored
@@ -34,7 +35,7 @@ class Gallery:
         card: the model that serves it.
         space: its own space.
         edges: how it asks segments of other spaces, by space id.
-        asked: ids of the spaces in which a query needs a vector; the model's own is the first.
+        asked: ids of the spaces in which a query needs a vector.
         ids: N live ids, ascending; the position of an id is its row.
         searchable: (N,) bool, False where an image is of a space that no edge leads to.
         has_vectors: whether each image the serving model made has one vector.
@@ -58,7 +59,7 @@ class Gallery:
         self.ids, self._home, self._place = _live_rows(segments, deleted)
         self._parts: dict[int, Slice] = {}  # number of the segment -> its live rows
         for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True)):
-            edge = self.edges.get(entry.space)
+            edge = None if entry.space == self.space.id else self.edges.get(entry.space)
             name = manifest.edges[entry.space].name if edge else ""
             live = np.flatnonzero(self._home == number)
             self._parts[number] = Slice(
@@ -67,7 +68,7 @@ class Gallery:
         reached = [entry.space == self.space.id or entry.space in self.edges for entry in manifest.segments]
         self.searchable = np.array([*reached, False], np.bool_)[self._home]
         self._slices = [part for part, there in zip(self._parts.values(), reached, strict=True) if there]
-        self.asked = tuple(dict.fromkeys([self.space.id, *(part.space for part in self._slices)]))
+        self.asked = tuple(dict.fromkeys(part.space for part in self._slices)) or (self.space.id,)
 
     @classmethod
     def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS) -> Gallery:
@@ -139,7 +140,7 @@ class Gallery:
             ids: n images.
         """
         rows = np.array([self.row(image_id) for image_id in ids], np.int64)
-        out = np.full((len(queries[self.space.id]), len(rows)), -np.inf, np.float32)
+        out = np.full((len(queries[self.asked[0]]), len(rows)), -np.inf, np.float32)
         for number in np.unique(self._home[rows]):
             part, here = self._parts[number], np.flatnonzero(self._home[rows] == number)
             if part in self._slices:
@@ -178,21 +179,33 @@ class Gallery:
         """The image's file. Raises MissingImageError when it is no longer where it was indexed."""
         return locate(self.root(image_id), image_id)
 
-    def photo(self, image_id: str) -> bytes:
+    def photo(self, image_id: str, *, unchanged: bool = False) -> bytes:
         """The image's file as it is, from where it was indexed, else from what is kept with the anchors.
 
+        Args:
+            image_id: a live id.
+            unchanged: only the very file that was indexed will do.
+
         Raises:
-            MissingImageError: it is in neither place.
+            MissingImageError: it is in neither place, or has changed since.
         """
+        digest = self.digest(image_id)
         try:
-            return self.file(image_id).read()
-        except MissingImageError:
-            try:
-                with zipfile.ZipFile(self.path / ANCHORS / PHOTOS) as photos:
-                    return photos.read(image_id)
-            except (OSError, KeyError, zipfile.BadZipFile):
-                pass
-            raise
+            data = self.file(image_id).read()
+            if not unchanged or hashlib.sha256(data).digest() == digest:
+                return data
+            problem = MissingImageError(f"{image_id}: the photo has changed since it was indexed; run build-index")
+        except MissingImageError as error:
+            problem = error
+        kept = kept_photo(self.path, digest)
+        if kept is None:
+            raise problem
+        return kept
+
+    def digest(self, image_id: str) -> bytes:
+        """SHA-256 of the file that was indexed."""
+        segment, place = self._stored(image_id)
+        return segment.digests[place].tobytes()
 
     @property
     def columns(self) -> list[str]:
@@ -252,7 +265,7 @@ class Gallery:
             UsageError: k below 1, queries of another shape or with NaN, a mask or exclusions that do not fit.
         """
         self._check(queries, k, allowed, exclude)
-        count = len(queries[self.space.id])
+        count = len(queries[self.asked[0]])
         hits: list[list[tuple[str, float]]] = []
         for start in range(0, count, _QUERIES_AT_ONCE):
             here = slice(start, min(start + _QUERIES_AT_ONCE, count))
@@ -328,7 +341,7 @@ class Gallery:
             )
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 hit")
-        count = len(queries[self.space.id])
+        count = len(queries[self.asked[0]])
         for space, values in queries.items():
             dims = int(self.manifest.spaces[space]["dims"])
             if values.ndim != 2 or values.shape != (count, dims):
@@ -351,6 +364,15 @@ class Gallery:
     def _stored(self, image_id: str) -> tuple[Segment, int]:
         row = self.row(image_id)
         return self._parts[self._home[row]].segment, int(self._place[row])
+
+
+def kept_photo(index: Path, digest: bytes) -> bytes | None:
+    """A photo that is kept with the anchors of an index, by the SHA-256 of its file."""
+    try:
+        with zipfile.ZipFile(index / ANCHORS) as anchors:
+            return anchors.read(f"photos/{digest.hex()}")
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def _live_rows(segments: Sequence[Segment], deleted: Sequence[set[int]]) -> tuple[list[str], Rows, Rows]:

@@ -8,8 +8,17 @@ from pathlib import Path
 
 from cir import __version__
 from cir.errors import UsageError
+from cir.indexer.edges import read_edge
 from cir.indexer.lock import writer_lock
-from cir.indexer.manifest import MANIFESTS, Manifest, next_generation, parse_manifest, publish, read_manifest
+from cir.indexer.manifest import (
+    MANIFESTS,
+    Manifest,
+    next_generation,
+    open_segment,
+    parse_manifest,
+    publish,
+    read_manifest,
+)
 
 
 def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
@@ -24,7 +33,7 @@ def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
 
     Raises:
         UsageError: there is no such generation.
-        IndexFormatError: no index, or the old manifest cannot be read.
+        IndexFormatError: no index, or what the old manifest names is gone or damaged.
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the live generation stays.
     """
@@ -38,6 +47,10 @@ def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
             kept = ", ".join(str(each) for each in there if each != live.generation) or "none"
             raise UsageError(f"{index}: no earlier generation {number or 'is noted'} to go back to; there are: {kept}")
         earlier = parse_manifest(path.read_bytes(), path)
+        for entry in earlier.segments:  # what it names must still be there
+            open_segment(index, entry)
+        for edge in earlier.edges.values():
+            read_edge(index, edge)
         now = replace(
             earlier,
             generation=next_generation(index),

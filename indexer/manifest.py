@@ -7,7 +7,7 @@ that, with size and digest, so replacing `CURRENT` is the single moment at which
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ CURRENT = "CURRENT"
 MANIFESTS = "manifests"
 SEGMENTS = "segments"
 EDGES = "edges"
-ANCHORS, PHOTOS = "anchors", "photos.zip"
+ANCHORS = "anchors.zip"
 GALLERY = "gallery.h5"
 
 
@@ -131,8 +131,8 @@ class Manifest:
         return sum(entry.rows for entry in self.segments) - sum(map(len, self.deleted.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, format version included."""
-        return {"format": FORMAT, **asdict(self)}
+        """Plain JSON values, format version included; deleted rows as runs [first, last]."""
+        return {"format": FORMAT, **asdict(self), "deleted": {name: _runs(rows) for name, rows in self.deleted.items()}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
@@ -142,11 +142,27 @@ class Manifest:
         edges = {
             space: EdgeEntry(entry["name"], _files(entry["files"])) for space, entry in values.get("edges", {}).items()
         }
-        deleted = {name: tuple(rows) for name, rows in values["deleted"].items()}
+        deleted = {name: _rows(runs) for name, runs in values["deleted"].items()}
         roots = tuple(values["roots"])
         manifest = cls(**{**plain, "segments": segments, "edges": edges, "deleted": deleted, "roots": roots})
         manifest.card.digest  # noqa: B018  a serving model without a card is no manifest
         return manifest
+
+
+def _runs(rows: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as runs [first, last]: a backfill of a million images would list them a thousand times else."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][1] + 1:
+            runs[-1][1] = row
+        else:
+            runs.append([row, row])
+    return runs
+
+
+def _rows(runs: Sequence[Any]) -> tuple[int, ...]:
+    """What `_runs` wrote; format 1 had the numbers themselves."""
+    return tuple(row for run in runs for row in (range(run[0], run[1] + 1) if isinstance(run, list) else (int(run),)))
 
 
 def _files(values: Mapping[str, Any]) -> dict[str, FileEntry]:

@@ -8,15 +8,14 @@ from pathlib import Path
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.images import ImageFile
 from cir.indexer.lock import LOCK
-from cir.indexer.manifest import ANCHORS, CURRENT, EDGES, MANIFESTS, SEGMENTS, Manifest, open_segment
+from cir.indexer.manifest import CURRENT, MANIFESTS, SEGMENTS, Manifest, open_segment
 from cir.indexer.parts import WORK
 from cir.indexer.plan import Metadata
 from cir.indexer.store import Layout
-from cir.indexer.usage import USAGE
 from cir.types import ModelCard
 
 SKIPPED = "skipped.jsonl"
-_OURS = frozenset({CURRENT, LOCK, MANIFESTS, SEGMENTS, EDGES, ANCHORS, SKIPPED, USAGE, WORK})
+_OURS = frozenset({CURRENT, LOCK, MANIFESTS, SEGMENTS, SKIPPED, WORK})  # of an index that is not finished
 
 
 def check_request(
@@ -78,8 +77,12 @@ def choose_layout(
         if has_tokens and not tokens:
             raise UsageError(f"{out} holds tokens; keep them, or build another index without")
         return Layout.of(card, has_tokens, open_segment(out, native[0]).layout.precision)
-    if manifest is not None and manifest.segments:  # all of them by earlier models
-        tokens = tokens and keeps_tokens(manifest, card)
+    if manifest is not None and manifest.segments:  # all of them by earlier models: new rows are stored as those are
+        kept = keeps_tokens(manifest, card)
+        if kept and not tokens and card.vector:
+            raise UsageError(f"{out} holds tokens; keep them, or build another index without")
+        tokens = tokens and kept
+        precision = open_segment(out, manifest.segments[0]).layout.precision
     layout = Layout.of(card, tokens, precision)
     if not layout.vectors and not layout.tokens:
         raise UsageError(f"model {card.name} gives nothing but tokens; build the index with them, without --no-tokens")

@@ -172,7 +172,10 @@ class Segment:
                 vectors=bool(file.attrs["vectors"]),
                 precision="/".join(sorted({data.dtype.name for data in stored.values()})),
             )
-        whole = np.memmap(path, np.uint8, "r")
+        try:
+            whole = np.memmap(path, np.uint8, "r")
+        except OSError as error:  # each segment keeps a file handle
+            raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; `ulimit -n` may be too low") from error
         self.vectors = _mapped(whole, *places["vectors"]) if "vectors" in places else None
         self.tokens = _mapped(whole, *places["tokens"]) if "tokens" in places else None
 

@@ -1,7 +1,7 @@
 """Which old images are retrieved, so that those that matter most are encoded again first.
 
-Kept only while an index holds vectors of older models: one line of ids a query, appended. It is a hint and nothing
-more: a reader that may not write loses nothing by it.
+Noted while an index holds vectors of older models: one line of ids a query, appended, until there are enough of them;
+a backfill that leaves none removes the file. It is a hint and nothing more: a reader that may not write loses nothing.
 """
 
 from __future__ import annotations

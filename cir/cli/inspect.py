@@ -14,6 +14,7 @@ from cir.errors import CorruptIndexError
 
 if TYPE_CHECKING:
     from cir.indexer.gallery import Gallery
+    from cir.types import Edge
 
 
 @click.command()
@@ -88,7 +89,16 @@ def _older(gallery: Gallery, space: str, maker: str) -> str:
     return (
         f"{count:,} images of {maker} ({space}), asked by {edge.route}: R@10 {100 * gain['difference']:+.1f} "
         f"(at least {100 * gain['lower95']:+.1f}) on {edge.evidence['measured']:,} anchors, {edge.evidence['created']}"
+        + _staleness(gallery, edge)
     )
+
+
+def _staleness(gallery: Gallery, edge: Edge) -> str:
+    """Said where the evidence is about other anchors than the index keeps now."""
+    from cir.replacement.anchors import digest, kept_anchors
+
+    kept, _ = kept_anchors(gallery.path, gallery)
+    return "; stale: other anchors are kept now" if kept and digest(kept) != edge.evidence["anchors sha256"] else ""
 
 
 @click.command()

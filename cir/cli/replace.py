@@ -71,18 +71,19 @@ def replace_model(
     from cir import models
     from cir.errors import StaleEvidenceError, UsageError
     from cir.replacement.anchors import kept_anchors, read_anchors
-    from cir.replacement.replace import apply, check, study_replacement
+    from cir.replacement.replace import apply, study_replacement
     from cir.search import open_index
 
-    if sample < 0 or accept_noninferior < 0:
-        raise UsageError("--sample and --accept-noninferior are 0 or more")
+    if sample < 0 or not 0 <= accept_noninferior <= 100:
+        raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
     opened = open_index(index, model_dirs=model_dirs, device=device)
     gallery = opened.gallery
-    asked = read_anchors(anchors, gallery, data_root) if anchors else kept_anchors(index, gallery)
+    asked, gone = (read_anchors(anchors, gallery, data_root), 0) if anchors else kept_anchors(index, gallery)
+    if gone:
+        click.echo(f"cir: {gone:,} of the kept anchors name images that are gone; they are left out", err=True)
     if not asked:
         raise UsageError(f"{index} keeps no anchors: give --anchors FILE, or keep some with `cir anchors {index}`")
     encoder = models.load_model(model, device=device, model_dirs=model_dirs)
-    check(gallery.manifest, encoder)
     found = study_replacement(
         opened,
         encoder,
@@ -91,27 +92,26 @@ def replace_model(
         margin=accept_noninferior / 100,
         progress=Progress("encoding the sample"),
     )
-    passed = all(one.verdict.route for one in found)
-    applied = None
+    passed = all(one.passes for one in found) and any(one.verdict.route for one in found)
+    if not as_json:
+        old = opened.card.name
+        click.echo("\n\n".join(_render(one, old, encoder.card.name) for one in found))
+    applied, stale = None, ""
     if publish and passed:
         try:
             applied = apply(index, encoder, found, gallery.manifest.generation).generation
         except StaleEvidenceError as error:
-            click.echo(f"cir: refused: {error}", err=True)
-            context.exit(REFUSED)
+            stale = str(error)
     if as_json:
-        told = {"spaces": [one.to_json() for one in found], "passed": passed, "applied": applied}
+        told = {"spaces": [one.to_json() for one in found], "passed": passed, "applied": applied, "stale": stale}
         click.echo(json.dumps(told))
-    else:
-        old = opened.card.name
-        click.echo("\n\n".join(_render(one, old, encoder.card.name) for one in found))
-        if applied:
-            click.echo(
-                f"\n{index}: generation {applied}, served by {encoder.card.name}; `cir rollback {index}` goes back"
-            )
-        elif passed and not publish:
-            click.echo("\nnothing was changed; --apply lets it serve")
-    if not passed:
+    elif applied:
+        click.echo(f"\n{index}: generation {applied}, served by {encoder.card.name}; `cir rollback {index}` goes back")
+    elif passed and not publish:
+        click.echo("\nnothing was changed; --apply lets it serve")
+    if stale:
+        click.echo(f"cir: refused: {stale}", err=True)
+    if not passed or stale:
         context.exit(REFUSED)
 
 
@@ -161,10 +161,12 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
             raise UsageError("--metadata: write KIND=COLUMN, such as colour=baseColour")
         columns = {kind: column for kind, _, column in pairs}
         keep_anchors(index, gallery, anchors_from_metadata(gallery, columns, count))
-    kept = kept_anchors(index, gallery)
+    kept, gone = kept_anchors(index, gallery)
     images = {name for one in kept for name in (one.reference, *one.targets) if name}
     said = f"{len(kept):,} anchors ({digest(kept)}) about {len(images):,} images" if kept else "no anchors"
     click.echo(f"{index}: {said}")
+    if gone:
+        click.echo(f"  {gone:,} more name images that are gone; keep new ones with --from or --metadata")
     for one in kept[:3]:
         click.echo(
             f"  {one.reference or 'no reference'}: {one.caption!r} -> {min(one.targets)}, {len(one.targets)} in all"
@@ -175,7 +177,7 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
 @index_argument
 @click.option("--budget", metavar="TIME", help="Stop after so long: 90s, 30m, 2h; a part is finished first.")
 @click.option("--count", type=click.IntRange(min=1), help="Encode so many images at most.")
-@click.option("--part", type=click.IntRange(min=1), default=1024, show_default=True, help="Images a generation.")
+@click.option("--part", type=click.IntRange(min=1), default=8192, show_default=True, help="Images a generation.")
 @device_option
 @model_dir_option
 @json_option
@@ -193,7 +195,8 @@ def backfill(
     """Encode images of older models again by the serving model, the most retrieved first.
 
     Every part is a generation: stop it when you like, and run it again to go on. Where INDEX keeps anchors, they are
-    asked again when 25, 50 and 75 % are done; if answers have become certainly worse, it stops with exit code 1.
+    asked again when 25, 50 and 75 % of it are of the serving model; if answers have become certainly worse, it stops
+    with exit code 1.
 
     \b
     Example:
@@ -213,7 +216,7 @@ def backfill(
     worse = ""
     for state in steps(index, encoder, count=count, part=part):
         bar(state.done, max(state.done, min(state.older, count or state.older)))
-        worse = watch.worse(state.done / max(1, state.older))
+        worse = watch.worse(state.share)
         if worse or (limit is not None and time.monotonic() - started >= limit):
             break
     left = state.left if state else 0
@@ -232,7 +235,7 @@ def backfill(
         for name, reason in (state.skipped if state else [])[:3]:
             click.echo(f"  skipped {reason if name in reason else f'{name}: {reason}'}")
         for share, value in watch.seen.items():
-            click.echo(f"  anchors answered within 10 at {share}: {100 * value:.1f} %")
+            click.echo(f"  anchors answered within 10, {share}: {100 * value:.1f} %")
     if worse:
         click.echo(f"cir: stopped: {worse}; `cir rollback {index}` takes the last part back", err=True)
         context.exit(REFUSED)
@@ -274,6 +277,9 @@ def rollback(index: Path, to: int | None) -> None:
 
 def _render(found: Replacement, old: str, new: str) -> str:
     """The table and the verdict, for a person."""
+    if not found.routes:
+        reasons = "; ".join(reason for each in found.verdict.refused.values() for reason in each)
+        return f"{old} -> {new}: space {found.space}: {reasons}\n{found.verdict.advice}"
     heading = (
         f"{old} -> {new}: {found.images:,} images of space {found.space}, {found.anchors:,} anchors "
         f"({found.measured:,} measured), {found.sample:,} images seen by both"

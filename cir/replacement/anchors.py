@@ -3,7 +3,8 @@
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"]}
 
 The format of `cir evaluate jsonl`. Names are ids of the gallery, or paths of the same pictures below a folder: pictures
-are recognised by their content. An index keeps its anchors with their photos, because the photos elsewhere may go.
+are recognised by their content. An index keeps its anchors with their photos in one file, `anchors.zip`, because the
+photos elsewhere may go; images that were renamed since are recognised there too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import random
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from cir.catalogue import Catalogue, Item
 from cir.errors import DataError, MissingImageError, UsageError
 from cir.eval.files import read_lines
 from cir.eval.jsonl import parse_query
-from cir.indexer.durable import make_folder, replacing, sha256_bytes, write_bytes
+from cir.indexer.durable import replacing, sha256_bytes
 from cir.indexer.gallery import Gallery
 from cir.indexer.lock import writer_lock
-from cir.indexer.manifest import ANCHORS, PHOTOS
+from cir.indexer.manifest import ANCHORS
 
 QUESTIONS = "anchors.jsonl"
+KEPT_TARGETS = 5  # photos of answers that are kept for an anchor; common things have hundreds of answers
 # What a caption from metadata may ask to change: one thing, or two.
 CHANGES = {1: 0.7, 2: 0.3}
 
@@ -123,34 +125,70 @@ def anchors_from_metadata(gallery: Gallery, columns: Mapping[str, str], count: i
 
 
 def keep_anchors(index: Path, gallery: Gallery, anchors: Sequence[Anchor]) -> None:
-    """Write anchors and the photos they name into an index, in place of those it has.
+    """Write anchors and the photos they need into an index, in place of those it has, in one step.
 
     Raises:
-        MissingImageError: a photo is gone.
+        MissingImageError: a photo is gone, or has changed since it was indexed.
         IndexLockedError: another process is writing to the index.
         DataError: the disk refuses; what was there stays.
     """
-    folder = index / ANCHORS
-    named = sorted({name for one in anchors for name in (one.reference, *one.targets) if name})
-    files = [gallery.file(name) for name in named]
-    lines = "".join(
-        json.dumps({"id": one.id, "reference": one.reference, "caption": one.caption, "targets": sorted(one.targets)})
-        + "\n"
+    names = {name for one in anchors for name in (one.reference, *one.targets) if name}
+    digests = {name: gallery.digest(name).hex() for name in sorted(names)}
+    lines = [
+        json.dumps(
+            {
+                "id": one.id,
+                "reference": one.reference,
+                "caption": one.caption,
+                "targets": sorted(one.targets),
+                "digests": {name: digests[name] for name in (one.reference, *sorted(one.targets)) if name},
+            }
+        )
         for one in anchors
-    )
-    with writer_lock(index):
-        make_folder(folder)
-        # Photos first: a kill in between leaves old questions, all of whose photos need not be there, and that is told.
-        with replacing(folder / PHOTOS) as temporary, zipfile.ZipFile(temporary, "w") as photos:
-            for name, file in zip(named, files, strict=True):
-                photos.writestr(name, file.read())
-        write_bytes(folder / QUESTIONS, lines.encode("utf-8", "surrogateescape"))
+    ]
+    needed = sorted({name for one in anchors for name in needed_photos(one)})
+    with writer_lock(index), replacing(index / ANCHORS) as temporary, zipfile.ZipFile(temporary, "w") as kept:
+        kept.writestr(QUESTIONS, "\n".join(lines))
+        for digest, name in {digests[name]: name for name in needed}.items():
+            kept.writestr(f"photos/{digest}", gallery.photo(name, unchanged=True))
 
 
-def kept_anchors(index: Path, gallery: Gallery) -> list[Anchor]:
-    """The anchors that an index keeps; none where it keeps none."""
-    path = index / ANCHORS / QUESTIONS
-    return read_anchors(path, gallery) if path.is_file() else []
+def needed_photos(anchor: Anchor, among: Collection[str] | None = None) -> list[str]:
+    """The images, of some or of all, that must be seen to measure an anchor: its reference, a few of its answers."""
+    named = [*([anchor.reference] if anchor.reference else []), *sorted(anchor.targets)]
+    there = [name for name in named if among is None or name in among]
+    return there[: KEPT_TARGETS + (anchor.reference in there)]
+
+
+def kept_anchors(index: Path, gallery: Gallery) -> tuple[list[Anchor], int]:
+    """The anchors that an index keeps, and how many of them name images that it no longer has.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    path = index / ANCHORS
+    if not path.is_file():
+        return [], 0
+    try:
+        with zipfile.ZipFile(path) as kept:
+            told = [json.loads(line) for line in kept.read(QUESTIONS).decode().splitlines()]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read: {error}; keep anchors again with `cir anchors`") from None
+    anchors = []
+    for one in told:
+        now = {name: _now(name, digest, gallery) for name, digest in one["digests"].items()}
+        targets = frozenset(found for name in one["targets"] if (found := now[name]))
+        reference = now[one["reference"]] if one["reference"] else ""
+        if targets and reference is not None:
+            anchors.append(Anchor(one["id"], reference, one["caption"], targets - {reference}))
+    return anchors, len(told) - len(anchors)
+
+
+def _now(name: str, digest: str, gallery: Gallery) -> str | None:
+    """What an image is called now: as it was, or whatever has its content."""
+    if name in gallery and gallery.digest(name).hex() == digest:
+        return name
+    return min(gallery.ids_of(bytes.fromhex(digest)), default=None)
 
 
 def digest(anchors: Sequence[Anchor]) -> str:
@@ -162,8 +200,11 @@ def digest(anchors: Sequence[Anchor]) -> str:
 def _id_of(name: str, gallery: Gallery, data_root: Path | None, where: str) -> str:
     if name in gallery:
         return name
-    if data_root is not None and (data_root / name).is_file():
-        same = gallery.ids_of(hashlib.sha256((data_root / name).read_bytes()).digest())
+    if data_root is not None:
+        try:
+            same = gallery.ids_of(hashlib.sha256((data_root / name).read_bytes()).digest())
+        except (OSError, ValueError):  # not there, or no name of a file
+            same = []
         if same:
             return same[0]
     place = f" nor a picture of it below {data_root}" if data_root else "; --data-root names a folder of its pictures"

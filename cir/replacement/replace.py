@@ -20,7 +20,7 @@ from cir.indexer.manifest import Manifest, next_generation, publish, read_manife
 from cir.indexer.request import keeps_tokens
 from cir.indexer.store import Layout
 from cir.replacement import routes
-from cir.replacement.anchors import Anchor, digest
+from cir.replacement.anchors import Anchor, digest, needed_photos
 from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
 from cir.replacement.measure import Measured, measure, overview
 from cir.replacement.routes import Fitted
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 2000
 FEWEST = 20  # anchors without which not even a refusal can be measured
+FEW_IMAGES = 0.05  # share of an index that may go unsearched until it is encoded again, when nobody asks about it
 BATCH = 32
 SLICE_VALUES = 20  # a metadata column of more values than these is no set of slices
 
@@ -58,6 +59,7 @@ class Replacement:
         cost: of encoding these images again.
         verdict: of the gate.
         edges: route -> the edge it would be published as.
+        left_out: nothing was measured, and these few images may wait, unsearched, for `cir backfill`.
     """
 
     space: str
@@ -70,6 +72,12 @@ class Replacement:
     cost: Cost
     verdict: Verdict
     edges: Mapping[str, Edge]
+    left_out: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether this space is no reason to keep the old model."""
+        return self.verdict.route is not None or self.left_out
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: the evidence."""
@@ -118,11 +126,13 @@ def study_replacement(
 
     Raises:
         UsageError: the model serves already, or its name is taken.
-        DataError: hardly an anchor is about a space, or photos of the anchors cannot be read.
+        MissingImageError: a photo that an anchor needs is gone or has changed.
     """
     gallery = index.gallery
     check(gallery.manifest, encoder)
-    spaces = sorted({entry.space for entry in gallery.manifest.segments})
+    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {encoder.card.space.id})
+    if not spaces:
+        raise UsageError(f"{gallery.path}: all of it was made by {encoder.card.name}; `cir rollback` lets that serve")
     return [
         _study_space(index, encoder, space, anchors, sample, margin, np.random.default_rng([seed, number]), progress)
         for number, space in enumerate(spaces)
@@ -144,6 +154,7 @@ def apply(path: Path, encoder: Encoder, found: Iterable[Replacement], generation
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the old generation stays.
     """
+    measured = {one.space for one in found if one.passes} | {encoder.card.space.id}
     edges = {one.space: one.edges[one.verdict.route] for one in found if one.verdict.route}
     with writer_lock(path):
         manifest = read_manifest(path)
@@ -152,9 +163,9 @@ def apply(path: Path, encoder: Encoder, found: Iterable[Replacement], generation
                 f"{path}: generation {manifest.generation} is not what was measured, {generation}; measure again"
             )
         check(manifest, encoder)
-        open_ = {entry.space for entry in manifest.segments} - edges.keys()
-        if open_:
-            raise UsageError(f"{path}: no measured way to space {min(open_)}; measure again, or keep the model")
+        unknown = {entry.space for entry in manifest.segments} - measured
+        if unknown:
+            raise UsageError(f"{path}: no measured way to space {min(unknown)}; measure again, or keep the model")
         card = encoder.card
         directory = getattr(encoder, "directory", None)
         paths = {card.digest: str(Path(directory).resolve())} if directory else {}
@@ -187,13 +198,10 @@ def _study_space(
     gallery = index.gallery
     members = [image_id for image_id in gallery.ids if gallery.stored_space(image_id) == space]
     inside = set(members)
-    about = [one for one in anchors if one.targets & inside and (not one.reference or one.reference in inside)]
+    about = [one for one in anchors if one.targets & inside]
     if len(about) < FEWEST:
-        raise DataError(
-            f"{gallery.path}: {len(about)} anchors are about the {len(members):,} images of space {space}; "
-            f"{ANCHORS} are needed"
-        )
-    named = {image_id for one in about for image_id in (*(one.targets & inside), one.reference) if image_id}
+        return _unmeasured(gallery, space, len(members), len(about))
+    named = {name for one in about for name in needed_photos(one, inside)}
     others = [image_id for image_id in members if image_id not in named]
     drawn = rng.permutation(len(others))[:sample]
     ids = sorted([*named, *(others[place] for place in drawn)])
@@ -204,7 +212,7 @@ def _study_space(
     row = {image_id: number for number, image_id in enumerate(ids)}
     right = np.zeros((len(about), len(ids)), bool)
     for number, one in enumerate(about):
-        right[number, [row[target] for target in one.targets & inside]] = True
+        right[number, [row[target] for target in one.targets if target in row]] = True
     fit = np.zeros(len(about), bool)
     fit[rng.permutation(len(about))[: len(about) // 2]] = True
     queries = [Query((one.reference,) if one.reference else (), one.caption) for one in about]
@@ -216,7 +224,7 @@ def _study_space(
         new_queries=_queries(index, encoder, queries),
         head_queries=_queries(index, encoder, queries, space) if space in encoder.card.query_heads else None,
         current=gallery.scores(asked, ids),
-        references=np.array([row[one.reference] if one.reference else -1 for one in about]),
+        references=np.array([row.get(one.reference, -1) for one in about]),
         right=right,
         fit=fit,
         slices=_slices(gallery, about),
@@ -232,7 +240,7 @@ def _study_space(
     )
     evidence = {
         **found.to_json(),
-        "anchors sha256": digest(about),
+        "anchors sha256": digest(anchors),
         "made by": next(entry.model for entry in gallery.manifest.segments if entry.space == space),
         "margin": margin,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -240,6 +248,19 @@ def _study_space(
     }
     edges = {name: _edge(encoder.card.digest, space, one, evidence) for name, one in fitted.items()}
     return replace(found, edges=edges)
+
+
+def _unmeasured(gallery: Gallery, space: str, images: int, anchors: int) -> Replacement:
+    """A space that hardly an anchor asks about."""
+    few = images <= FEW_IMAGES * len(gallery)
+    reason = f"{anchors} anchors are about its {images:,} images, {ANCHORS} are needed"
+    advice = (
+        f"its {images:,} images go unsearched until `cir backfill` encodes them again"
+        if few
+        else "keep anchors about all of the gallery with `cir anchors`"
+    )
+    verdict = Verdict(None, {"": [reason]}, advice=advice)
+    return Replacement(space, images, anchors, 0, 0, {}, [], Cost(images, 0.0, 0), verdict, {}, left_out=few)
 
 
 def _edge(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> Edge:
@@ -260,7 +281,7 @@ def _encode(
         pixels = []
         for image_id in ids[start : start + BATCH]:
             try:
-                pixels.append(encoder.preprocess(decode(gallery.photo(image_id), image_id)))
+                pixels.append(encoder.preprocess(decode(gallery.photo(image_id, unchanged=True), image_id)))
             except (DataError, OSError) as error:
                 if image_id in needed:
                     raise MissingImageError(

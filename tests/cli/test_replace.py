@@ -150,7 +150,9 @@ def test_mistakes(cir: Run, index: Path, tiny_model: Path, other_model: Path, ph
     anchors.write_text("\n")
     mistake(cir("replace-model", index, other_model, "--anchors", anchors, *rest), "no anchors")
     mistake(cir("replace-model", index, other_model, "--anchors", tmp_path / "none", *rest), "none")
-    mistake(asked(targets=["003.png"]), "1 anchors are about the 260 images", "200 are needed")
+    few = asked(targets=["003.png"])
+    assert few.code == 1
+    assert "1 anchors are about its 260 images, 200 are needed" in few.out
     mistake(cir("replace-model", index, tmp_path / "no-model", "--anchors", anchors, *rest), "no-model")
     mistake(cir("rollback", index), "no earlier generation")
     mistake(cir("rollback", tmp_path / "no.index"), "no such index")
@@ -205,8 +207,15 @@ def test_anchors_are_kept_with_their_photos(
     assert "250 anchors" in made.out
     shown = cir("anchors", index).out
     assert shown == made.out
+    (own / "003.png").rename(own / "renamed.png")
+    assert cir(*built).code == 0
+    assert "250 anchors" in cir("anchors", index).out  # recognised by its content
+    assert cir("anchors", index, "--from", tmp_path / "none.jsonl").code == 2
     for file in own.iterdir():
         file.unlink()  # the photos go, the anchors stay
+    again = cir("anchors", index, "--metadata", "colour=tint", "--metadata", "type=what", "--count", "250")
+    assert again.code == 2
+    assert "250 anchors" in cir("anchors", index).out  # what was kept is kept
     judged = cir("replace-model", index, other_model, *dirs, "--json")
     assert judged.code in (0, 1), judged.err
     (space,) = json.loads(judged.out)["spaces"]
@@ -224,7 +233,7 @@ def test_backfill(cir: Run, index: Path, tiny_model: Path, other_model: Path, ph
     assert cir("query", index, "-i", "007.png", "-t", "red", "--json", *dirs).code == 0
     some = json.loads(cir("backfill", index, "--count", "100", "--part", "40", "--json", *dirs).out)
     assert (some["done"], some["left"], some["skipped"], some["stopped"]) == (100, 160, [], "")
-    assert set(some["anchors"]) == {"0 %", "25 %"}
+    assert set(some["anchors"]) == {"before", "31 %"}
     rest = cir("backfill", index, "--budget", "10m", *dirs)
     assert rest.code == 0, rest.err
     assert "160 images encoded again, 0 of older models left" in rest.out
@@ -233,6 +242,8 @@ def test_backfill(cir: Run, index: Path, tiny_model: Path, other_model: Path, ph
     fresh = ["query", tmp_path / "own.index", "-i", "007.png", "-t", "red", "--json", *dirs]
     assert [hit["id"] for hit in whole["hits"]] == [hit["id"] for hit in json.loads(cir(*fresh).out)["hits"]]
     mistake(cir("backfill", index, "--budget", "soon", *dirs), "90s, 30m or 2h")
+    nan = cir("replace-model", index, tiny_model, "--accept-noninferior", "nan", *dirs)
+    mistake(nan, "between 0 and 100")
 
 
 def test_stale_evidence_is_refused(index: Path, other_model: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_part_is_a_generation_and_answers_stay_whole(index: Path) -> None:
     fresh = index.parent / "fresh.index"
     build(index.parent / "photos", fresh, NEW)
     ours = gallery.search(asked(gallery), 20)
+    assert not (index / USAGE).exists()
     assert ours == Gallery.open(fresh).search({NEW.card.space.id: NEW.encode_texts(["one"])}, 20)
     assert not (index / "work").exists()
 
@@ -89,6 +90,9 @@ def test_photos_that_are_gone_or_changed_stay_as_they_were(index: Path, photos: 
     (photos / "0002.png").unlink()
     paint(photos / "0005.png", 900)
     (photos / "0006.png").write_bytes(b"no picture")
+    first = next(backfill(index, NEW, count=4))  # what cannot be used is passed over, not waited for
+    assert (first.done, first.left) == (4, 16)
+    assert native(index) == ["0000.png", "0001.png", "0003.png", "0004.png"]
     (*_, last) = backfill(index, NEW)
     assert [image_id for image_id, _ in last.skipped] == ["0002.png", "0005.png", "0006.png"]
     assert last.left == 3
@@ -96,6 +100,22 @@ def test_photos_that_are_gone_or_changed_stay_as_they_were(index: Path, photos: 
     assert len(gallery) == 20
     assert gallery.stored_space("0002.png") == OLD.card.space.id
     assert "0002.png" in dict(gallery.search(asked(gallery), 20)[0])
+
+
+def test_parts_of_a_build_that_was_stopped_stay(index: Path, photos: Path) -> None:
+    folder_of(photos, 30, start=20)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(photos, index, NEW, progress=stop)
+    parts = set((index / "work").glob("*.h5"))
+    assert parts
+    list(backfill(index, NEW, part=6))
+    assert set((index / "work").glob("*.h5")) == parts
+    assert build(photos, index, NEW).resumed > 0
 
 
 def test_another_model_is_refused(index: Path) -> None:

@@ -113,7 +113,7 @@ def test_old_vectors_are_asked_over_their_edge(index: Path, edge: Edge, ann_min_
     before = {path: sha256_file(path) for path in (index / SEGMENTS).rglob(GALLERY)}
     serve(index, edge)
     gallery = Gallery.open(index, ann_min_rows=ann_min_rows)
-    assert gallery.asked == (NEW.card.space.id, *([] if edge.route == "transform" else [OLD.card.space.id]))
+    assert gallery.asked == (NEW.card.space.id if edge.route == "transform" else OLD.card.space.id,)
     scores = expected(index, edge)
     hits = gallery.search(asked(gallery), 5, exact=True)[0]
     best = np.argsort(-scores, kind="stable")[:5]
@@ -202,6 +202,27 @@ def test_a_damaged_edge_is_named(index: Path) -> None:
         Gallery.open(index)
 
 
+def test_an_edge_to_the_models_own_space_is_no_way(index: Path) -> None:
+    """As after m1 -> m2 -> m1: what a model made itself is asked as it is."""
+    wanted = Gallery.open(index).search({OLD.card.space.id: OLD.encode_texts(["one"])}, 5)
+    manifest = read_manifest(index)
+    own = replace(PROCRUSTES, model=OLD.card.digest)
+    edges = {OLD.card.space.id: write_edge(index, own)}
+    publish(index, replace(manifest, generation=next_generation(index), edges=edges))
+    gallery = Gallery.open(index)
+    assert gallery.asked == (OLD.card.space.id,)
+    assert gallery.search({OLD.card.space.id: OLD.encode_texts(["one"])}, 5) == wanted
+
+
+def test_deleted_rows_are_written_as_runs(index: Path) -> None:
+    manifest = replace(read_manifest(index), deleted={"000001": (0, 1, 2, 5, 9, 10)})
+    told = json.loads(json.dumps(manifest.to_json()))
+    assert told["deleted"] == {"000001": [[0, 2], [5, 5], [9, 10]]}
+    assert type(manifest).from_json(told) == manifest
+    told["deleted"] = {"000001": [0, 1, 2, 5, 9, 10]}  # format 1
+    assert type(manifest).from_json(told) == manifest
+
+
 def test_going_back_and_forth(index: Path, photos: Path) -> None:
     with pytest.raises(UsageError, match="no earlier generation"):
         rollback(index)
@@ -217,6 +238,12 @@ def test_going_back_and_forth(index: Path, photos: Path) -> None:
     assert gallery.search({OLD.card.space.id: OLD.encode_texts(["one"])}, 5) == wanted
     _, again = rollback(index)
     assert again.serving == NEW.card.digest
+    segment = index / SEGMENTS / "000002" / GALLERY
+    kept = segment.read_bytes()
+    segment.unlink()
+    with pytest.raises(CorruptIndexError, match="is missing"):
+        rollback(index, 3)  # which names it
+    segment.write_bytes(kept)
     with pytest.raises(UsageError, match=r"no earlier generation 77 .* there are: 1, 2, 3, 4, 5"):
         rollback(index, 77)
     assert verify(index) == []

@@ -114,11 +114,28 @@ def test_ranking_by_native_vectors(index) -> None:
     index, edge = index
     vectors = index.query_vectors([Query((), "blue")])
     if edge.matrix is None:
-        with pytest.raises(SpaceMismatchError):
+        with pytest.raises(SpaceMismatchError, match="asked by a head or an older model"):
             index.rank(vectors, 5)
     else:
         hits = index.search(Query((), "blue", k=5)).hits
         assert [image_id for image_id, _ in index.rank(vectors, 5)[0]] == [hit.id for hit in hits]
+
+
+@pytest.mark.parametrize("index", ["head", "encoder"], indirect=True)
+def test_what_an_older_space_makes_itself(index, old: SprcEncoder) -> None:
+    """`made` asks the model that spans a space, also where another one's head asks there now."""
+    index, edge = index
+    made = index.made(edge.space, [Query((), "blue")])
+    assert np.allclose(made, old.encode_texts(["blue"]), atol=1e-6)
+
+
+@pytest.mark.parametrize("index", ["head", "encoder"], indirect=True)
+def test_more_like_this_needs_no_photo(index, tmp_path: Path) -> None:
+    index, _ = index
+    with_photos = index.search(Query((index.ids[4],)))
+    index.gallery.file = lambda image_id: pytest.fail("a stored vector is enough")
+    index.gallery.photo = index.gallery.file
+    assert index.search(Query((index.ids[4],))).hits == with_photos.hits
 
 
 @pytest.mark.parametrize("index", ["encoder"], indirect=True)
