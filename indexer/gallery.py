@@ -205,7 +205,7 @@ class Gallery:
     def digest(self, image_id: str) -> bytes:
         """SHA-256 of the file that was indexed."""
         segment, place = self._stored(image_id)
-        return segment.digests[place].tobytes()
+        return bytes(segment.digests[place])
 
     @property
     def columns(self) -> list[str]:

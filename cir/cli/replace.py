@@ -278,8 +278,8 @@ def rollback(index: Path, to: int | None) -> None:
 def _render(found: Replacement, old: str, new: str) -> str:
     """The table and the verdict, for a person."""
     if not found.routes:
-        reasons = "; ".join(reason for each in found.verdict.refused.values() for reason in each)
-        return f"{old} -> {new}: space {found.space}: {reasons}\n{found.verdict.advice}"
+        why = "; ".join(reason for each in found.verdict.refused.values() for reason in each)
+        return f"{old} -> {new}: space {found.space}: {why}\n{found.verdict.advice}"
     heading = (
         f"{old} -> {new}: {found.images:,} images of space {found.space}, {found.anchors:,} anchors "
         f"({found.measured:,} measured), {found.sample:,} images seen by both"
