@@ -220,7 +220,7 @@ def _study_space(
     study = Study(
         old_gallery=np.stack([gallery.stored_values(image_id) for image_id in ids]).astype(np.float32),
         new_gallery=encoded,
-        old_queries=index.made(space, queries),
+        old_queries=asked[space] if space == gallery.space.id else index.made(space, queries),
         new_queries=_queries(index, encoder, queries),
         head_queries=_queries(index, encoder, queries, space) if space in encoder.card.query_heads else None,
         current=gallery.scores(asked, ids),
