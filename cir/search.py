@@ -357,7 +357,7 @@ def _same_space(gallery: Gallery, card: ModelCard, space: str | None = None) -> 
         raise SpaceMismatchError(
             f"{gallery.path} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
             f"({card.digest}) cannot search; query without --model, or rebuild: "
-            f"cir build-index IMAGES -o NEW.index --model {card.name}"
+            f"cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
         )
 
 

@@ -21,6 +21,7 @@ TILE = 208
 GAP = 20
 CAPTION = 40
 PER_ROW = 5
+LINES = 8
 INK, QUIET, PAPER, CARD, ACCENT = "#1d1d1f", "#75757a", "#f6f5f3", "#ffffff", "#b3412e"
 
 Pictures = Callable[[Any], Image.Image]
@@ -80,8 +81,10 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def _sentence(result: SearchResult) -> list[tuple[str, str]]:
-    """Lines of the question and their colour."""
-    lines = [(line, INK) for line in textwrap.wrap(f"“{result.query.text}”", 22)] if result.query.text else []
+    """Lines of the question and their colour; a very long sentence ends with an ellipsis."""
+    text = f"“{result.query.text}”"
+    lines = [(line, INK) for line in textwrap.wrap(text, 22, max_lines=LINES, placeholder=" …”")]
+    lines = lines if result.query.text else []
     for negative in result.query.negatives:
         lines += [(line, ACCENT) for line in textwrap.wrap(f"not “{negative}”", 22)]
     for column, value in result.query.where:

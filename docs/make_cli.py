@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent / "cli.md"
 
 def sections(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
     """One section a command, groups first."""
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    context = command.context_class(command, info_name=name, parent=parent, terminal_width=100, **cli.context_settings)
     yield f"## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -182,7 +182,8 @@ def read_manifest(index: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise IndexFormatError(_no_index(index)) from None
     except (ValueError, OSError) as error:
-        raise CorruptIndexError(f"{index / CURRENT} cannot be read: {error}; restore it from a copy") from None
+        reason = getattr(error, "strerror", None) or "it does not name a manifest and its digest"
+        raise CorruptIndexError(f"{index / CURRENT} cannot be read: {reason}; restore it from a copy") from None
     path = index / MANIFESTS / name
     try:
         data = path.read_bytes()

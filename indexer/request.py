@@ -69,7 +69,7 @@ def choose_layout(
         raise SpaceMismatchError(
             f"{out} was made by model {manifest.card.name} ({manifest.serving}), not {card.name} "
             f"({card.digest}); use that model, or build another index: "
-            f"cir build-index IMAGES -o NEW.index --model {card.name}"
+            f"cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
         )
     native = [entry for entry in manifest.segments if entry.space == card.space.id] if manifest else []
     if native:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     "--batch-size", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images encoded at once."
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode and encode.  [default: one a core]")
-@click.option(
-    "--no-tokens", is_flag=True, help="Keep one vector per image and no tokens: a ninth of the size with `small`."
-)
+@click.option("--no-tokens", is_flag=True, help="Keep one vector per image and no tokens, where a model gives both.")
 @click.option("--metadata", type=click.Path(dir_okay=False, path_type=Path), help="CSV with one row per image.")
 @click.option("--id-column", default="id", show_default=True, help="Column of the CSV: an id, a file name or its stem.")
 @click.option("--prune", is_flag=True, help="Also drop images that are no longer found under PATH.")
@@ -87,6 +85,14 @@ def build_index(
         progress=Progress("encoding"),
     )
     click.echo(json.dumps(report.to_json()) if as_json else summary(report, prune))
+    if report.added and not metadata and not dry_run and _has_metadata(output):
+        click.echo(f"cir: {len(report.added):,} images were added without metadata; give --metadata again", err=True)
+
+
+def _has_metadata(index: Path) -> bool:
+    from cir.indexer.gallery import Gallery
+
+    return bool(Gallery.open(index).columns)
 
 
 def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
@@ -179,7 +185,7 @@ def summary(report: BuildReport, prune: bool) -> str:
     ]
     said = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
     lines = [f"{report.path}: {'would be ' if report.dry_run else ''}{report.total:,} images ({said})"]
-    if report.images_per_second:
+    if report.images_per_second and not report.dry_run:
         lines.append(
             f"{report.images_per_second:.0f} images/s, {_seconds(report.seconds)}; "
             f"{report.bytes_per_image:,.0f} bytes per image"
@@ -195,7 +201,7 @@ def summary(report: BuildReport, prune: bool) -> str:
         lines.append(
             "images that are no longer found stay searchable; --prune drops them"
             if not prune
-            else "images that are no longer found were dropped"
+            else f"images that are no longer found {'would be' if report.dry_run else 'were'} dropped"
         )
     return "\n".join(line for line in lines if line)
 

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     "-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id."
 )
 @click.option("-t", "--text", default="", metavar="TEXT", help='What to change: "in red, with long sleeves".')
-@click.option("--not", "negatives", multiple=True, metavar="TEXT", help="What is not wanted. May be repeated.")
+@click.option(
+    "--not",
+    "negatives",
+    multiple=True,
+    metavar="TEXT",
+    help="What is less wanted: a preference, not a filter. May be repeated.",
+)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many images.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only images with this metadata. May be repeated.")
 @click.option("--exact", is_flag=True, help="Compare with every image instead of the best candidates.")
@@ -86,6 +92,9 @@ def query(
             click.echo(hit.path or hit.id)
     else:
         click.echo(table(result), nl=bool(result.hits))
+    if not result.hits:
+        meets = " and ".join(f"{column} = {value}" for column, value in asked.where)
+        click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)
     return 0 if result.hits else 1
 
 
@@ -142,9 +151,9 @@ def _draw(opened: Index, result: SearchResult, path: Path) -> None:
 
 
 def _answer_lines(opened: Index, lines: Iterable[bytes], k: int, exact: bool) -> int:
-    """One answer a line, in order; a bad line is answered with its error and makes the exit code 2."""
+    """One answer a line, in order; a bad line is answered with its error and makes the exit code 2, no hit at all 1."""
     _ = opened.encoder  # a model that is not there is one error, not one a line
-    code = 0
+    bad = hits = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -152,12 +161,16 @@ def _answer_lines(opened: Index, lines: Iterable[bytes], k: int, exact: bool) ->
         try:
             values = _values(line)
             identity = values.get("id")
-            answer = to_json(opened.search(_parse(values, k), exact=exact))
+            answer = to_json(opened.search(_parse(values, k), exact=exact)) | {"id": identity}
+            hits += len(answer["hits"])
         except CirError as error:
-            answer, code = {"id": identity, "error": f"line {number}: {error}"}, 2
+            answer = {"id": identity, "error": f"line {number}: {error}"}
+            bad += 1
         click.echo(json.dumps(answer))
         sys.stdout.flush()
-    return code
+    if bad:
+        click.echo(f"cir: {bad:,} lines could not be asked; their answers say why", err=True)
+    return 2 if bad else 0 if hits else 1
 
 
 def _values(line: bytes) -> dict[str, Any]:
@@ -176,8 +189,9 @@ def _parse(values: dict[str, Any], k: int) -> Query:
         raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
     where = values.get("where", {})
     count = values.get("k", k)
-    if not isinstance(where, dict) or not all(isinstance(value, str) for value in where.values()):
-        raise DataError('"where" is an object of column and value, both strings')
+    plain = isinstance(where, dict) and all(isinstance(value, str | int) for value in where.values())
+    if not plain or any(isinstance(value, bool) for value in where.values()):
+        raise DataError('"where" is an object of column and value, a string or a whole number')
     if not isinstance(count, int) or isinstance(count, bool):
         raise DataError('"k" is a whole number')
     text = values.get("text", "")
@@ -189,7 +203,7 @@ def _parse(values: dict[str, Any], k: int) -> Query:
         text=text.strip(),
         negatives=tuple(_strings(values, "negatives")),
         k=count,
-        where=tuple(where.items()),
+        where=tuple((column, str(value)) for column, value in where.items()),
         id=None if identity is None else str(identity),
     )
 

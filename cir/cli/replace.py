@@ -135,11 +135,12 @@ def replace_model(
     metavar="KIND=COLUMN",
     help="Make anchors of metadata: colour=baseColour says that the column baseColour holds colours. May be repeated.",
 )
-@click.option("--count", default=1000, show_default=True, help="How many to make of metadata.")
-def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple[str, ...], count: int) -> None:
+@click.option("--count", type=click.IntRange(min=1), help="How many to make of metadata.  [default: 1000]")
+def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple[str, ...], count: int | None) -> None:
     """Keep anchors in INDEX, with their photos: questions with known answers, by which a new model is judged.
 
-    Without options it says what is kept. Photos are copied, so that the anchors outlive them.
+    Without options it says what is kept; new ones replace them. Photos are copied, so that the anchors outlive them.
+    A replacement needs 200.
 
     \b
     Example:
@@ -152,7 +153,10 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
 
     if file and kinds:
         raise UsageError("--from and --metadata exclude each other; give one")
+    if count is not None and not kinds:
+        raise UsageError("--count says how many to make of --metadata; give that too")
     gallery = Gallery.open(index)
+    before = len(kept_anchors(index, gallery)[0])
     if file:
         keep_anchors(index, gallery, read_anchors(file, gallery, data_root))
     elif kinds:
@@ -160,11 +164,13 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
         if not all(kind and column for kind, _, column in pairs):
             raise UsageError("--metadata: write KIND=COLUMN, such as colour=baseColour")
         columns = {kind: column for kind, _, column in pairs}
-        keep_anchors(index, gallery, anchors_from_metadata(gallery, columns, count))
+        keep_anchors(index, gallery, anchors_from_metadata(gallery, columns, count or 1000))
     kept, gone = kept_anchors(index, gallery)
     images = {name for one in kept for name in (one.reference, *one.targets) if name}
     said = f"{len(kept):,} anchors ({digest(kept)}) about {len(images):,} images" if kept else "no anchors"
     click.echo(f"{index}: {said}")
+    if before and (file or kinds):
+        click.echo(f"  in place of {before:,}")
     if gone:
         click.echo(f"  {gone:,} more name images that are gone; keep new ones with --from or --metadata")
     for one in kept[:3]:

@@ -12,7 +12,7 @@ import click
 
 from cir.cli.benchmarks import Source, benchmark_argument, benchmark_options
 from cir.cli.options import json_option
-from cir.errors import UsageError
+from cir.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from cir.eval.benchmark import Benchmark
@@ -41,15 +41,15 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
       cir score cirr-val run.trec --subset-run subset.trec --data-root cirr_dataset --json
     """
     from cir.eval.report import render, write_report
-    from cir.eval.runs import read_run
     from cir.eval.scoring import COMPOSED, make_report
 
     started = time.perf_counter()
     benchmark = _judged(source)
     subsets = _subset_run(benchmark, subset_run)
+    scored = _run(run)
     report = make_report(
         benchmark,
-        {COMPOSED: read_run(run)},
+        {COMPOSED: scored},
         model={"name": run.stem, "run": run.name},
         seconds=time.perf_counter() - started,
         subset_run=subsets,
@@ -57,6 +57,7 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
     if output:
         write_report(output, report)
     click.echo(json.dumps(report) if as_json else render(report))
+    _say_what_is_missing(benchmark, run, scored, subsets)
     _say_what_is_left_out(benchmark, report["metrics"], "give --subset-run")
 
 
@@ -80,17 +81,20 @@ def compare(
       cir compare new.trec old.trec cirr-val --data-root cirr_dataset
     """
     from cir.eval.comparison import compare_runs, render
-    from cir.eval.runs import read_run
 
     benchmark = _judged(source)
+    runs = {path: _run(path) for path in (run_a, run_b)}
+    subsets = {path: _subset_run(benchmark, path) for path in (subset_run_a, subset_run_b)}
     result = compare_runs(
         benchmark,
-        read_run(run_a),
-        read_run(run_b),
-        subset_runs=(_subset_run(benchmark, subset_run_a), _subset_run(benchmark, subset_run_b)),
+        runs[run_a],
+        runs[run_b],
+        subset_runs=(subsets[subset_run_a], subsets[subset_run_b]),
         names=(run_a.name, run_b.name),
     )
     click.echo(json.dumps(result) if as_json else render(result))
+    for path, subset in {run_a: subsets[subset_run_a], run_b: subsets[subset_run_b]}.items():
+        _say_what_is_missing(benchmark, path, runs[path], subset)
     _say_what_is_left_out(benchmark, result["metrics"], "give --subset-run-a and --subset-run-b")
 
 
@@ -104,12 +108,37 @@ def _judged(source: Source) -> Benchmark:
     return benchmark
 
 
-def _subset_run(benchmark: Benchmark, path: Path | None) -> Run | None:
+def _run(path: Path) -> Run:
     from cir.eval.runs import read_run
 
+    run = read_run(path)
+    if not run:
+        raise DataError(f"{path}: no line of a run; it has six columns: query Q0 image rank score tag")
+    return run
+
+
+def _subset_run(benchmark: Benchmark, path: Path | None) -> Run | None:
     if path and not benchmark.ranks_subsets:
         raise UsageError(f"{benchmark.name} has no subsets; leave out the runs that rank them")
-    return read_run(path) if path else None
+    return _run(path) if path else None
+
+
+def _say_what_is_missing(benchmark: Benchmark, path: Path, run: Run, subset_run: Run | None) -> None:
+    """A word about queries without an answer, and about subsets that are not ranked as deep as is measured."""
+    asked = [query for query in benchmark.queries if query.headline]
+    silent = sum(not run.get(query.id) for query in asked)
+    if silent:
+        said = f"{path.name} answers {len(asked) - silent:,} of {len(asked):,} queries; the others count as misses"
+        click.echo(f"cir: {said}", err=True)
+    if subset_run is not None:
+        deepest = max(measure.k for measure in benchmark.measures if measure.name == "Rs")
+        short = 0
+        for query in asked:
+            members = set(query.subset) - {query.reference}
+            ranked = members.intersection(image for image, _ in subset_run.get(query.id, ()))
+            short += len(ranked) < min(deepest, len(members))
+        if short:
+            click.echo(f"cir: the subset run lacks members of {short:,} subsets; they count as not found", err=True)
 
 
 def _say_what_is_left_out(benchmark: Benchmark, metrics: Mapping[str, object], remedy: str) -> None:

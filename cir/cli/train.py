@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from cir.cli.options import device_option, model_dir_option, quiet_libraries
+from cir.errors import DataError
 
 
 @click.command()
@@ -67,6 +69,10 @@ def train(
     from cir.training.config import facts, make_task, read_config
 
     settings = read_config(config)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{work}: cannot be made: {error.strerror or error}; name another --work") from None
     older = [directory for path in replaces for directory in _models_of(path, model_dirs)]
     task, recipe = make_task(
         settings,
@@ -87,7 +93,8 @@ def train(
                 return
             shown: dict[str, Any] = {name: f"{v:.3f}" for name, v in figures.items() if not name.startswith("sum ")}
             if "headline" in figures:
-                bar.write(f"step {step + 1}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+                told = ", ".join(f"{name} {value}" for name, value in shown.items())
+                bar.write(f"step {step + 1}: {told}", file=sys.stderr)  # stdout is for what comes of it
                 return
             bar.update(step + 1 - bar.n)
             bar.set_postfix(shown, refresh=False)

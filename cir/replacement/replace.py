@@ -98,8 +98,8 @@ def check(manifest: Manifest, encoder: Encoder) -> None:
     for card in manifest.models.values():
         if card["name"] == encoder.card.name and card["digest"] != encoder.card.digest:
             raise UsageError(
-                f"{encoder.card.name} is already the name of another model in this index ({card['digest']}); "
-                "give the new one a name of its own"
+                f"{encoder.card.name} is already the name of another model in this index ({card['digest']}); give the "
+                'new one a name of its own: "name" in its card.json, or in the configuration it is trained by'
             )
 
 

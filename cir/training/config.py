@@ -139,6 +139,10 @@ def make_task(
     for directory in replaces:
         old, card, how = weights.load(directory)
         older[card.space.id] = (old, how)
+        if card.name == config.name:
+            raise UsageError(
+                f"{config.name} is the name of what it replaces; write another `name` in the configuration"
+            )
     heads = {space: old.config.dims for space, (old, _) in older.items()}
     model = Sprc(replace(config.model, query_heads=heads), Tokenizer(vocabulary))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(TRUNK_PACKAGE) / "models"))

@@ -31,12 +31,13 @@ def test_a_run_scores_as_it_was_evaluated(
     assert (done.code, done.err) == (0, "")
     evaluated = json.loads(done.out)
     assert (evaluated["benchmark"], evaluated["missing"]) == (name, 0)
+    assert evaluated["precision"] == {"computed": "float32", "stored": "float32"}
     assert set(evaluated["baselines"]) == {"image", "text", "sum"}
     scored = json.loads(cir("score", name, run, "--data-root", root, "--json").out)
     assert scored["metrics"] == evaluated["metrics"]
     assert scored["groups"] == evaluated["groups"]
     assert scored["gallery"] == evaluated["gallery"]
-    assert scored.keys() == evaluated.keys() - {"comparison"}
+    assert scored.keys() == evaluated.keys() - {"comparison", "precision"}
     assert (scored["model"], scored["baselines"]) == ({"name": "run", "run": "run.trec"}, {})
     if "headline" in scored:
         assert scored["headline"]["value"] == evaluated["headline"]["value"]
@@ -109,10 +110,15 @@ def test_runs_that_lack_their_subsets(cir: Run, official_data: Path, tmp_path: P
     scored = cir("score", "cirr-val", tmp_path / "run", "--data-root", root)
     assert scored.code == 0
     assert "Rs@1" not in scored.out
-    assert scored.err == "cir: left out: Rs@1, Rs@2, Rs@3; the run lacks members of the subsets: give --subset-run\n"
+    assert scored.err.splitlines() == [
+        "cir: run answers 1 of 9 queries; the others count as misses",
+        "cir: left out: Rs@1, Rs@2, Rs@3; the run lacks members of the subsets: give --subset-run",
+    ]
     whole = cir("score", "cirr-val", tmp_path / "run", "--subset-run", tmp_path / "run", "--data-root", root)
     assert "Rs@1" in whole.out
-    assert whole.err == ""
+    assert "the subset run lacks members of 9 subsets" in whole.err
+    (tmp_path / "empty").write_text("")
+    mistake(cir("score", "cirr-val", tmp_path / "empty", "--data-root", root), "empty: no line of a run")
     mistake(
         cir(
             "score",

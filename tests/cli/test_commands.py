@@ -139,10 +139,17 @@ def test_queries_on_stdin_are_answered_in_kind(cir: Run, index: Path, monkeypatc
     assert done.code == 2
     assert answers[0]["id"] == "a"
     assert len(answers[0]["hits"]) == 2
-    assert answers[1]["id"] == "7"
+    assert answers[1]["id"] == 7
     assert "line 3: an empty query" in answers[2]["error"]
     assert "line 4: unknown key colour" in answers[3]["error"]
     assert "line 6: not JSON" in answers[4]["error"]
+    assert done.err == "cir: 3 lines could not be asked; their answers say why\n"
+    for text, code in (('{"text": "red", "where": {"pattern": "none"}}', 1), ("", 1), ('{"text": "red"}', 0)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert cir("query", index, "-").code == code
+    nothing = cir("query", index, "-t", "red", "--where", "pattern=none")
+    assert (nothing.code, nothing.out) == (1, "")
+    assert nothing.err == "cir: nothing found: no image has pattern = none\n"
     mistake(cir("query", index, "-", "-t", "red"), "come from stdin")
 
 
@@ -152,7 +159,7 @@ def test_queries_on_stdin_are_answered_in_kind(cir: Run, index: Path, monkeypatc
         ("[1]", "not a query"),
         ('{"text": 5}', '"text" is a string'),
         ('{"text": "a", "k": "many"}', '"k" is a whole number'),
-        ('{"text": "a", "where": {"x": null}}', "both strings"),
+        ('{"text": "a", "where": {"x": null}}', "a string or a whole number"),
         ('{"text": "caf\xe9"}', "not JSON"),
         (r'{"text": "\ud800"}', "not readable as text"),
         ('{"text": "a", "k": 0}', "k is 0"),
@@ -396,3 +403,19 @@ def test_a_traceback_is_kept_for_our_own_bugs(monkeypatch: pytest.MonkeyPatch, i
     monkeypatch.setattr("sys.argv", ["cir", "query", str(index), "-t", "red"])
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def test_images_added_without_metadata_are_told(cir: Run, tiny_model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (32, 32), "red").save(photos / "a.png")
+    (tmp_path / "table.csv").write_text("id,colour\na,red\n")
+    words = ["build-index", photos, "-o", tmp_path / "my.index", "--model", tiny_model]
+    assert cir(*words, "--metadata", tmp_path / "table.csv").err == ""
+    Image.new("RGB", (32, 32), "blue").save(photos / "b.png")
+    assert cir(*words).err == "cir: 1 images were added without metadata; give --metadata again\n"
+    assert cir(*words).err == ""
+    (photos / "b.png").unlink()
+    dry = cir(*words, "--prune", "--dry-run").out
+    assert "would be dropped" in dry
+    assert "images/s" not in dry

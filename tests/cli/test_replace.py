@@ -202,6 +202,8 @@ def test_anchors_are_kept_with_their_photos(
     mistake(cir("anchors", index, "--metadata", "smell=tint"), "no words for changes of 'smell'", "colour")
     mistake(cir("anchors", index, "--metadata", "colour=hue"), "no metadata column 'hue'", "tint")
     mistake(cir("anchors", index, "--metadata", "colour"), "KIND=COLUMN")
+    mistake(cir("anchors", index, "--metadata", "colour=tint", "--count", "0"), "0 is not in the range")
+    mistake(cir("anchors", index, "--count", "5"), "--metadata")
     made = cir("anchors", index, "--metadata", "colour=tint", "--metadata", "type=what", "--count", "250")
     assert made.code == 0, made.err
     assert "250 anchors" in made.out

@@ -68,6 +68,9 @@ def test_mistakes(cir: Run, training_config: Path, fashioniq_train: Path, tiny_m
     mistake(cir("train", training_config, *nowhere, *rest), "gone", "--data-root")
     no_model = ["--data-root", fashioniq_train, "--start", tmp_path]
     mistake(cir("train", training_config, *no_model, *rest), "no card.json")
+    (tmp_path / "file").touch()
+    under_a_file = ["--data-root", fashioniq_train, "--start", tiny_model, "--work", tmp_path / "file" / "w"]
+    mistake(cir("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be made", "--work")
     assert not (tmp_path / "model").exists()
 
 

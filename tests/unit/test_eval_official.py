@@ -193,7 +193,8 @@ def test_subsets_agree_with_ir_measures(real: bool, official_data: Path, request
         for query in benchmark.queries
         if rng.random() < 0.95
     }
-    run = random_run(benchmark, seed=6)
+    run = {query: ordered(hits) for query, hits in random_run(benchmark, seed=6).items()}
+    subset_run = {query: ordered(hits) for query, hits in subset_run.items()}
     report = make_report(benchmark, {"composed": run}, model={}, seconds=0, subset_run=subset_run)
     docs = []
     for query in benchmark.queries:

@@ -168,7 +168,9 @@ def test_another_model_is_refused_with_the_way_out(
     path: Path, tmp_path: Path, make_model: Callable[..., Path], tiny_model: Path
 ) -> None:
     other = make_model(tmp_path / "tiny-9", seed=9)
-    with pytest.raises(SpaceMismatchError, match=r"holds vectors of tiny-1 .* tiny-9 .*build-index .* --model tiny-9"):
+    with pytest.raises(
+        SpaceMismatchError, match=r"holds vectors of tiny-1 .* tiny-9 .*build-index .* --model YOUR_MODEL"
+    ):
         open_index(path, model=other)
     wrong = Index(open_index(path).gallery, lambda card: load_model(other))
     with pytest.raises(SpaceMismatchError, match="tiny-9"):
