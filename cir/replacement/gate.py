@@ -121,7 +121,7 @@ def _warnings(compared: Mapping[str, Mapping[str, float]], best: Measured | None
 def _advice(
     best: Measured | None, hopeless: bool, cost: Cost, now: Mapping[str, float], again: Mapping[str, float]
 ) -> str:
-    price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.0f} MB"
+    price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB"
     gain = ", ".join(f"{name} {_points(again[name] - now[name])}" for name in MEASURES)
     if hopeless:
         return "keep the model there is"
