@@ -110,6 +110,11 @@ def writes_to(path: Path, need: int = 0) -> Iterator[None]:
         ) from error
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `replacing` writes under; a killed writer leaves such a file."""
+    return name.startswith(_TEMPORARY)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in a folder and below it; only the holder of the lock may."""
     for path in list(folder.rglob(f"{_TEMPORARY}*")):

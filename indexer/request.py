@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.images import ImageFile
+from cir.indexer.durable import is_temporary
 from cir.indexer.lock import LOCK
 from cir.indexer.manifest import CURRENT, MANIFESTS, SEGMENTS, Manifest, open_segment
 from cir.indexer.parts import WORK
@@ -44,7 +45,8 @@ def check_request(
 def refuse_foreign(out: Path) -> None:
     """Raises IndexFormatError for a place that holds something else than an index, finished or not."""
     if out.is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in _OURS)
+        names = sorted(path.name for path in out.iterdir())
+        foreign = [name for name in names if name not in _OURS and not is_temporary(name)]
         if foreign and not (out / CURRENT).exists():
             raise IndexFormatError(f"{out} is not an index: it holds {foreign[0]}; choose another place for the index")
     elif out.exists():

@@ -324,6 +324,13 @@ def test_a_place_that_is_something_else_is_left_alone(photos, tmp_path):
         build(photos, home / "thesis.tex")
 
 
+def test_what_a_kill_left_of_the_first_pointer_is_no_foreign_file(photos, out):
+    out.mkdir()
+    (out / ".tmp-0123456789ab-CURRENT").write_text("000001.json 00")
+    assert len(build(photos, out).added) > 0
+    assert not list(out.rglob(".tmp-*"))
+
+
 def test_another_model_is_refused(photos, out):
     build(photos, out)
     before = snapshot(out)
