@@ -325,7 +325,7 @@ def test_a_place_that_is_something_else_is_left_alone(photos, tmp_path):
 
 
 def test_what_a_kill_left_of_the_first_pointer_is_no_foreign_file(photos, out):
-    out.mkdir()
+    out.mkdir(parents=True)
     (out / ".tmp-0123456789ab-CURRENT").write_text("000001.json 00")
     assert len(build(photos, out).added) > 0
     assert not list(out.rglob(".tmp-*"))
