@@ -74,6 +74,8 @@ def train(
     except OSError as error:
         raise DataError(f"{work}: cannot be made: {error.strerror or error}; name another --work") from None
     older = [directory for path in replaces for directory in _models_of(path, model_dirs)]
+    told = facts(settings, start, older)
+    loop.check_work(work, told)
     task, recipe = make_task(
         settings,
         data_root,
@@ -99,7 +101,7 @@ def train(
             bar.update(step + 1 - bar.n)
             bar.set_postfix(shown, refresh=False)
 
-        loop.train(task, recipe, work=work, out=out, facts=facts(settings, start, older), report=report)
+        loop.train(task, recipe, work=work, out=out, facts=told, report=report)
     if first:
         card = read_card(out)
         click.echo(f"{out}: {card.name}, its best at step {card.training['step']} of {recipe.steps}")

@@ -260,6 +260,28 @@ def _write(
     temporary.replace(path)
 
 
+def check_work(work: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another training's checkpoint, before anything costly is done for this one.
+
+    Raises:
+        WeightsError: it does.
+    """
+    path = work / CHECKPOINT
+    if not path.is_file():
+        return
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            known = json.loads(file.metadata()["facts"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a checkpoint: {error}; delete it to start anew") from None
+    if known != json.loads(json.dumps(dict(facts))):
+        raise WeightsError(
+            f"{path}: a checkpoint of another configuration; name another --work, or delete it to start anew"
+        )
+
+
 def _resume(
     path: Path,
     named: Mapping[str, nn.Parameter],
@@ -269,16 +291,12 @@ def _resume(
     """Take up a checkpoint; where there is none, the start."""
     if not path.is_file():
         return _Done()
+    check_work(path.parent, facts)
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            told = file.metadata()
-            done = _Done(**json.loads(told["done"]))
-            if json.loads(told["facts"]) != dict(facts):
-                raise WeightsError(
-                    f"{path}: a checkpoint of another configuration; name another --work, or delete it to start anew"
-                )
+            done = _Done(**json.loads(file.metadata()["done"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         with torch.no_grad():
             for key, value in tensors.items():

@@ -43,6 +43,10 @@ def test_a_training_from_start_to_end(
     again = cir(*words, "--out", tmp_path / "model", "--device", "cpu")
     assert (again.code, again.out) == (0, done.out)
     mistake(cir(*words, "--out", tmp_path / "other"), "does not hold the best model", "--work")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(training_config.read_text().replace("1e-3", "2e-3"))
+    nowhere = ["train", mine, *words[2:3], tmp_path / "not looked at", *words[4:], "--out", tmp_path / "model"]
+    mistake(cir(*nowhere), "a checkpoint of another configuration", "--work")
     assert not (tmp_path / "other").exists()
 
 
