@@ -109,8 +109,8 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 def keep_freed_memory() -> None:
     """Tell the C library to keep what is freed.
 
-    Giving large buffers back to the system and fetching them again is a fifth of a training step on a CPU, and a
-    seventh of ViT-g's time in bfloat16 (bench/full_size.py).
+    Giving large buffers back to the system and fetching them again is a fifth of a training step on a CPU, and a tenth
+    of ViT-g's time in float32 (bench/full_size.py).
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
