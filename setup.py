@@ -35,7 +35,7 @@ setup(
     ],
     package_data={
         "cir": ["py.typed", "phrases.json"],
-        "cir.models": ["vocab.txt", "*/card.json", "*/model.safetensors", "*/vocab.txt"],
+        "cir.models": ["vocab.txt", "frozen-*.safetensors", "*/card.json", "*/model.safetensors", "*/vocab.txt"],
         "cir.training": ["configs/*.toml"],
         "cir.data_manifests": ["*.json"],
     },

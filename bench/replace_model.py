@@ -1,10 +1,13 @@
-"""How much of a full re-index do the routes of `cir replace-model` bring on real photos?
+"""How much of a full re-index do the routes of `cir replace-model` bring?
 
-    python bench/replace_model.py DATA_ROOT OLD NEW --output bench/results/DATE-replace-OLD-NEW.json
+    python bench/replace_model.py DATA_ROOT OLD NEW --finished DIR --second DIR --third DIR \\
+        --output bench/results/DATE-replace.json
 
-OLD and NEW are model directories. The index holds the 224 px photos of val and of the held-out part of train, which no
-training sees, encoded by OLD; 2,000 questions about them in val phrasings are the anchors, half of them for fitting.
-Three seeds draw the halves.
+All are model directories. OLD has made the index, NEW replaces it and has a head for it. FINISHED is a model of NEW's
+kind, trained without a simplex, with a head for OLD fitted on it afterwards (`cir train --heads-only`). SECOND is
+another successor of OLD, and THIRD is NEW with a head for SECOND as well: three generations. Two galleries: the 224 px
+photos of val and of the held-out part of train, and the benchmark wardrobe. Questions in val phrasings are the anchors,
+half of them for fitting; three seeds draw the halves. Everything is encoded once.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,18 +24,40 @@ from typing import Any
 import click
 import numpy as np
 
-from cir import models, phrases, products
-from cir.catalogue import Catalogue
+import cir as package
+from cir import models, phrases, products, wardrobe
+from cir.catalogue import Catalogue, Item
+from cir.images import ImageFile, scan
 from cir.indexer.build import build_index
+from cir.indexer.compatibility import average_accuracy, average_compatibility, compatibility_margins
 from cir.indexer.gallery import Gallery
+from cir.models.encoder import SprcEncoder
+from cir.replacement import routes
 from cir.replacement.anchors import Anchor
-from cir.replacement.replace import study_replacement
+from cir.replacement.gate import Cost, judge
+from cir.replacement.measure import MEASURES, measure, overview
+from cir.replacement.observe import observe
+from cir.replacement.study import Study, ranked, scores
 from cir.search import Index
+from cir.types import Query
 
-ANCHORS, SEED = 2000, 0
+ANCHORS, SEED, SEEDS = 2000, 0, 3
+GARMENTS, GARMENT_SEED = 1200, 2
+DEAR = Cost(1_000_000, 40.0, 10**9)  # so that the advice is never to encode everything again
+
+Hits = np.ndarray
 
 
-def questions(catalogue: Catalogue) -> list[Anchor]:
+class Remembering(Index):
+    """An index that is asked the same by several new models, and encodes it once."""
+
+    def vectors(self, queries: Sequence[Query]) -> dict[str, np.ndarray]:
+        if not hasattr(self, "_answer"):
+            self._answer = super().vectors(queries)
+        return self._answer
+
+
+def questions(catalogue: Catalogue, weights: Mapping[tuple[str, ...], float], count: int = ANCHORS) -> list[Anchor]:
     """Anchors in the phrasings that no training has seen."""
     rng = random.Random(SEED)
     return [
@@ -40,66 +67,161 @@ def questions(catalogue: Catalogue) -> list[Anchor]:
             phrases.change_caption(change.changes, rng, phrasing="val"),
             frozenset(change.targets),
         )
-        for number, change in enumerate(catalogue.changes(ANCHORS, products.CHANGE_WEIGHTS, seed=SEED))
+        for number, change in enumerate(catalogue.changes(count, weights, seed=SEED))
     ]
 
 
-def mean(values: list[float]) -> str:
-    """Percent with the range over seeds."""
-    low, high = min(values), max(values)
-    return f"{100 * float(np.mean(values)):.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-@click.command()
-@click.argument("root", type=click.Path(path_type=Path))
-@click.argument("old")
-@click.argument("new")
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path))
-def main(root: Path, old: str, new: str, seeds: int, output: Path | None) -> None:
-    """Measure and write the figures."""
+def product_gallery(root: Path) -> tuple[list[ImageFile], list[Anchor]]:
+    """Photos that no training sees, and questions about them."""
     styles = products.read_styles(root)
     photos = [
         (product, image)
         for product, image in products.product_images(products.image_source(root))
         if products.split_of(product) == "val" or products.held_out(product)
     ]
-    anchors = questions(
-        Catalogue([products.item(styles[product], image.id) for product, image in photos], products.KINDS)
-    )
-    older, newer = models.load_model(old), models.load_model(new)
+    catalogue = Catalogue([products.item(styles[product], image.id) for product, image in photos], products.KINDS)
+    return [image for _, image in photos], questions(catalogue, products.CHANGE_WEIGHTS)
+
+
+def wardrobe_gallery(folder: Path) -> tuple[list[ImageFile], list[Anchor]]:
+    """The garments of `cir evaluate wardrobe`."""
+    garments = wardrobe.write(folder, GARMENTS, seed=GARMENT_SEED)
+    catalogue = Catalogue([Item(image_id, garment.attributes) for image_id, garment in garments], wardrobe.KINDS)
+    return list(scan([folder])), questions(catalogue, wardrobe.CHANGE_WEIGHTS)
+
+
+def all_hits(study: Study, given: np.ndarray) -> dict[str, Hits]:
+    """Measure -> (Q,) whether each anchor, fitted on or not, is answered: for what nothing was fitted on."""
+    order = ranked(given, study.references, max(MEASURES.values()))
+    found = np.take_along_axis(study.right, order, axis=1)
+    return {name: found[:, :k].any(axis=1) for name, k in MEASURES.items()}
+
+
+def shares(hits: Mapping[str, Hits]) -> dict[str, float]:
+    """Measure -> share answered."""
+    return {name: float(values.mean()) for name, values in hits.items()}
+
+
+def by_seed(study: Study) -> list[dict[str, Any]]:
+    """Every route, fitted and measured on other halves."""
     found = []
-    with tempfile.TemporaryDirectory() as scratch:
-        build_index([image for _, image in photos], Path(scratch) / "index", older, tokens=False)
-        index = Index(Gallery.open(Path(scratch) / "index"), lambda card: older)
-        for seed in range(seeds):
-            (one,) = study_replacement(index, newer, anchors, seed=seed)
-            found.append(one.to_json())
-    click.echo(
-        f"{older.card.name} -> {newer.card.name}, {len(photos):,} photos, {len(anchors):,} anchors, {seeds} seeds"
-    )
-    for system in found[0]["compared"]:
-        figures = {name: mean([one["compared"][system][name] for one in found]) for name in ("R@1", "R@10")}
-        click.echo(f"{system:15} R@1 {figures['R@1']}  R@10 {figures['R@10']}")
-    for place, route in enumerate(one["route"] for one in found[0]["routes"]):
-        each = [one["routes"][place] for one in found]
-        said = {name: mean([one["values"][name] for one in each]) for name in ("R@1", "R@10")}
-        said["recovered"] = mean([one["recovered"]["R@10"] or 0.0 for one in each])
-        said["lost"] = mean([one["flips"] for one in each])
-        said["mixed R@10"] = mean([one["mixed"]["R@10"] for one in each])
-        refused = [one["verdict"]["refused"] for one in found]
-        said["passed"] = f"{sum(route not in reasons and '' not in reasons for reasons in refused)}/{seeds}"
-        click.echo(f"{route:15} " + "  ".join(f"{name} {value}" for name, value in said.items()))
-    click.echo(found[0]["verdict"])
+    for seed in range(SEEDS):
+        fit = np.zeros(len(study.fit), bool)
+        fit[np.random.default_rng(seed).permutation(len(fit))[: len(fit) // 2]] = True
+        each = replace(study, fit=fit)
+        measured = [measure(each, made) for make in routes.ROUTES.values() if (made := make(each))]
+        compared = overview(each, routes.naive(each))
+        verdict = judge(len(fit), compared, measured, DEAR)
+        found.append(
+            {"compared": compared, "routes": [one.to_json() for one in measured], "verdict": verdict.to_json()}
+        )
+    return found
+
+
+def generations(
+    older: SprcEncoder, second: SprcEncoder, last: SprcEncoder, seen: Mapping[str, Study]
+) -> dict[str, Any]:
+    """The matrix of three models: rows ask, columns have stored. Nothing is fitted, so that all anchors count."""
+    one, three = seen[second.card.name], seen[last.card.name]
+    galleries = [one.old_gallery, one.new_gallery, three.new_gallery]
+    asking = [
+        [one.old_queries],
+        [one.head_queries, one.new_queries],
+        [three.head_queries, last.project_states(three.new_states, second.card.space.id), three.new_queries],
+    ]
+    told: dict[str, Any] = {"models": [model.card.name for model in (older, second, last)]}
+    for what in MEASURES:
+        matrix = np.zeros((3, 3))
+        for i, row in enumerate(asking):
+            for j, queries in enumerate(row):
+                matrix[i, j] = all_hits(three, scores(queries, galleries[j]))[what].mean()
+        told[what] = {
+            "matrix": matrix.round(4).tolist(),
+            "AC": average_compatibility(matrix),
+            "margins": compatibility_margins(matrix).round(4).tolist(),
+            "AA": average_accuracy(matrix),
+        }
+    return told
+
+
+def mean(values: Sequence[float | None]) -> str:
+    """Percent with the range over seeds."""
+    each = [100 * (value or 0.0) for value in values]
+    return f"{np.mean(each):.1f} ({min(each):.1f} to {max(each):.1f})"
+
+
+def render(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """The table, for a person and for the docs."""
+    lines = []
+    for name in seeds[0]["compared"]:
+        values = {what: mean([one["compared"][name][what] for one in seeds]) for what in MEASURES}
+        lines.append(f"{name:14} R@1 {values['R@1']}  R@10 {values['R@10']}")
+    for place, route in enumerate(one["route"] for one in seeds[0]["routes"]):
+        each = [one["routes"][place] for one in seeds]
+        refused = [one["verdict"]["refused"] for one in seeds]
+        passed = sum(route not in reasons and "" not in reasons for reasons in refused)
+        told = {what: mean([one["values"][what] for one in each]) for what in MEASURES}
+        told |= {f"share {what}": mean([one["recovered"][what] for one in each]) for what in MEASURES}
+        told |= {f"at least {what}": mean([one["gains"][what]["lower95"] for one in each]) for what in MEASURES}
+        told |= {"lost": mean([one["flips"] for one in each]), "mixed": mean([one["mixed"]["R@10"] for one in each])}
+        lines.append(
+            f"{route:14} " + "  ".join(f"{k} {v}" for k, v in told.items()) + f"  passes {passed}/{len(seeds)}"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--finished", type=click.Path(path_type=Path), required=True)
+@click.option("--second", type=click.Path(path_type=Path), required=True)
+@click.option("--third", type=click.Path(path_type=Path), required=True)
+@click.option("--output", type=click.Path(path_type=Path))
+def main(root: Path, old: Path, new: Path, finished: Path, second: Path, third: Path, output: Path | None) -> None:
+    """Measure and write the figures."""
+    roles = {"old": old, "new": new, "finished": finished, "second": second, "third": third}
+    loaded = {role: models.load_model(path) for role, path in roles.items()}
+    older, newer, done, second_, last = loaded.values()
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "old": older.card.to_json(),
-        "new": newer.card.to_json(),
-        "photos": len(photos),
-        "seeds": found,
+        "cir": package.__version__,
+        "models": {role: {"name": one.card.name, "digest": one.card.digest} for role, one in loaded.items()},
     }
-    for card in (result["old"], result["new"]):
-        card.pop("training")
+
+    def load(card: Any) -> SprcEncoder:
+        return next(one for one in (older, newer) if one.card.digest == card.digest)
+
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        galleries = {"products": product_gallery(root), "wardrobe": wardrobe_gallery(scratch / "wardrobe")}
+        for name, (pictures, anchors) in galleries.items():
+            build_index(pictures, scratch / name, older, tokens=False)
+            index = Remembering(Gallery.open(scratch / name), load)
+            studies = {
+                one.card.name: observe(
+                    index, one, older.card, anchors, sample=len(pictures), rng=np.random.default_rng(0)
+                ).study
+                for one in (newer, done, second_, last)
+            }
+            study, other = studies[newer.card.name], studies[done.card.name]
+            told: dict[str, Any] = {"photos": len(pictures), "anchors": len(anchors), "seeds": by_seed(study)}
+            told["finished"] = by_seed(other)
+            native = {role: all_hits(one, one.native) for role, one in studies.items()}
+            told["native, all anchors"] = {role: shares(hits) for role, hits in native.items()}
+            told["cost"] = {
+                what: float(native[newer.card.name][what].mean() - native[done.card.name][what].mean())
+                for what in MEASURES
+            }
+            told["generations"] = generations(older, second_, last, studies)
+            result[name] = told
+            click.echo(
+                f"{name}: {len(pictures):,} pictures, {len(anchors):,} anchors, {older.card.name} -> {newer.card.name}"
+            )
+            click.echo(render(told["seeds"]))
+            click.echo(f"{done.card.name}, finished before it got a head:")
+            click.echo(render(told["finished"]))
+            click.echo(json.dumps({key: told[key] for key in ("native, all anchors", "cost", "generations")}, indent=1))
     if output:
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -37,6 +37,23 @@ def contrast(scores: Tensor, temperature: Tensor | float, equal: Tensor | None =
     return F.cross_entropy(logits, rows)
 
 
+def vertices(features: Tensor, fixed: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy against class vectors that never move (d-Simplex): raw features, no scale, no bias.
+
+    Args:
+        features: (B, K - 1), not normalised.
+        fixed: (K, K - 1) vertices; those of no class yet count as classes that are always wrong.
+        labels: (B,) int64 classes, -1 where the class is not known.
+
+    Returns:
+        Scalar mean over the rows whose class is known; 0 where none is.
+    """
+    known = labels >= 0
+    if not known.any():
+        return features.sum() * 0
+    return F.cross_entropy(features[known].float() @ fixed.T, labels[known])
+
+
 def hoc(old: Tensor, new: Tensor, labels: Tensor | None = None, mu: float = 10.0) -> Tensor:
     """Higher-order compatibility (Biondi et al., CVPR 2024, Eq. 4): new vectors contrasted with a predecessor's.
 

@@ -42,8 +42,17 @@ def held_out(product: str) -> bool:
     return _bucket(product) == 2
 
 
+def among_first(product: str, share: float) -> bool:
+    """Whether a product belongs to a share of all; what belongs to a small share belongs to every larger one."""
+    return _digest(product) // 10 % 1000 < 1000 * share
+
+
 def _bucket(product: str) -> int:
-    return int(hashlib.sha1(product.encode("ascii", "replace")).hexdigest(), 16) % 10
+    return _digest(product) % 10
+
+
+def _digest(product: str) -> int:
+    return int(hashlib.sha1(product.encode("ascii", "replace")).hexdigest(), 16)
 
 
 def read_styles(data_root: Path) -> dict[str, dict[str, str]]:

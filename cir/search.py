@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from cir.images import ImageFile, decode, locate
 from cir.indexer.gallery import Gallery
 from cir.indexer.usage import record
 from cir.text import clean_caption
-from cir.types import Edge, Encoder, Hit, ModelCard, Query, SearchResult
+from cir.types import Edge, Encoded, Encoder, Hit, ModelCard, Query, SearchResult, Trunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # Share of a negative's direction that is taken away. At 1 a query says more about what it is not than what it is.
 NEGATIVE_WEIGHT = 0.5
 BATCH = 64
+BRIDGES = ("procrustes", "simplex")  # routes whose edges carry query vectors
 
 # Gives who makes vectors: an encoder, and the head it uses, None for its own. Called only where one is needed.
 Maker = Callable[[], tuple[Encoder, str | None]]
@@ -124,6 +126,8 @@ class Index:
         edge = self.gallery.edges.get(space)
         if edge is not None and edge.route == "head":
             return self.encoder, space
+        if edge is not None and edge.route == "fitted":
+            return _Fitted(self.encoder, edge), space
         return self._encoder_of(space), None
 
     def _encoder_of(self, space: str) -> Encoder:
@@ -177,28 +181,37 @@ class Index:
         return hits[0].score >= floor
 
     def query_vectors(self, queries: Sequence[Query]) -> Floats:
-        """The vectors queries are answered with in the serving model's space: (B, D) float32, unit-norm."""
-        return self.made(self.gallery.space.id, queries)
+        """What `rank` takes: (B, D) float32, a query's unit-norm vectors in all spaces that are asked, side by side.
+
+        For an index that one model has made, D is that model's dims.
+        """
+        vectors = self.vectors(queries)
+        return np.concatenate([vectors[space] for space in self._spaces()], axis=1)
 
     def rank(
         self, vectors: Floats, k: int, *, allowed: Sequence[str] | None = None, exclude: Sequence[frozenset[str]] = ()
     ) -> list[list[tuple[str, float]]]:
         """The k best (id, score) for each of (B, D) vectors, among `allowed` ids, without each row's `exclude`.
 
-        Raises:
-            SpaceMismatchError: a part of the gallery is asked by another model, which these vectors are not from.
+        Args:
+            vectors: from `query_vectors`, or sums of such.
         """
         mask = None
         if allowed is not None:
             mask = np.zeros(len(self.gallery), dtype=bool)
             mask[[self.gallery.row(image_id) for image_id in allowed]] = True
-        asked = self._everywhere(vectors)
-        if missing := [space for space in self.gallery.asked if space not in asked]:
-            raise SpaceMismatchError(
-                f"{self.gallery.path}: a part of it (space {missing[0]}) is asked by a head or an older model, which "
-                "vectors of one space cannot do; ask with `search`, or evaluate an index that one model has made"
-            )
+        asked, start = {}, 0
+        for space in self._spaces():
+            part = vectors[:, start : start + self._dims(space)]
+            asked[space] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+            start += part.shape[1]
         return self.gallery.search(asked, k, allowed=mask, exclude=exclude or [frozenset()] * len(vectors))
+
+    def _spaces(self) -> list[str]:
+        return sorted(self.gallery.asked) or [self.gallery.space.id]
+
+    def _dims(self, space: str) -> int:
+        return int(self.gallery.manifest.spaces[space]["dims"])
 
     def vectors(self, queries: Sequence[Query]) -> dict[str, Floats]:
         """Space -> (B, D) float32, unit-norm: the queries in every space that the gallery is asked in."""
@@ -213,10 +226,13 @@ class Index:
 
     def _vectors(self, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> dict[str, Floats]:
         """Space -> the queries' vectors in it, for every space that the gallery is asked in."""
-        native, vectors = self.gallery.space.id, {}
-        if native in self.gallery.asked or self._bridges():
+        native, bridges = self.gallery.space.id, self._bridges()
+        vectors: dict[str, Floats] = {}
+        if native in self._spaces() or bridges:
             own = self._made(native, queries, resolved)
-            vectors = self._everywhere(own)
+            vectors = {space: edge.carry(own) for space, edge in bridges.items()}
+            if native in self._spaces():
+                vectors[native] = own
         for space in self.gallery.asked:
             if space not in vectors:
                 vectors[space] = self._made(space, queries, resolved)
@@ -225,14 +241,7 @@ class Index:
     def _bridges(self) -> dict[str, Edge]:
         """Older space -> the edge that carries the serving model's query vectors there, where one does that."""
         edges = self.gallery.edges
-        return {
-            space: edges[space] for space in self.gallery.asked if space in edges and edges[space].matrix is not None
-        }
-
-    def _everywhere(self, own: Floats) -> dict[str, Floats]:
-        """(B, D) vectors of the serving model -> the same in every asked space that they can be carried to."""
-        carried = {space: edge.carry(own) for space, edge in self._bridges().items()}
-        return carried | ({self.gallery.space.id: own} if self.gallery.space.id in self.gallery.asked else {})
+        return {space: edges[space] for space in self.gallery.asked if space in edges and edges[space].route in BRIDGES}
 
     def _made(
         self,
@@ -243,8 +252,7 @@ class Index:
     ) -> Floats:
         """(B, D) float32, unit-norm in a space, by a maker; by whoever asks there now if None."""
         maker = maker or partial(self._maker, space)
-        dims = int(self.gallery.manifest.spaces[space]["dims"])
-        out = np.zeros((len(queries), dims), dtype=np.float32)
+        out = np.zeros((len(queries), self._dims(space)), dtype=np.float32)
         composed: list[tuple[int, _Reference, str]] = []
         texts: list[tuple[int, float, str]] = []
         for row, (query, references) in enumerate(zip(queries, resolved, strict=True)):
@@ -331,6 +339,31 @@ class Index:
         except (MissingImageError, ImageDecodeError):
             path = None  # vectors outlive photos
         return Hit(rank, image_id, score, path, metadata)
+
+
+class _Fitted:
+    """The serving model with a head that was fitted at its replacement. `space` is the edge's, and said for nothing."""
+
+    def __init__(self, encoder: Encoder, edge: Edge) -> None:
+        if not isinstance(encoder, Trunk):
+            raise SpaceMismatchError(f"{encoder.card.name} does not show what a fitted head projects")
+        self._encoder, self._trunk, self._edge = encoder, encoder, edge
+        self.card = encoder.card
+
+    def preprocess(self, image: Image) -> Floats:
+        return self._encoder.preprocess(image)
+
+    def encode_images(self, pixels: Floats) -> Encoded:
+        return self._encoder.encode_images(pixels)
+
+    def shared_by(self, workers: int) -> AbstractContextManager[None]:
+        return self._encoder.shared_by(workers)
+
+    def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
+        return self._edge.carry(self._trunk.query_states(pixels, captions))
+
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
+        return self._edge.carry(self._trunk.text_states(captions))
 
 
 class _Reference:

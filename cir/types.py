@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,57 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a vector says of one attribute: `room` fixed vertices, in `room - 1` dims.
+
+    Attributes:
+        name: the attribute, such as "colour".
+        room: K, for the classes there are and those to come; the vertices depend on it, so it never changes.
+        weight: the block's part of a vector's squared length, relative to the other blocks'.
+    """
+
+    name: str
+    room: int
+    weight: int
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """A product of simplices, side by side in a gallery vector; the dims behind them are anchored to nothing.
+
+    Models that place the same classes on the same vertices can be compared by these dims without having met.
+
+    Attributes:
+        blocks: in the order of their dims.
+        free: weight of the dims behind them.
+        vertices: digest of all vertex matrices: what two models must agree on, whatever built them.
+    """
+
+    blocks: tuple[Block, ...]
+    free: int
+    vertices: str
+
+    @property
+    def dims(self) -> int:
+        """How many dims are anchored."""
+        return sum(block.room - 1 for block in self.blocks)
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where the dims of each block begin."""
+        found, offset = {}, 0
+        for block in self.blocks:
+            found[block.name] = offset
+            offset += block.room - 1
+        return found
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Simplex:
+        """A simplex from the values of `dataclasses.asdict`."""
+        return cls(tuple(Block(**block) for block in values["blocks"]), values["free"], values["vertices"])
 
 
 @dataclass(frozen=True)
@@ -30,17 +81,20 @@ class Space:
         model_digest: digest of the weights that span the space.
         normalisation: "l2", unit length.
         score: "dot", the inner product; with tokens the maximum over T.
+        simplex: what the vectors are anchored to, or None.
     """
 
     dims: int
     model_digest: str
     normalisation: str = "l2"
     score: str = "dot"
+    simplex: Simplex | None = None
 
     @property
     def id(self) -> str:
-        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats, nothing that is None."""
+        told = {key: value for key, value in asdict(self).items() if value is not None}
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -59,6 +113,8 @@ class ModelCard:
         floors: "composed" or "text" -> the score below which the best hit of such a query is called no fit: 5 % of
             answerable queries on held-out train data fall below it. Empty where it was not calibrated.
         query_heads: id of each older space that the model makes queries for too -> its dims.
+        simplex: what the gallery's vectors are anchored to, or None.
+        classes: block of the simplex -> the classes on its vertices, in order. Successors only append.
         training: how it was trained: data, seed, steps, hours.
     """
 
@@ -71,6 +127,8 @@ class ModelCard:
     sum_weight: float = 0.5
     floors: Mapping[str, float] = field(default_factory=dict)
     query_heads: Mapping[str, int] = field(default_factory=dict)
+    simplex: Simplex | None = None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,17 +139,28 @@ class ModelCard:
     @property
     def space(self) -> Space:
         """The native space of this model's vectors, tokens and queries."""
-        return Space(dims=self.dims, model_digest=self.digest)
+        return Space(dims=self.dims, model_digest=self.digest, simplex=self.simplex)
+
+    @property
+    def classes_sha256(self) -> str:
+        """SHA-256 (16 hex digits) of the class map; empty where there is none."""
+        told = json.dumps({name: list(classes) for name, classes in self.classes.items()}, sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16] if self.classes else ""
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values, digest included."""
         plain = {"floors": dict(self.floors), "query_heads": dict(self.query_heads), "training": dict(self.training)}
-        return {**asdict(self), **plain, "digest": self.digest}
+        classes = {name: list(each) for name, each in self.classes.items()}
+        told = {**asdict(self), **plain, "classes": classes}
+        return {**told, "digest": self.digest, "classes_sha256": self.classes_sha256}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
-        """A card from `to_json` values; `digest` is always computed from the others."""
-        return cls(**{key: value for key, value in values.items() if key != "digest"})
+        """A card from `to_json` values; the digests are always computed from the others."""
+        told = {key: value for key, value in values.items() if key not in ("digest", "classes_sha256")}
+        if told.get("simplex"):
+            told["simplex"] = Simplex.from_json(told["simplex"])
+        return cls(**told)
 
 
 @dataclass(frozen=True)
@@ -101,9 +170,10 @@ class Edge:
     Attributes:
         model: digest of the model that asks.
         space: id of the space of the stored vectors.
-        route: "head", the model has a query head for the old space; "transform", stored vectors are carried into the
-            model's own space; "procrustes", query vectors are carried into the old one; "encoder", the model that made
-            the stored vectors makes queries for them too.
+        route: "head", the model has a query head for the old space; "fitted", `matrix` and `bias` are one, fitted at
+            the replacement on what its own heads project (`Trunk`); "transform", stored vectors are carried into the
+            model's own space; "procrustes", query vectors are carried into the old one; "simplex", query vectors
+            without what no simplex anchors; "encoder", the model that made the stored vectors makes queries for them.
         matrix: (D_to, D_from) float32 of what is carried: to = unit(matrix @ from + bias). None where nothing is.
         bias: (D_to,) float32, or None.
         slope, intercept: slope * score + intercept puts a score in the old space on the scale of the model's own.
@@ -180,6 +250,20 @@ class QueryEncoder(Protocol):
 
     def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
         """B captions without a reference -> (B, D) float32, unit-norm; `space` as in `encode_queries`."""
+
+
+@runtime_checkable
+class Trunk(Protocol):
+    """A query encoder that shows what its heads project, so that another head can be fitted on it."""
+
+    def query_states(self, pixels: Floats, captions: Sequence[str]) -> Floats:
+        """(B, 3, H, W) references and B captions -> (B, width) float32."""
+
+    def text_states(self, captions: Sequence[str]) -> Floats:
+        """B captions without a reference -> (B, width) float32."""
+
+    def project_states(self, states: Floats, space: str | None = None) -> Floats:
+        """(B, width) -> (B, D) float32, unit-norm: the query vectors, by its own head or one for an older space."""
 
 
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):

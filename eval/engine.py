@@ -48,7 +48,7 @@ class Searcher(Protocol):
         """The ids of all images that can be searched."""
 
     def query_vectors(self, queries: Sequence[Query]) -> Floats:
-        """B queries by reference and text, by reference, or by text -> (B, D) float32, unit-norm."""
+        """B queries by reference and text, by reference, or by text -> (B, D) float32, what `rank` takes."""
 
     def rank(
         self, vectors: Floats, k: int, *, allowed: Sequence[str] | None, exclude: Sequence[frozenset[str]]
@@ -56,7 +56,7 @@ class Searcher(Protocol):
         """(B, D) vectors -> for each the best k (id, score), scores falling, ties by id.
 
         Args:
-            vectors: (B, D) float32, unit-norm.
+            vectors: (B, D) float32, from `query_vectors`, or sums of such.
             k: how many at most.
             allowed: search only among these ids; None for all.
             exclude: B sets of ids that may not be among the hits.
@@ -146,12 +146,13 @@ def _systems(benchmark: Benchmark, searcher: Searcher, progress: Progress) -> di
 def _encode(searcher: Searcher, queries: Sequence[Query], progress: Progress) -> Floats:
     """Q queries -> (Q, D); every distinct one is encoded once, an empty one is a row of zeros."""
     distinct = list(dict.fromkeys(query for query in queries if query.references or query.text.strip()))
-    # The last row stays zero, for the empty ones.
-    vectors = np.zeros((len(distinct) + 1, searcher.card.dims), dtype=np.float32)
+    parts = []
     for start in range(0, len(distinct), BATCH):
         batch = distinct[start : start + BATCH]
-        vectors[start : start + len(batch)] = searcher.query_vectors(batch)
+        parts.append(searcher.query_vectors(batch))
         progress(start + len(batch), len(distinct))
+    width = parts[0].shape[1] if parts else searcher.card.dims
+    vectors = np.concatenate([*parts, np.zeros((1, width), np.float32)])  # the last row is for the empty ones
     rows = {query: row for row, query in enumerate(distinct)}
     return vectors[[rows.get(query, -1) for query in queries]]
 

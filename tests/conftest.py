@@ -55,13 +55,17 @@ def sprc_model(sprc_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     return convert(sprc_checkpoint, directory, vision_heads=4, qformer_heads=4).directory
 
 
-def make_tiny_model(directory: Path, *, seed: int, vector: bool = True) -> Path:
-    """Write a tiny random model; another seed is another model."""
+def make_tiny_model(
+    directory: Path, *, seed: int, vector: bool = True, classes: dict[str, list[str]] | None = None
+) -> Path:
+    """Write a tiny random model; another seed is another model. With `classes` its gallery is stationary."""
     import torch
 
     from cir.images import Preprocess
     from cir.models import weights
     from cir.models.sprc import Sprc, SprcConfig
+    from cir.models.stationary import product
+    from cir.types import Block
 
     vocabulary = directory.parent / f"words-{seed}.txt"
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +85,7 @@ def make_tiny_model(directory: Path, *, seed: int, vector: bool = True) -> Path:
         vocabulary=128,
         positions=64,
         gallery_vector=vector,
+        simplex=product([Block(name, 4, 1) for name in classes], free=1) if classes else None,
     )
     model = Sprc(config)
     for parameter in model.parameters():
@@ -93,6 +98,7 @@ def make_tiny_model(directory: Path, *, seed: int, vector: bool = True) -> Path:
         preprocess=Preprocess(size=32, flatten=True, target_ratio=1.0, fill=255),
         vocabulary=vocabulary,
         sum_weight=0.5,
+        classes=classes,
         training={"seed": seed},
     )
     return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,14 @@ from cir.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cir.eval.benchmark import Benchmark
     from cir.search import Index
     from cir.types import Query
     from cir.wardrobe import Garment
 
 OUTPUT = Path("cir-demo")
 PICTURES, SEED, EVALUATED = 300, 25, 150
+OLDER, ANCHORS = "small-lite", 400
 # What is asked of the wardrobe: which garment to start from, what changes, how that is said, what is not wanted.
 Attributes = dict[str, str]
 QUESTIONS: tuple[tuple[Attributes, Attributes, str, str], ...] = (
@@ -36,7 +39,8 @@ QUESTIONS: tuple[tuple[Attributes, Attributes, str, str], ...] = (
 def demo(folder: Path, device: str) -> None:
     """Index pictures and search them with pictures and sentences, leaving a sheet of each answer.
 
-    Without DIR, or when it is new, a wardrobe is drawn into it (default: ./cir-demo) and the answers are measured.
+    Without DIR, or when it is new, a wardrobe is drawn into it (default: ./cir-demo) and the answers are measured. Then
+    an index of an older, smaller model gets the newer one without being made again.
     If DIR holds pictures, those are searched instead, and the results go to ./cir-demo.
 
     \b
@@ -88,8 +92,74 @@ def _wardrobe(output: Path, folder: Path, device: str) -> None:
         queries.append(Query(reference, text, (negative,) if negative else ()))
     _ask(opened, queries, output)
     click.echo(f"measuring {EVALUATED} questions whose answers are known:")
-    click.echo(render(evaluate(load_wardrobe(folder, queries=EVALUATED), opened).report))
+    benchmark = load_wardrobe(folder, queries=EVALUATED)
+    click.echo(render(evaluate(benchmark, opened).report))
+    _replace(output, folder, table, benchmark, opened, device)
     _good_bye(output)
+
+
+def _replace(
+    output: Path, folder: Path, table: dict[str, Attributes], benchmark: Benchmark, whole: Index, device: str
+) -> None:
+    """The same pictures as an older model has indexed them, and a better model behind what it has stored."""
+    from cir import images, models, wardrobe
+    from cir.indexer.build import build_index
+    from cir.indexer.gallery import Gallery
+    from cir.indexer.manifest import CURRENT
+    from cir.replacement.anchors import anchors_from_metadata, keep_anchors
+    from cir.replacement.replace import apply, study_replacement
+    from cir.search import open_index
+
+    index = output / "older.index"
+    click.echo("putting a better model behind an index that an older one has made:")
+    _say("build-index", folder, "-o", index, "--model", OLDER, "--metadata", folder / wardrobe.TABLE)
+    if (index / CURRENT).is_file():
+        shutil.rmtree(index)  # of an earlier demo, which has replaced the model already
+    older = models.load_model(OLDER, device=device)
+    build_index(images.scan([folder]), index, older, metadata=table, progress=Progress("encoding"))
+    gallery = Gallery.open(index)
+    kinds = {kind: kind for kind in wardrobe.KINDS}
+    _say("anchors", index, *(word for kind in kinds for word in ("--metadata", f"{kind}={kind}")))
+    anchors = anchors_from_metadata(gallery, kinds, ANCHORS)
+    keep_anchors(index, gallery, anchors)
+    opened = open_index(index, device=device)
+    before, stored = _answered(opened, benchmark), _gallery_digests(index)
+    _say("replace-model", index, models.DEFAULT, "--apply")
+    newer = whole.encoder
+    found = study_replacement(opened, newer, anchors, progress=Progress("measuring"))
+    old, new = older.card.name, newer.card.name
+    if not all(one.passes for one in found):
+        reasons = [reason for one in found for each in one.verdict.refused.values() for reason in each]
+        click.echo(f"  refused, nothing was changed: {reasons[0]}")
+        return
+    apply(index, newer, found, gallery.manifest.generation)
+    after, again = _answered(open_index(index, device=device), benchmark), _answered(whole, benchmark)
+    same = "not a byte of them changed" if _gallery_digests(index) == stored else "CHANGED, which must not be"
+    click.echo(f"  before: {old} answers {before[0]} of {EVALUATED} questions at once, {before[1]} within ten pictures")
+    click.echo(f"  after:  {new} answers {after[0]} at once, {after[1]} within ten, over the vectors {old} had stored")
+    click.echo(f"  those vectors: {same}; it took no encoding, and `cir rollback {index}` undoes it")
+    click.echo(
+        f"  with every picture encoded again by {new} it would be {again[0]} and {again[1]}: `cir backfill {index}`"
+    )
+
+
+def _answered(opened: Index, benchmark: Benchmark) -> tuple[int, int]:
+    """How many questions are answered by the first hit, and within ten."""
+    from cir.types import Query
+
+    asked = [Query((query.reference,), query.caption) for query in benchmark.queries]
+    ranks = [
+        next((hit.rank for hit in result.hits if hit.id in query.targets), 99)
+        for result, query in zip(opened.search_many(asked), benchmark.queries, strict=True)
+    ]
+    return sum(rank == 1 for rank in ranks), sum(rank <= 10 for rank in ranks)
+
+
+def _gallery_digests(index: Path) -> list[str]:
+    from cir.indexer.durable import sha256_file
+    from cir.indexer.manifest import GALLERY, SEGMENTS
+
+    return [sha256_file(path) for path in sorted((index / SEGMENTS).rglob(GALLERY))]
 
 
 def _own_pictures(folder: Path, device: str) -> None:

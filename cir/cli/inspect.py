@@ -14,7 +14,7 @@ from cir.errors import CorruptIndexError
 
 if TYPE_CHECKING:
     from cir.indexer.gallery import Gallery
-    from cir.types import Edge
+    from cir.types import Edge, ModelCard
 
 
 @click.command()
@@ -40,6 +40,7 @@ def info(index: Path, as_json: bool) -> None:
         "deleted": sum(map(len, manifest.deleted.values())),
         "model": {"name": card.name, "digest": card.digest, "path": gallery.model_path},
         "space": {"id": gallery.space.id, "dims": gallery.space.dims},
+        "simplex": _simplex(card),
         "vectors": gallery.has_vectors,
         "tokens": card.tokens if gallery.has_tokens else 0,
         "columns": gallery.columns,
@@ -64,7 +65,7 @@ def info(index: Path, as_json: bool) -> None:
         "images": f"{told['images']:,} in {len(manifest.segments)} segments",
         "model": f"{card.name} ({card.digest})",
         "stored": f"{' and '.join(stored)}, {size / max(1, len(gallery)):,.0f} bytes per image",
-        "space": gallery.space.id,
+        "space": gallery.space.id + (f"; {told['simplex']}" if told["simplex"] else ""),
         "columns": ", ".join(gallery.columns) or "none",
         "found in": ", ".join(manifest.roots),
         "generation": f"{manifest.generation}, {manifest.created}"
@@ -76,6 +77,17 @@ def info(index: Path, as_json: bool) -> None:
     for space, maker in makers.items():
         if space != gallery.space.id:
             click.echo(f"{'older':<11} {_older(gallery, space, maker)}")
+
+
+def _simplex(card: ModelCard) -> str:
+    """What a stationary gallery is anchored to; empty for another."""
+    if card.simplex is None:
+        return ""
+    count = sum(map(len, card.classes.values()))
+    return (
+        f"{card.simplex.dims} of {card.dims} dims on the vertices {card.simplex.vertices[:16]} of {count} classes "
+        f"(map {card.classes_sha256})"
+    )
 
 
 def _older(gallery: Gallery, space: str, maker: str) -> str:

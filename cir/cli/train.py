@@ -34,6 +34,7 @@ from cir.errors import DataError
     help="Train a query head for the vectors that this model, or the models of this index, have stored; for `small`. "
     "May be repeated.",
 )
+@click.option("--heads-only", is_flag=True, help="Train only those heads, on the finished model that --start names.")
 @click.option("--allow-unreadable", is_flag=True, help="Leave out missing and broken pictures, and count them.")
 @device_option
 @model_dir_option
@@ -44,6 +45,7 @@ def train(
     out: Path,
     start: Path | None,
     replaces: tuple[Path, ...],
+    heads_only: bool,
     allow_unreadable: bool,
     device: str,
     model_dirs: tuple[Path, ...],
@@ -74,7 +76,7 @@ def train(
     except OSError as error:
         raise DataError(f"{work}: cannot be made: {error.strerror or error}; name another --work") from None
     older = [directory for path in replaces for directory in _models_of(path, model_dirs)]
-    told = facts(settings, start, older)
+    told = facts(settings, start, older, heads_only=heads_only)
     loop.check_work(work, told)
     task, recipe = make_task(
         settings,
@@ -84,6 +86,7 @@ def train(
         device=devices.choose(device),
         allow_unreadable=allow_unreadable,
         replaces=older,
+        heads_only=heads_only,
     )
     first = devices.process()[0] == 0  # of the processes of a launch, one speaks
     if first and task.left_out:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cir.models.encoder import SprcEncoder
 
 PACKAGED = Path(__file__).parent
-ALIASES = {"small": "small-2"}
-RETIRED = ("small-1",)  # once in the package: their indexes are told so
+ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
+RETIRED = ("small-1", "small-2")  # once in the package: their indexes are told so
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
 

@@ -78,16 +78,30 @@ class SprcEncoder:
         Args:
             space: id of an older space in `card.query_heads`; the model's own if None.
         """
+        return self.project_states(self.query_states(pixels, captions), space)
+
+    @torch.inference_mode()
+    def query_states(self, pixels: Floats, captions: Sequence[str]) -> Floats:
+        """(B, 3, H, W) references and B captions -> (B, width) float32, what the heads project; of no unit length."""
         with self._turn:
-            states = self.sprc.query_states(torch.from_numpy(pixels).to(self._device), captions)
-            return _numpy(self.sprc.project_query(states, space))
+            return _numpy(self.sprc.query_states(torch.from_numpy(pixels).to(self._device), captions))
 
     @torch.inference_mode()
     def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
         """B captions without a reference -> (B, D) float32, unit-norm: pass D. `space` as in `encode_queries`."""
+        return self.project_states(self.text_states(captions), space)
+
+    @torch.inference_mode()
+    def text_states(self, captions: Sequence[str]) -> Floats:
+        """B captions without a reference -> (B, width) float32, what the heads project."""
         with self._turn:
-            states = self.sprc.prompted_text_state(*self.sprc.tokenize(captions))
-            return _numpy(self.sprc.project_query(states, space))
+            return _numpy(self.sprc.prompted_text_state(*self.sprc.tokenize(captions)))
+
+    @torch.inference_mode()
+    def project_states(self, states: Floats, space: str | None = None) -> Floats:
+        """(B, width) of `query_states` or `text_states` -> (B, D) float32, unit-norm."""
+        with self._turn:
+            return _numpy(self.sprc.project_query(torch.from_numpy(states).to(self._device), space))
 
 
 def _numpy(values: Tensor) -> Floats:

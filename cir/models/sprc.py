@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cir.models.efficientnet import EfficientNetLite0
+from cir.models.stationary import arrange
+from cir.types import Simplex
 
 if TYPE_CHECKING:
     from cir.text import Tokenizer
@@ -48,6 +50,7 @@ class SprcConfig:
         gallery_vector: whether the gallery encoder gives one vector per image.
         gallery_tokens: whether it gives T tokens per image, as the official models do.
         query_heads: id of each older space that queries can be made for -> its dims.
+        simplex: what the gallery vector is anchored to, or None.
     """
 
     vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
@@ -65,6 +68,13 @@ class SprcConfig:
     gallery_vector: bool = False
     gallery_tokens: bool = True
     query_heads: Mapping[str, int] = field(default_factory=dict)
+    simplex: Simplex | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SprcConfig:
+        """A configuration from `to_json` values. Raises TypeError or KeyError for what is none."""
+        anchors = values.get("simplex")
+        return cls(**{**values, "simplex": Simplex.from_json(anchors) if anchors else None})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -274,9 +284,20 @@ class Sprc(nn.Module):
 
     def project_vector(self, states: Tensor) -> Tensor:
         """(B, T, width) of pass C -> (B, D) unit-norm gallery vector, from the mean over T."""
+        return self.arranged(self.gallery_features(states))
+
+    def gallery_features(self, states: Tensor) -> Tensor:
+        """(B, T, width) of pass C -> (B, D), what a gallery vector is before it is brought to length."""
         if self.gallery_proj is None:
             raise ValueError("this model has no gallery vector; use its tokens")
-        return _unit(self.gallery_proj(states.mean(dim=1)))
+        features: Tensor = self.gallery_proj(states.mean(dim=1))
+        return features
+
+    def arranged(self, features: Tensor, *, settled: bool = False) -> Tensor:
+        """(B, D) features -> (B, D) unit-norm gallery vectors; `settled` as in `stationary.arrange`."""
+        if self.config.simplex is None:
+            return _unit(features)
+        return arrange(features, self.config.simplex, settled=settled)
 
     def gallery_tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed pixels -> (B, T, D) unit-norm."""

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from cir.types import Block, Simplex
 
 
 def simplex(classes: int) -> Tensor:
@@ -47,3 +51,43 @@ def digest(vertices: Tensor) -> str:
     """SHA-256 over shape and little-endian float32 bytes of a vertex matrix: what two models must agree on."""
     values = vertices.detach().cpu().contiguous().numpy().astype("<f4")
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
+
+
+def product(blocks: Sequence[Block], free: int = 0) -> Simplex:
+    """The contract of a product simplex.
+
+    Args:
+        blocks: in the order of their dims.
+        free: weight of the dims behind them.
+
+    Raises:
+        ValueError: no blocks, one without room for two classes, a name twice, or a weight below 1.
+    """
+    names = {block.name for block in blocks}
+    if not blocks or len(names) < len(blocks) or free < 0 or any(b.room < 2 or b.weight < 1 for b in blocks):
+        raise ValueError("a simplex has blocks of different names, each with room for 2 classes and a weight of 1")
+    return Simplex(tuple(blocks), free, digest(torch.cat([simplex(block.room).flatten() for block in blocks])))
+
+
+def arrange(raw: Tensor, anchors: Simplex, *, settled: bool = False) -> Tensor:
+    """A projection as a stationary gallery vector: every block of unit length, then all of them by their weights.
+
+    Args:
+        raw: (B, D) whose first `anchors.dims` dims are the blocks'.
+        anchors: the product simplex.
+        settled: let no gradient into the blocks. Their place is decided by the vertices alone: a contrast that may
+            move them, too, costs them what makes two models comparable (docs/results/replace-model.md).
+
+    Returns:
+        (B, D) float32, unit-norm.
+    """
+    sizes = [block.room - 1 for block in anchors.blocks]
+    weights = [block.weight for block in anchors.blocks]
+    if raw.shape[1] > anchors.dims:
+        sizes.append(raw.shape[1] - anchors.dims)
+        weights.append(anchors.free)
+    parts = [F.normalize(part, dim=-1) for part in raw.float().split(sizes, dim=-1)]
+    if settled:
+        parts[: len(anchors.blocks)] = [part.detach() for part in parts[: len(anchors.blocks)]]
+    whole = sum(weights)
+    return torch.cat([math.sqrt(weight / whole) * part for part, weight in zip(parts, weights, strict=True)], dim=-1)

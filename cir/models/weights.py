@@ -1,5 +1,8 @@
 """A model on disk: a directory of `card.json`, `model.safetensors` and `vocab.txt`. No pickles.
 
+What training did not touch may lie in a second file, `frozen.safetensors`, or beside the directory as
+`frozen-DIGEST.safetensors`, where models that share it find it: it is stored once.
+
 Compact models, those of ours, are stored in float16 with the word embedding in int8 and one float16 scale a row: it is
 half of a small model and rounds to less than a thousandth of a vector's length. Converted models keep the precision of
 their checkpoint.
@@ -26,6 +29,7 @@ from cir.text import Tokenizer
 from cir.types import ModelCard
 
 CARD, WEIGHTS, VOCABULARY = "card.json", "model.safetensors", "vocab.txt"
+FROZEN, FROZEN_DIGEST = "frozen.safetensors", "frozen"  # a file, and the key of its digest in the weights' metadata
 WORDS = "embeddings.word_embeddings.weight"
 SCALE = "embeddings.word_embeddings.scale"
 REDUCED_FROM = 1_000_000  # parameters of a trunk from which on less precision pays
@@ -41,6 +45,7 @@ def save(
     sum_weight: float,
     training: Mapping[str, Any],
     floors: Mapping[str, float] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
     compact: bool = True,
 ) -> ModelCard:
     """Write a model directory.
@@ -48,17 +53,24 @@ def save(
     Args:
         directory: made if it is not there; files of a model in it are replaced, the card last.
         model: what to store.
-        name, preprocess, sum_weight, floors, training: for the card.
+        name, preprocess, sum_weight, floors, classes, training: for the card.
         vocabulary: the tokenizer's `vocab.txt`, copied.
         compact: store float16 and int8 words; without it every tensor keeps its precision.
     """
     tensors = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    frozen: dict[str, Tensor] = {}
     if compact:
+        # The trunk and the words, where training left them alone: what models of one start have in common.
+        frozen_parts = {key for key, value in model.named_parameters() if not value.requires_grad}
+        untouched = {key for key in frozen_parts if key == WORDS or key.startswith("vision.")}
         words = tensors[WORDS].float()
         scale = (words.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-8)
         tensors = {key: value.half() for key, value in tensors.items()}
         tensors[WORDS] = (words / scale).round().to(torch.int8)
         tensors[SCALE] = scale.half()
+        if WORDS in untouched:
+            untouched.add(SCALE)
+        frozen = {key: tensors.pop(key) for key in sorted(untouched)}
     return write(
         directory,
         tensors,
@@ -68,7 +80,9 @@ def save(
         vocabulary=vocabulary,
         sum_weight=sum_weight,
         floors=floors,
+        classes=classes,
         training=training,
+        frozen=frozen,
     )
 
 
@@ -83,7 +97,9 @@ def write(
     sum_weight: float,
     training: Mapping[str, Any],
     floors: Mapping[str, float] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
     metadata: Mapping[str, str] | None = None,
+    frozen: Mapping[str, Tensor] | None = None,
 ) -> ModelCard:
     """Write a model directory from tensors as they are; the card last, so that a directory with a card is complete.
 
@@ -91,16 +107,16 @@ def write(
         tensors: state of a `Sprc`; contiguous, no two in one memory. They are written without being copied.
         config: its sizes.
         metadata: kept in the weights file, and so in the model's digest; one entry, or the digest is left to chance.
+        frozen: tensors for a file of their own, whose digest takes the place of `metadata`.
     """
-    from safetensors.torch import save_file
-
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(vocabulary, directory / VOCABULARY)
-    # Written aside: the file that it replaces may be mapped, even by the tensors themselves.
-    aside = directory / (WEIGHTS + ".tmp")
-    save_file(dict(tensors), aside, metadata=None if metadata is None else dict(metadata))
-    shutil.copymode(directory / VOCABULARY, aside)  # safetensors lets only the owner read
-    os.replace(aside, directory / WEIGHTS)
+    if frozen:
+        _write_tensors(directory, FROZEN, frozen, None)
+        metadata = {FROZEN_DIGEST: sha256(directory / FROZEN)}
+    else:
+        (directory / FROZEN).unlink(missing_ok=True)  # of a model that was here before
+    _write_tensors(directory, WEIGHTS, tensors, metadata)
     card = ModelCard(
         name=name,
         weights_sha256=sha256(directory / WEIGHTS),
@@ -111,6 +127,8 @@ def write(
         sum_weight=sum_weight,
         floors=floors or {},
         query_heads=dict(config.query_heads),
+        simplex=config.simplex,
+        classes=classes or {},
         training=training,
     )
     content = {"card": card.to_json(), "config": config.to_json(), "preprocess": vars(preprocess)}
@@ -118,6 +136,41 @@ def write(
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, directory / CARD)
     return card
+
+
+def _write_tensors(
+    directory: Path, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None
+) -> None:
+    """Written aside: the file that it replaces may be mapped, even by the tensors themselves."""
+    from safetensors.torch import save_file
+
+    aside = directory / (name + ".tmp")
+    save_file(dict(tensors), aside, metadata=None if metadata is None else dict(metadata))
+    shutil.copymode(directory / VOCABULARY, aside)  # safetensors lets only the owner read
+    os.replace(aside, directory / name)
+
+
+def _frozen(directory: Path) -> Path | None:
+    """The file of what training did not touch, or None for a model that is one file.
+
+    Raises:
+        WeightsError: it is not here, or another one is.
+    """
+    from safetensors import safe_open
+
+    with safe_open(directory / WEIGHTS, "pt") as file:
+        digest = (file.metadata() or {}).get(FROZEN_DIGEST)
+    if digest is None:
+        return None
+    beside = f"frozen-{digest[:16]}.safetensors"
+    for path in (directory / FROZEN, directory.parent / beside):
+        if path.is_file():
+            if sha256(path) != digest:
+                raise WeightsError(f"{path}: is not what {directory.name} was trained over; copy it again")
+            return path
+    raise WeightsError(
+        f"{directory}: what training did not touch is missing; copy {FROZEN} into it, or {beside} beside it"
+    )
 
 
 def read_card(directory: Path) -> ModelCard:
@@ -142,8 +195,7 @@ def load(directory: Path, *, trunk: torch.dtype = torch.float32) -> tuple[Sprc, 
     content = _read(directory)
     card = _card(directory, content)
     try:
-        values = dict(content["config"])
-        config = SprcConfig(**values)
+        config = SprcConfig.from_json(content["config"])
         settings = Preprocess.from_json(content["preprocess"])
         with torch.device("meta"):  # nothing is initialised only to be overwritten
             model = Sprc(config)
@@ -156,6 +208,9 @@ def load(directory: Path, *, trunk: torch.dtype = torch.float32) -> tuple[Sprc, 
         raise WeightsError(f"{directory}: {WEIGHTS} is missing; copy the whole model directory")
     try:
         tensors = load_file(path)
+        frozen = _frozen(directory)
+        if frozen is not None:
+            tensors |= load_file(frozen)
     except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}; copy it again") from None
     if SCALE in tensors and WORDS in tensors:

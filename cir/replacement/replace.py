@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,37 +11,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cir import __version__
-from cir.errors import DataError, MissingImageError, StaleEvidenceError, UsageError, WeightsError
-from cir.images import decode
+from cir.errors import StaleEvidenceError, UsageError
 from cir.indexer.edges import write_edge
 from cir.indexer.lock import writer_lock
 from cir.indexer.manifest import Manifest, next_generation, publish, read_manifest
 from cir.indexer.request import keeps_tokens
 from cir.indexer.store import Layout
 from cir.replacement import routes
-from cir.replacement.anchors import Anchor, digest, needed_photos
+from cir.replacement.anchors import Anchor, digest
 from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
+from cir.replacement.lineage import objections
 from cir.replacement.measure import Measured, measure, overview
+from cir.replacement.observe import Progress, observe
 from cir.replacement.routes import Fitted
-from cir.replacement.study import Study
 from cir.search import Index
-from cir.types import Edge, Query
+from cir.types import Edge, ModelCard
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from cir.indexer.gallery import Gallery
-    from cir.types import Encoded, Encoder
-
-    Floats = NDArray[np.float32]
+    from cir.types import Encoder
 
 SAMPLE = 2000
 FEWEST = 20  # anchors without which not even a refusal can be measured
 FEW_IMAGES = 0.05  # share of an index that may go unsearched until it is encoded again, when nobody asks about it
-BATCH = 32
-SLICE_VALUES = 20  # a metadata column of more values than these is no set of slices
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -197,57 +188,42 @@ def _study_space(
 ) -> Replacement:
     gallery = index.gallery
     members = [image_id for image_id in gallery.ids if gallery.stored_space(image_id) == space]
+    made_by = _maker(gallery.manifest, space)
+    against = objections(made_by, encoder.card)
+    if against:
+        advice = f"keep the model there is; `cir train --replaces {gallery.path}` trains a successor"
+        verdict = Verdict(None, {"": against}, advice=advice)
+        return Replacement(space, len(members), 0, 0, 0, {}, [], Cost(len(members), 0.0, 0), verdict, {})
     inside = set(members)
     about = [one for one in anchors if one.targets & inside]
     if len(about) < FEWEST:
         return _unmeasured(gallery, space, len(members), len(about))
-    named = {name for one in about for name in needed_photos(one, inside)}
-    others = [image_id for image_id in members if image_id not in named]
-    drawn = rng.permutation(len(others))[:sample]
-    ids = sorted([*named, *(others[place] for place in drawn)])
-    started = time.perf_counter()
-    tokens = keeps_tokens(gallery.manifest, encoder.card)
-    encoded, ids = _encode(gallery, encoder, ids, named, tokens, progress)
-    speed = len(ids) / max(time.perf_counter() - started, 1e-6)
-    row = {image_id: number for number, image_id in enumerate(ids)}
-    right = np.zeros((len(about), len(ids)), bool)
-    for number, one in enumerate(about):
-        right[number, [row[target] for target in one.targets if target in row]] = True
-    fit = np.zeros(len(about), bool)
-    fit[rng.permutation(len(about))[: len(about) // 2]] = True
-    queries = [Query((one.reference,) if one.reference else (), one.caption) for one in about]
-    asked = index.vectors(queries)
-    study = Study(
-        old_gallery=np.stack([gallery.stored_values(image_id) for image_id in ids]).astype(np.float32),
-        new_gallery=encoded,
-        old_queries=asked[space] if space == gallery.space.id else index.made(space, queries),
-        new_queries=_queries(index, encoder, queries),
-        head_queries=_queries(index, encoder, queries, space) if space in encoder.card.query_heads else None,
-        current=gallery.scores(asked, ids),
-        references=np.array([row.get(one.reference, -1) for one in about]),
-        right=right,
-        fit=fit,
-        slices=_slices(gallery, about),
-    )
+    seen = observe(index, encoder, made_by, about, sample=sample, rng=rng, progress=progress)
+    study = seen.study
     fitted = {name: made for name, make in routes.ROUTES.items() if (made := make(study))}
     measured = [measure(study, one) for one in fitted.values()]
     compared = overview(study, routes.naive(study))
-    row_bytes = Layout.of(encoder.card, tokens, gallery.precision).row_bytes
-    cost = Cost(len(members), len(members) / speed / 3600, row_bytes * len(members))
+    row_bytes = Layout.of(encoder.card, keeps_tokens(gallery.manifest, encoder.card), gallery.precision).row_bytes
+    cost = Cost(len(members), len(members) / seen.images_per_second / 3600, row_bytes * len(members))
     verdict = judge(len(about), compared, measured, cost, margin=margin)
-    found = Replacement(
-        space, len(members), len(about), int((~fit).sum()), len(ids), compared, measured, cost, verdict, {}
-    )
+    measured_on, images = int((~study.fit).sum()), len(study.old_gallery)
+    found = Replacement(space, len(members), len(about), measured_on, images, compared, measured, cost, verdict, {})
     evidence = {
         **found.to_json(),
         "anchors sha256": digest(anchors),
-        "made by": next(entry.model for entry in gallery.manifest.segments if entry.space == space),
+        "made by": made_by.digest,
         "margin": margin,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "cir": __version__,
     }
     edges = {name: _edge(encoder.card.digest, space, one, evidence) for name, one in fitted.items()}
     return replace(found, edges=edges)
+
+
+def _maker(manifest: Manifest, space: str) -> ModelCard:
+    """The model whose own space it is."""
+    made = next(entry.model for entry in manifest.segments if entry.space == space)
+    return ModelCard.from_json(manifest.models[made])
 
 
 def _unmeasured(gallery: Gallery, space: str, images: int, anchors: int) -> Replacement:
@@ -265,69 +241,3 @@ def _unmeasured(gallery: Gallery, space: str, images: int, anchors: int) -> Repl
 
 def _edge(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> Edge:
     return Edge(model, space, fitted.route, fitted.matrix, fitted.bias, fitted.slope, fitted.intercept, dict(evidence))
-
-
-def _encode(
-    gallery: Gallery,
-    encoder: Encoder,
-    ids: Sequence[str],
-    needed: set[str],
-    tokens: bool,
-    progress: Progress | None,
-) -> tuple[Floats, list[str]]:
-    """The new model's vectors (or tokens) of images; those whose photo is gone are left out, unless they are needed."""
-    kept, parts = [], []
-    for start in range(0, len(ids), BATCH):
-        pixels = []
-        for image_id in ids[start : start + BATCH]:
-            try:
-                pixels.append(encoder.preprocess(decode(gallery.photo(image_id, unchanged=True), image_id)))
-            except (DataError, OSError) as error:
-                if image_id in needed:
-                    raise MissingImageError(
-                        f"{image_id}: the photo of an anchor cannot be read: {error}; bring it back, or leave the "
-                        "anchor out"
-                    ) from None
-                continue
-            kept.append(image_id)
-        if pixels:
-            parts.append(_values(encoder.encode_images(np.stack(pixels)), tokens))
-        if progress:
-            progress(min(start + BATCH, len(ids)), len(ids))
-    return np.concatenate(parts), kept
-
-
-def _values(encoded: Encoded, tokens: bool) -> Floats:
-    """What would decide the rank of these images."""
-    values = encoded.tokens if encoded.vectors is None or (tokens and encoded.tokens is not None) else encoded.vectors
-    assert values is not None  # an encoder gives at least one of the two
-    if not (np.abs(np.linalg.norm(values, axis=-1) - 1) < 1e-2).all():  # also where one is NaN
-        raise WeightsError("the new model gives vectors that are not of unit length; it cannot serve")
-    return values
-
-
-def _queries(index: Index, encoder: Encoder, queries: Sequence[Query], space: str | None = None) -> Floats:
-    """(Q, E) the new model's vectors of queries about gallery images, in its own space or one of its heads'."""
-    out = np.zeros((len(queries), encoder.card.query_heads[space] if space else encoder.card.dims), np.float32)
-    composed = [row for row, query in enumerate(queries) if query.references]
-    told = [row for row, query in enumerate(queries) if not query.references]
-    for start in range(0, len(composed), BATCH):
-        rows = composed[start : start + BATCH]
-        pixels = np.stack([encoder.preprocess(index.picture(queries[row].references[0])) for row in rows])
-        out[rows] = encoder.encode_queries(pixels, [queries[row].text for row in rows], space)
-    for start in range(0, len(told), BATCH):
-        rows = told[start : start + BATCH]
-        out[rows] = encoder.encode_texts([queries[row].text for row in rows], space)
-    return out
-
-
-def _slices(gallery: Gallery, anchors: Sequence[Anchor]) -> dict[str, NDArray[np.bool_]]:
-    """Anchors by the metadata of their reference, for columns of few values."""
-    told = [gallery.metadata(one.reference) if one.reference else {} for one in anchors]
-    slices = {}
-    for column in gallery.columns:
-        values = {each[column] for each in told if column in each}
-        if len(values) <= SLICE_VALUES:
-            for value in sorted(values):
-                slices[f"{column}={value}"] = np.array([each.get(column) == value for each in told])
-    return slices

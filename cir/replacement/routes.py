@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cir.replacement.study import Floats, Study, ranked, scores
+from cir.replacement.study import Bools, Floats, Study, ranked, scores
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FEWEST_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be laid on each other in any way
+HEAD_RATE, HEAD_STEPS, HEAD_TEMPERATURE = 1e-3, 200, 0.07
 CANDIDATES = 20  # of each anchor, on which scores are calibrated: mostly hard negatives
 
 
@@ -42,6 +43,54 @@ def head(study: Study) -> Fitted | None:
     if study.head_queries is None:
         return None
     return _calibrated(study, Fitted("head", scores(study.head_queries, study.old_gallery)))
+
+
+def fitted(study: Study) -> Fitted | None:
+    """A query head for the old space, fitted here on what the new model's own heads project; the model stays.
+
+    It starts as the linear map to the old model's queries, and is contrasted with the stored answers from there. A
+    fifth of the anchors that fits may see decides when to stop. Few anchors make a poor head: `cir train --heads-only`
+    fits one on training triplets.
+    """
+    if study.new_states is None:
+        return None
+    import torch
+    from torch.nn.functional import normalize
+
+    rows = np.flatnonzero(study.fit)
+    apart = np.random.default_rng(0).random(len(rows)) < 0.2
+    if apart.all() or not apart.any():
+        return None
+    scale = float(np.abs(study.new_states[rows]).std()) or 1.0
+    matrix, bias = _ridge(study.new_states[rows[~apart]] / scale, study.old_queries[rows[~apart]], len(rows) / 10)
+    states, gallery = torch.from_numpy(study.new_states[rows] / scale), torch.from_numpy(study.old_gallery)
+    right, references = torch.from_numpy(study.right[rows]), study.references[rows]
+    weights = [torch.from_numpy(matrix).requires_grad_(), torch.from_numpy(bias).requires_grad_()]
+    optimiser = torch.optim.AdamW(weights, lr=HEAD_RATE, weight_decay=0.01)
+
+    def lost(chosen: Bools) -> torch.Tensor:
+        queries = normalize(states[chosen] @ weights[0].T + weights[1], dim=-1)
+        found = queries @ gallery.T if gallery.ndim == 2 else torch.einsum("qd,ntd->qnt", queries, gallery).amax(-1)
+        asked = np.flatnonzero(references[chosen] >= 0)
+        found[asked, references[chosen][asked]] = -1.0
+        chances = torch.log_softmax(found / HEAD_TEMPERATURE, dim=1)
+        # An answer is as good as the others: all that is asked is that they come before the rest.
+        return -torch.logsumexp(chances.masked_fill(~right[chosen], float("-inf")), dim=1).clamp(min=-30).mean()
+
+    best, kept = float("inf"), [value.detach().clone() for value in weights]
+    for step in range(HEAD_STEPS + 1):
+        if step % 10 == 0:
+            with torch.no_grad():
+                held_out = float(lost(apart))
+            if held_out < best:
+                best, kept = held_out, [value.detach().clone() for value in weights]
+        optimiser.zero_grad()
+        torch.autograd.backward(lost(~apart))
+        optimiser.step()
+    head_matrix: Floats = (kept[0].numpy() / scale).astype(np.float32)
+    head_bias: Floats = kept[1].numpy()
+    given = scores(_unit(study.new_states @ head_matrix.T + head_bias), study.old_gallery)
+    return _calibrated(study, Fitted("fitted", given, head_matrix, head_bias))
 
 
 def transform(study: Study) -> Fitted | None:
@@ -81,6 +130,19 @@ def procrustes(study: Study) -> Fitted | None:
     return _calibrated(study, Fitted("procrustes", given, matrix))
 
 
+def simplex(study: Study) -> Fitted | None:
+    """Query vectors without the dims that no vertex anchors: nothing is fitted, neither model has seen the other.
+
+    None where the two spaces are not of one simplex.
+    """
+    if not study.anchored or study.old_gallery.ndim == 3:
+        return None
+    matrix = np.eye(study.old_gallery.shape[1], study.new_queries.shape[1], dtype=np.float32)
+    matrix[study.anchored :] = 0
+    given = scores(_unit(study.new_queries @ matrix.T), study.old_gallery)
+    return _calibrated(study, Fitted("simplex", given, matrix))
+
+
 def encoder(study: Study) -> Fitted | None:
     """The old model goes on making queries for its own vectors: nothing gained there, nothing lost."""
     return _calibrated(study, Fitted("encoder", scores(study.old_queries, study.old_gallery)))
@@ -95,8 +157,10 @@ def naive(study: Study) -> Fitted | None:
 
 ROUTES: dict[str, Callable[[Study], Fitted | None]] = {
     "head": head,
+    "fitted": fitted,
     "transform": transform,
     "procrustes": procrustes,
+    "simplex": simplex,
     "encoder": encoder,
 }
 

@@ -31,6 +31,8 @@ class Study:
         right: (Q, N) which images answer.
         fit: (Q,) the anchors that fits may see; the others are measured.
         slices: name -> (Q,) the anchors that belong to it.
+        anchored: how many dims, the first ones, the simplex of both spaces anchors; 0 where they share none.
+        new_states: (Q, width) what the new model's own heads project, or None where it does not show that.
     """
 
     old_gallery: Floats
@@ -43,6 +45,8 @@ class Study:
     right: Bools
     fit: Bools
     slices: Mapping[str, Bools]
+    anchored: int = 0
+    new_states: Floats | None = None
 
     @cached_property
     def fit_images(self) -> NDArray[np.int64]:

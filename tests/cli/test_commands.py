@@ -287,7 +287,7 @@ def test_what_is_there(cir: Run, index: Path, tiny_model: Path, tmp_path: Path) 
     assert json.loads(cir("info", index, "--json").out)["images"] == 40
     assert "40 images, nothing wrong" in cir("verify", index).out
     listed = cir("models", "--model-dir", tiny_model.parent).out
-    assert "small-2 (alias small)" in listed
+    assert "small-3 (alias small)" in listed
     assert "tiny-1" in listed
     assert len(json.loads(cir("models", "--json").out)) == 1
     copy = tmp_path / "copy.index"
@@ -314,11 +314,14 @@ def test_demo_draws_searches_and_measures(cir: Run, tmp_path: Path, monkeypatch:
     demo = sys.modules["cir.cli.demo"]
     monkeypatch.setattr(demo, "PICTURES", 60)
     monkeypatch.setattr(demo, "EVALUATED", 10)
+    monkeypatch.setattr(demo, "ANCHORS", 100)  # too few for a replacement, which is then refused
     monkeypatch.chdir(tmp_path)
     first = cir("demo", "new")
     assert first.code == 0, first.err
     assert sorted(path.name for path in (tmp_path / "new").glob("*.png")) == [f"sheet-{i}.png" for i in (1, 2, 3)]
     assert "composed" in first.out
+    assert "refused, nothing was changed: " in first.out
+    assert "200 are needed" in first.out
     assert cir("demo", "new").code == 0  # again, on what is there
     pictures = tmp_path / "mine"
     shutil.copytree(tmp_path / "new" / "wardrobe" / "images", pictures)

@@ -255,3 +255,27 @@ def test_stale_evidence_is_refused(index: Path, other_model: Path) -> None:
     with pytest.raises(StaleEvidenceError, match="generation 1 is not what was measured, 7; measure again"):
         apply(index, load_model(other_model), [], 7)
     assert read_manifest(index).generation == 1
+
+
+def test_a_changed_class_map_is_refused_unmeasured(
+    cir: Run, photos: Path, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = make_model(tmp_path / "first-1", seed=1, classes={"colour": ["blue", "red"]})
+    grown = make_model(tmp_path / "grown-1", seed=2, classes={"colour": ["blue", "red", "white"]})
+    changed = make_model(tmp_path / "changed-1", seed=3, classes={"colour": ["red", "blue"]})
+    index = tmp_path / "my.index"
+    package.build_index(scan([photos]), index, load_model(first), tokens=False)
+    known = cir("info", index).out
+    assert "3 of 16 dims on the vertices" in known
+    assert "of 2 classes" in known
+    anchors = anchors_of(changed, photos, tmp_path)
+    before = {path: path.read_bytes() for path in index.rglob("*") if path.is_file()}
+    words = ["--anchors", anchors, "--accept-noninferior", "100", "--apply", "--model-dir", tmp_path]
+    refused = cir("replace-model", index, changed, *words)
+    assert refused.code == 1, refused.err
+    assert (
+        "its class map does not extend that of first-1: vertex 0 of colour is 'blue' there, 'red' here" in refused.out
+    )
+    assert {path: path.read_bytes() for path in index.rglob("*") if path.is_file()} == before
+    measured = json.loads(cir("replace-model", index, grown, *words, "--json").out)
+    assert "simplex" in {route["route"] for route in measured["spaces"][0]["routes"]}

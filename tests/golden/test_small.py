@@ -16,6 +16,7 @@ from cir.indexer.build import build_index
 from cir.indexer.gallery import Gallery
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
+from cir.replacement.lineage import objections
 from cir.search import Index
 from cir.types import Query
 
@@ -28,11 +29,23 @@ def encoder() -> SprcEncoder:
 def test_it_is_small_safe_and_what_its_card_says(encoder: SprcEncoder) -> None:
     directory = models.find("small")
     assert {path.name for path in directory.iterdir()} == {"card.json", "model.safetensors", "vocab.txt"}
-    assert sum(path.stat().st_size for path in directory.iterdir()) <= 60_000_000
     assert weights.sha256(directory / weights.WEIGHTS) == encoder.card.weights_sha256
-    assert encoder.card.name == "small-2"
+    assert encoder.card.name == "small-3"
     assert encoder.card.training["held-out"]["images-224.zip R@10"] > 0.85
     assert (encoder.card.vector, encoder.card.tokens) == (True, 0)
+
+
+def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) -> None:
+    lite = load_model("small-lite")
+    (frozen,) = models.PACKAGED.glob("frozen-*.safetensors")
+    whole = [frozen, *models.find("small").iterdir(), *models.find("small-lite").iterdir()]
+    assert sum(path.stat().st_size for path in whole) <= 90_000_000
+    assert encoder.card.query_heads == {lite.card.space.id: lite.card.dims}
+    assert objections(lite.card, encoder.card) == []
+    assert encoder.card.simplex == lite.card.simplex is not None
+    assert objections(encoder.card, lite.card) == []  # measured, and then refused: it is worse
+    colours = encoder.card.classes["colour"]
+    assert colours[: len(lite.card.classes["colour"])] == list(lite.card.classes["colour"])
 
 
 def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEncoder) -> None:

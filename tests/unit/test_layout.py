@@ -131,12 +131,14 @@ def test_the_wheel_holds_one_package_and_its_data(tmp_path: Path) -> None:
         "cir/eval/metrics.py",
         "cir/data_manifests/products.json",
         "cir/wardrobe/cut.py",
-        "cir/models/small-2/card.json",
-        "cir/models/small-2/model.safetensors",
-        "cir/models/small-2/vocab.txt",
+        "cir/models/small-3/card.json",
+        "cir/models/small-3/model.safetensors",
+        "cir/models/small-3/vocab.txt",
+        "cir/models/small-lite-1/model.safetensors",
         "cir/models/vocab.txt",
     ):
         assert needed in names
+    assert sum(name.startswith("cir/models/frozen-") for name in names) == 1
 
 
 def test_every_source_folder_is_packaged() -> None:

@@ -264,5 +264,43 @@ def test_full_precision_is_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_index_of_a_retired_model_says_what_to_do(encoder: SprcEncoder) -> None:
     card = replace(encoder.card, name=models.RETIRED[0], weights_sha256="0" * 64)
-    with pytest.raises(WeightsError, match=r"made by small-1, which has left the package for small-2; rebuild it"):
+    with pytest.raises(WeightsError, match=r"made by small-1, which has left the package for small-3; rebuild it"):
         models.find_for(card)
+
+
+def test_what_training_left_alone_is_stored_once(tmp_path: Path, make_model: Maker) -> None:
+    """Two models over one frozen trunk: the file of its tensors may lie in each, or once beside both."""
+    start, _, preprocess = weights.load(make_model(tmp_path / "start-1", seed=0))
+    made = []
+    for seed in (1, 2):
+        start.requires_grad_(True)
+        start.vision.requires_grad_(False)
+        start.embeddings.word_embeddings.requires_grad_(False)
+        with torch.no_grad():
+            start.text_proj.weight += seed
+        directory = tmp_path / f"model-{seed}"
+        weights.save(
+            directory,
+            start,
+            name=directory.name,
+            preprocess=preprocess,
+            vocabulary=tmp_path / "start-1" / weights.VOCABULARY,
+            sum_weight=0.5,
+            training={},
+        )
+        made.append(directory)
+    digests = {weights.sha256(directory / weights.FROZEN) for directory in made}
+    assert len(digests) == 1
+    whole = weights.load(made[1])[0].state_dict()
+    beside = tmp_path / f"frozen-{digests.pop()[:16]}.safetensors"
+    (made[0] / weights.FROZEN).rename(beside)
+    (made[1] / weights.FROZEN).unlink()
+    apart = weights.load(made[1])[0].state_dict()
+    assert all(torch.equal(apart[name], value) for name, value in whole.items())
+    assert weights.read_card(made[0]).digest != weights.read_card(made[1]).digest
+    beside.write_bytes(beside.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(WeightsError, match="is not what model-2 was trained over"):
+        weights.load(made[1])
+    beside.unlink()
+    with pytest.raises(WeightsError, match=r"what training did not touch is missing; copy frozen.safetensors into it"):
+        weights.load(made[1])

@@ -318,9 +318,19 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
         cached(tmp_path / "toy.npy", 6, pixels, trunk)
 
 
-def test_the_shipped_configuration_is_whole(tmp_path: Path) -> None:
-    config = read_config("small")
-    assert config.name == "small-2"
+def test_the_embedded_models_are_of_one_line() -> None:
+    lite, small = read_config("small-lite").model, read_config("small").model
+    assert lite is not None
+    assert small is not None
+    assert lite.simplex is not None
+    assert lite.simplex == small.simplex
+    assert lite.simplex.dims < lite.dims == small.dims <= 512
+
+
+@pytest.mark.parametrize("name", ["small", "small-lite", "small-2"])
+def test_the_shipped_configuration_is_whole(tmp_path: Path, name: str) -> None:
+    config = read_config(name)
+    assert config.name == {"small": "small-3", "small-lite": "small-lite-1", "small-2": "small-2"}[name]
     assert sum(config.batches.sources.values()) == pytest.approx(1)
     for source, kinds in config.batches.kinds.items():
         for kind in {part for kinds_ in kinds for part in kinds_.split("+")} - {"described"}:

@@ -1,0 +1,139 @@
+"""What `cir replace-model --apply` refuses: that it says why, exits with 1 and leaves everything as it is.
+
+    python bench/replace_refusals.py DATA_ROOT OLD NEW EQUAL --output bench/results/DATE-refusals.json
+
+All are model directories. OLD has made the index, NEW is its successor; EQUAL has made another index, is as good as
+NEW, which has no head for it. The gallery and the anchors are those of `replace_model.py`, the first 600 of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from replace_model import product_gallery
+
+from cir import models, wardrobe
+from cir.errors import StaleEvidenceError
+from cir.images import scan
+from cir.indexer.build import build_index
+from cir.indexer.gallery import Gallery
+from cir.indexer.manifest import CURRENT, GALLERY
+from cir.models.encoder import SprcEncoder
+from cir.replacement.anchors import Anchor
+from cir.replacement.replace import apply, study_replacement
+from cir.search import Index
+
+ANCHORS = 600
+
+
+def digest(index: Path) -> str:
+    """Of CURRENT and of every stored vector."""
+    files = [index / CURRENT, *sorted(index.rglob(GALLERY))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def refusals(
+    scratch: Path, indexes: Sequence[Path], models_: Sequence[Path], anchors: Sequence[Anchor]
+) -> dict[str, Any]:
+    """`cir replace-model --apply` where it must not: what it says, its exit code, and whether anything changed."""
+    (of_old, of_new, of_equal), (old, new, equal) = indexes, models_
+    lines = [
+        {"id": one.id, "reference": one.reference, "caption": one.caption, "targets": sorted(one.targets)}
+        for one in anchors
+    ]
+    file, few = scratch / "anchors.jsonl", scratch / "few.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    few.write_text("".join(json.dumps(line) + "\n" for line in lines[:199]))
+    changed = scratch / "changed-map"
+    shutil.copytree(new, changed)
+    for frozen in new.parent.glob("frozen-*.safetensors"):
+        shutil.copyfile(frozen, scratch / frozen.name)
+    card = json.loads((changed / "card.json").read_text())
+    colours = card["card"]["classes"]["colour"]
+    colours[0], colours[1] = colours[1], colours[0]
+    card["card"]["name"] = "changed-map"
+    (changed / "card.json").write_text(json.dumps(card))
+    cases = {
+        "equal quality, no head": (of_equal, new, file),
+        "a worse model": (of_new, old, file),
+        "a changed class map": (of_old, changed, file),
+        "199 anchors": (of_old, new, few),
+    }
+    found: dict[str, Any] = {}
+    for name, (asked, model, asked_of) in cases.items():
+        before = digest(asked)
+        words = ["replace-model", asked, model, "--anchors", asked_of, "--sample", "300", "--apply", "--json"]
+        dirs = [word for folder in (old, new, equal) for word in ("--model-dir", folder.parent)]
+        done = subprocess.run(
+            [sys.executable, "-m", "cir", *map(str, [*words, *dirs])], capture_output=True, text=True, check=False
+        )
+        if done.returncode not in (0, 1):
+            raise click.ClickException(done.stderr)
+        (space,) = json.loads(done.stdout)["spaces"]
+        found[name] = {
+            "exit code": done.returncode,
+            "untouched": digest(asked) == before,
+            "refused": space["verdict"]["refused"],
+            "compared": space["compared"],
+            "routes": {one["route"]: one["gains"] for one in space["routes"]},
+        }
+    return found
+
+
+def stale(path: Path, load: Any, newer: SprcEncoder, anchors: Sequence[Anchor], more: Path) -> dict[str, Any]:
+    """An index that has grown since it was measured."""
+    index = Index(Gallery.open(path), load)
+    found = study_replacement(index, newer, anchors[:250], sample=0)
+    build_index(scan([more]), path, index.encoder, tokens=False, prune=False)
+    before = digest(path)
+    try:
+        apply(path, newer, found, index.gallery.manifest.generation)
+    except StaleEvidenceError as error:
+        return {"says": str(error).partition(": ")[2], "untouched": digest(path) == before}
+    return {"says": "", "untouched": False}
+
+
+@click.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("equal", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path))
+def main(root: Path, old: Path, new: Path, equal: Path, output: Path | None) -> None:
+    """Measure and write the figures."""
+    older, newer = models.load_model(old), models.load_model(new)
+
+    def load(card: Any) -> SprcEncoder:
+        return next(one for one in (older, newer) if one.card.digest == card.digest)
+
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        pictures, anchors = product_gallery(root)
+        build_index(pictures, scratch / "of-old", older, tokens=False)
+        build_index(pictures, scratch / "of-new", newer, tokens=False)
+        build_index(pictures, scratch / "of-equal", models.load_model(equal), tokens=False)
+        anchors = anchors[:ANCHORS]
+        found = refusals(
+            scratch, [scratch / name for name in ("of-old", "of-new", "of-equal")], [old, new, equal], anchors
+        )
+        (scratch / "more").mkdir()
+        wardrobe.draw(wardrobe.garments(1, seed=9)[0], seed=9).save(scratch / "more" / "one.png")
+        found["stale evidence"] = stale(scratch / "of-old", load, newer, anchors, scratch / "more")
+    click.echo(json.dumps(found, indent=1))
+    if output:
+        told = {"date": datetime.now(UTC).date().isoformat(), "old": older.card.name, "new": newer.card.name, **found}
+        output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
