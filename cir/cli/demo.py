@@ -147,10 +147,11 @@ def _answered(opened: Index, benchmark: Benchmark) -> tuple[int, int]:
     """How many questions are answered by the first hit, and within ten."""
     from cir.types import Query
 
-    asked = [Query((query.reference,), query.caption) for query in benchmark.queries]
+    queries = [query for query in benchmark.queries if query.headline]
+    asked = [Query((query.reference,), query.caption) for query in queries]
     ranks = [
         next((hit.rank for hit in result.hits if hit.id in query.targets), 99)
-        for result, query in zip(opened.search_many(asked), benchmark.queries, strict=True)
+        for result, query in zip(opened.search_many(asked), queries, strict=True)
     ]
     return sum(rank == 1 for rank in ranks), sum(rank <= 10 for rank in ranks)
 

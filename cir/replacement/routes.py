@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cir.replacement.study import Bools, Floats, Study, ranked, scores
+from cir.replacement.study import Floats, Rows, Study, ranked, scores
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FEWEST_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be laid on each other in any way
-HEAD_RATE, HEAD_STEPS, HEAD_TEMPERATURE = 1e-3, 200, 0.07
+HEAD_RATE, HEAD_STEPS, HEAD_BATCH, HEAD_TEMPERATURE = 1e-3, 400, 128, 0.07
 CANDIDATES = 20  # of each anchor, on which scores are calibrated: mostly hard negatives
 
 
@@ -57,35 +57,40 @@ def fitted(study: Study) -> Fitted | None:
     import torch
     from torch.nn.functional import normalize
 
-    rows = np.flatnonzero(study.fit)
-    apart = np.random.default_rng(0).random(len(rows)) < 0.2
+    rows = np.flatnonzero(study.fit & study.right.any(axis=1))
+    rng = np.random.default_rng(0)
+    apart = rng.random(len(rows)) < 0.2
     if apart.all() or not apart.any():
         return None
     scale = float(np.abs(study.new_states[rows]).std()) or 1.0
-    matrix, bias = _ridge(study.new_states[rows[~apart]] / scale, study.old_queries[rows[~apart]], len(rows) / 10)
-    states, gallery = torch.from_numpy(study.new_states[rows] / scale), torch.from_numpy(study.old_gallery)
-    right, references = torch.from_numpy(study.right[rows]), study.references[rows]
+    inside, outside = rows[~apart], rows[apart]
+    matrix, bias = _ridge(study.new_states[inside] / scale, study.old_queries[inside], len(rows) / 10)
     weights = [torch.from_numpy(matrix).requires_grad_(), torch.from_numpy(bias).requires_grad_()]
     optimiser = torch.optim.AdamW(weights, lr=HEAD_RATE, weight_decay=0.01)
 
-    def lost(chosen: Bools) -> torch.Tensor:
-        queries = normalize(states[chosen] @ weights[0].T + weights[1], dim=-1)
+    def lost(asked: Rows, among: Rows) -> torch.Tensor:
+        queries = normalize(torch.from_numpy(study.new_states[asked] / scale) @ weights[0].T + weights[1], dim=-1)
+        gallery = torch.from_numpy(study.old_gallery[among])
         found = queries @ gallery.T if gallery.ndim == 2 else torch.einsum("qd,ntd->qnt", queries, gallery).amax(-1)
-        asked = np.flatnonzero(references[chosen] >= 0)
-        found[asked, references[chosen][asked]] = -1.0
-        chances = torch.log_softmax(found / HEAD_TEMPERATURE, dim=1)
+        itself = torch.from_numpy(study.references[asked][:, None] == among)
+        chances = torch.log_softmax(found.masked_fill(itself, -1.0) / HEAD_TEMPERATURE, dim=1)
         # An answer is as good as the others: all that is asked is that they come before the rest.
-        return -torch.logsumexp(chances.masked_fill(~right[chosen], float("-inf")), dim=1).clamp(min=-30).mean()
+        answers = torch.from_numpy(study.right[np.ix_(asked, among)])
+        return -torch.logsumexp(chances.masked_fill(~answers, float("-inf")), dim=1).clamp(min=-30).mean()
 
+    every = np.arange(len(study.old_gallery))
     best, kept = float("inf"), [value.detach().clone() for value in weights]
     for step in range(HEAD_STEPS + 1):
-        if step % 10 == 0:
+        if step % 20 == 0:
             with torch.no_grad():
-                held_out = float(lost(apart))
+                held_out = float(lost(outside, every))
             if held_out < best:
                 best, kept = held_out, [value.detach().clone() for value in weights]
+        asked = rng.permutation(inside)[:HEAD_BATCH]
+        others = rng.permutation(every)[: 4 * HEAD_BATCH]
+        answers = [rng.choice(np.flatnonzero(study.right[row])) for row in asked]
         optimiser.zero_grad()
-        torch.autograd.backward(lost(~apart))
+        torch.autograd.backward(lost(asked, np.union1d(others, answers)))
         optimiser.step()
     head_matrix: Floats = (kept[0].numpy() / scale).astype(np.float32)
     head_bias: Floats = kept[1].numpy()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Study:
     new_queries: Floats
     head_queries: Floats | None
     current: Floats
-    references: NDArray[np.int64]
+    references: Rows
     right: Bools
     fit: Bools
     slices: Mapping[str, Bools]
@@ -49,7 +50,7 @@ class Study:
     new_states: Floats | None = None
 
     @cached_property
-    def fit_images(self) -> NDArray[np.int64]:
+    def fit_images(self) -> Rows:
         """(n,) rows that fits may see: neither reference nor answer of an anchor that is measured."""
         seen: Bools = np.any(self.right[~self.fit], axis=0)
         asked = self.references[~self.fit]
@@ -78,10 +79,10 @@ def scores(queries: Floats, gallery: Floats) -> Floats:
     return best
 
 
-def ranked(given: Floats, references: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+def ranked(given: Floats, references: Rows, k: int) -> Rows:
     """(Q, N) scores -> (Q, k) rows, best first, ties by row; references are left out."""
     given = given.copy()
     asked = np.flatnonzero(references >= 0)
     given[asked, references[asked]] = -np.inf
-    order: NDArray[np.int64] = np.argsort(-given, axis=1, kind="stable")[:, :k]
+    order: Rows = np.argsort(-given, axis=1, kind="stable")[:, :k]
     return order

@@ -198,6 +198,7 @@ def test_ties_go_to_the_earlier_image_and_references_never_win() -> None:
 def test_everything_measured_is_plain_json(make: Callable[[Study], Any]) -> None:
     import json
 
-    made = make(BETTER)
-    told = measure(BETTER, made).to_json()
+    whole = replace(BETTER, new_states=3 * BETTER.new_queries, anchored=24)
+    made = make(whole)
+    told = measure(whole, made).to_json()
     assert json.loads(json.dumps(told)) == told
