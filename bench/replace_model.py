@@ -42,7 +42,7 @@ from cir.search import Index
 from cir.types import Query
 
 ANCHORS, SEED, SEEDS = 2000, 0, 3
-GARMENTS, GARMENT_SEED = 1200, 2
+GARMENTS, GARMENT_SEED, GARMENT_ANCHORS = 1200, 2, 1000
 DEAR = Cost(1_000_000, 40.0, 10**9)  # so that the advice is never to encode everything again
 
 Hits = np.ndarray
@@ -87,7 +87,7 @@ def wardrobe_gallery(folder: Path) -> tuple[list[ImageFile], list[Anchor]]:
     """The garments of `cir evaluate wardrobe`."""
     garments = wardrobe.write(folder, GARMENTS, seed=GARMENT_SEED)
     catalogue = Catalogue([Item(image_id, garment.attributes) for image_id, garment in garments], wardrobe.KINDS)
-    return list(scan([folder])), questions(catalogue, wardrobe.CHANGE_WEIGHTS)
+    return list(scan([folder])), questions(catalogue, wardrobe.CHANGE_WEIGHTS, GARMENT_ANCHORS)
 
 
 def all_hits(study: Study, given: np.ndarray) -> dict[str, Hits]:
@@ -177,8 +177,18 @@ def render(seeds: Sequence[Mapping[str, Any]]) -> str:
 @click.option("--finished", type=click.Path(path_type=Path), required=True)
 @click.option("--second", type=click.Path(path_type=Path), required=True)
 @click.option("--third", type=click.Path(path_type=Path), required=True)
+@click.option("--gallery", "galleries", multiple=True, default=("products", "wardrobe"), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
-def main(root: Path, old: Path, new: Path, finished: Path, second: Path, third: Path, output: Path | None) -> None:
+def main(
+    root: Path,
+    old: Path,
+    new: Path,
+    finished: Path,
+    second: Path,
+    third: Path,
+    galleries: Sequence[str],
+    output: Path | None,
+) -> None:
     """Measure and write the figures."""
     roles = {"old": old, "new": new, "finished": finished, "second": second, "third": third}
     loaded = {role: models.load_model(path) for role, path in roles.items()}
@@ -194,8 +204,8 @@ def main(root: Path, old: Path, new: Path, finished: Path, second: Path, third: 
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        galleries = {"products": product_gallery(root), "wardrobe": wardrobe_gallery(scratch / "wardrobe")}
-        for name, (pictures, anchors) in galleries.items():
+        for name in galleries:
+            pictures, anchors = product_gallery(root) if name == "products" else wardrobe_gallery(scratch / "garments")
             build_index(pictures, scratch / name, older, tokens=False)
             index = Remembering(Gallery.open(scratch / name), load)
             studies = {
@@ -215,6 +225,8 @@ def main(root: Path, old: Path, new: Path, finished: Path, second: Path, third: 
             }
             told["generations"] = generations(older, second_, last, studies)
             result[name] = told
+            if output:  # after each gallery: it takes ten minutes
+                output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             click.echo(
                 f"{name}: {len(pictures):,} pictures, {len(anchors):,} anchors, {older.card.name} -> {newer.card.name}"
             )
@@ -222,8 +234,6 @@ def main(root: Path, old: Path, new: Path, finished: Path, second: Path, third: 
             click.echo(f"{done.card.name}, finished before it got a head:")
             click.echo(render(told["finished"]))
             click.echo(json.dumps({key: told[key] for key in ("native, all anchors", "cost", "generations")}, indent=1))
-    if output:
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

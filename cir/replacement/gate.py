@@ -87,7 +87,10 @@ def judge(
             passing.append(one)
     best = max(passing, key=lambda one: (one.values["R@10"], one.values["R@1"]), default=None)
     return Verdict(
-        best.route if best else None, refused, _warnings(compared, best), _advice(best, bool(against), cost, now, again)
+        best.route if best else None,
+        refused,
+        _warnings(compared, routes, best),
+        _advice(best, bool(against), cost, now, again),
     )
 
 
@@ -106,9 +109,12 @@ def _reasons(one: Measured, margin: float) -> list[str]:
     return reasons
 
 
-def _warnings(compared: Mapping[str, Mapping[str, float]], best: Measured | None) -> list[str]:
+def _warnings(
+    compared: Mapping[str, Mapping[str, float]], routes: Sequence[Measured], best: Measured | None
+) -> list[str]:
     warnings = []
-    if compared.get("naive", {}).get("R@10", 0.0) > CHANCE:
+    related = any(one.route == "simplex" for one in routes)  # then it is no surprise
+    if not related and compared.get("naive", {}).get("R@10", 0.0) > CHANCE:
         warnings.append("the new model answers on the old vectors as they are: do the two share weights?")
     if best and best.flips > MANY_FLIPS:
         warnings.append(f"{_percent(best.flips)} of the anchors are no longer answered")

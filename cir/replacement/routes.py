@@ -52,7 +52,8 @@ def fitted(study: Study) -> Fitted | None:
     fifth of the anchors that fits may see decides when to stop. Few anchors make a poor head: `cir train --heads-only`
     fits one on training triplets.
     """
-    if study.new_states is None:
+    shown = study.new_states
+    if shown is None:
         return None
     import torch
     from torch.nn.functional import normalize
@@ -62,14 +63,14 @@ def fitted(study: Study) -> Fitted | None:
     apart = rng.random(len(rows)) < 0.2
     if apart.all() or not apart.any():
         return None
-    scale = float(np.abs(study.new_states[rows]).std()) or 1.0
+    scale = float(np.abs(shown[rows]).std()) or 1.0
     inside, outside = rows[~apart], rows[apart]
-    matrix, bias = _ridge(study.new_states[inside] / scale, study.old_queries[inside], len(rows) / 10)
+    matrix, bias = _ridge(shown[inside] / scale, study.old_queries[inside], len(rows) / 10)
     weights = [torch.from_numpy(matrix).requires_grad_(), torch.from_numpy(bias).requires_grad_()]
     optimiser = torch.optim.AdamW(weights, lr=HEAD_RATE, weight_decay=0.01)
 
     def lost(asked: Rows, among: Rows) -> torch.Tensor:
-        queries = normalize(torch.from_numpy(study.new_states[asked] / scale) @ weights[0].T + weights[1], dim=-1)
+        queries = normalize(torch.from_numpy(shown[asked] / scale) @ weights[0].T + weights[1], dim=-1)
         gallery = torch.from_numpy(study.old_gallery[among])
         found = queries @ gallery.T if gallery.ndim == 2 else torch.einsum("qd,ntd->qnt", queries, gallery).amax(-1)
         itself = torch.from_numpy(study.references[asked][:, None] == among)
@@ -94,7 +95,7 @@ def fitted(study: Study) -> Fitted | None:
         optimiser.step()
     head_matrix: Floats = (kept[0].numpy() / scale).astype(np.float32)
     head_bias: Floats = kept[1].numpy()
-    given = scores(_unit(study.new_states @ head_matrix.T + head_bias), study.old_gallery)
+    given = scores(_unit(shown @ head_matrix.T + head_bias), study.old_gallery)
     return _calibrated(study, Fitted("fitted", given, head_matrix, head_bias))
 
 
