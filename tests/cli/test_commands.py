@@ -289,7 +289,7 @@ def test_what_is_there(cir: Run, index: Path, tiny_model: Path, tmp_path: Path) 
     listed = cir("models", "--model-dir", tiny_model.parent).out
     assert "small-3 (alias small)" in listed
     assert "tiny-1" in listed
-    assert len(json.loads(cir("models", "--json").out)) == 1
+    assert [model["name"] for model in json.loads(cir("models", "--json").out)] == ["small-3", "small-lite-1"]
     copy = tmp_path / "copy.index"
     shutil.copytree(index, copy)
     gallery = copy / "segments" / "000001" / "gallery.h5"
