@@ -137,7 +137,7 @@ def _replace(
     same = "not a byte of them changed" if _gallery_digests(index) == stored else "CHANGED, which must not be"
     click.echo(f"  before: {old} answers {before[0]} of {EVALUATED} questions at once, {before[1]} within ten pictures")
     click.echo(f"  after:  {new} answers {after[0]} at once, {after[1]} within ten, over the vectors {old} had stored")
-    click.echo(f"  those vectors: {same}; it took no encoding, and `cir rollback {index}` undoes it")
+    click.echo(f"  those vectors: {same}; `cir rollback {index}` undoes it")
     click.echo(
         f"  with every picture encoded again by {new} it would be {again[0]} and {again[1]}: `cir backfill {index}`"
     )
