@@ -45,7 +45,6 @@ class Variant:
     anchored: float = 0.0
     hoc: float = 0.0
     asked: float = 0.0
-    without: tuple[str, ...] = ()
 
 
 VARIANTS = {

@@ -57,8 +57,8 @@ def train(
 
     \b
     Example:
-      cir train small --data-root fashion-products --work work --out my-small
-      cir train small --data-root fashion-products --work work --out next --replaces my.index
+      cir train small-2 --data-root fashion-products --work work --out my-small
+      cir train small --start my-small --data-root fashion-products --work next-work --out next --replaces my.index
       cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
       accelerate launch -m cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
     """
