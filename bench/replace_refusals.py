@@ -1,9 +1,10 @@
 """What `cir replace-model --apply` refuses: that it says why, exits with 1 and leaves everything as it is.
 
-    python bench/replace_refusals.py DATA_ROOT OLD NEW EQUAL --output bench/results/DATE-refusals.json
+    python bench/replace_refusals.py DATA_ROOT OLD NEW EQUAL SEED --output bench/results/DATE-refusals.json
 
 All are model directories. OLD has made the index, NEW is its successor; EQUAL has made another index, is as good as
-NEW, which has no head for it. The gallery and the anchors are those of `replace_model.py`, the first 600 of them.
+NEW, which has no head for it; SEED is OLD trained again, by the same configuration with another seed. The gallery and
+the anchors are those of `replace_model.py`, the first 600 of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,15 @@ def digest(index: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def refusals(
-    scratch: Path, indexes: Sequence[Path], models_: Sequence[Path], anchors: Sequence[Anchor]
-) -> dict[str, Any]:
-    """`cir replace-model --apply` where it must not: what it says, its exit code, and whether anything changed."""
-    (of_old, of_new, of_equal), (old, new, equal) = indexes, models_
+def refusals(scratch: Path, roles: Mapping[str, Path], anchors: Sequence[Anchor]) -> dict[str, Any]:
+    """`cir replace-model --apply` where it must not: what it says, its exit code, and whether anything changed.
+
+    Args:
+        scratch: holds the index that each role has made, under its name.
+        roles: old, new, equal and seed -> model directory.
+        anchors: to measure on.
+    """
+    new = roles["new"]
     lines = [
         {"id": one.id, "reference": one.reference, "caption": one.caption, "targets": sorted(one.targets)}
         for one in anchors
@@ -64,16 +69,19 @@ def refusals(
     card["card"]["name"] = "changed-map"
     (changed / "card.json").write_text(json.dumps(card))
     cases = {
-        "equal quality, no head": (of_equal, new, file),
-        "a worse model": (of_new, old, file),
-        "a changed class map": (of_old, changed, file),
-        "199 anchors": (of_old, new, few),
+        "another seed": ("old", roles["seed"], file),
+        "another seed, the other way round": ("seed", roles["old"], file),
+        "equal quality, no head": ("equal", new, file),
+        "a worse model": ("new", roles["old"], file),
+        "a changed class map": ("old", changed, file),
+        "199 anchors": ("old", new, few),
     }
     found: dict[str, Any] = {}
-    for name, (asked, model, asked_of) in cases.items():
-        before = digest(asked)
-        words = ["replace-model", asked, model, "--anchors", asked_of, "--sample", "300", "--apply", "--json"]
-        dirs = [word for folder in (old, new, equal) for word in ("--model-dir", folder.parent)]
+    dirs = [word for folder in roles.values() for word in ("--model-dir", folder.parent)]
+    for name, (made_by, model, asked) in cases.items():
+        index = scratch / made_by
+        before = digest(index)
+        words = ["replace-model", index, model, "--anchors", asked, "--sample", "300", "--apply", "--json"]
         done = subprocess.run(
             [sys.executable, "-m", "cir", *map(str, [*words, *dirs])], capture_output=True, text=True, check=False
         )
@@ -82,7 +90,7 @@ def refusals(
         (space,) = json.loads(done.stdout)["spaces"]
         found[name] = {
             "exit code": done.returncode,
-            "untouched": digest(asked) == before,
+            "untouched": digest(index) == before,
             "refused": space["verdict"]["refused"],
             "compared": space["compared"],
             "routes": {one["route"]: one["gains"] for one in space["routes"]},
@@ -108,30 +116,32 @@ def stale(path: Path, load: Any, newer: SprcEncoder, anchors: Sequence[Anchor], 
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 @click.argument("equal", type=click.Path(path_type=Path))
+@click.argument("seed", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path))
-def main(root: Path, old: Path, new: Path, equal: Path, output: Path | None) -> None:
+def main(root: Path, output: Path | None, **roles: Path) -> None:
     """Measure and write the figures."""
-    older, newer = models.load_model(old), models.load_model(new)
+    loaded = {role: models.load_model(path) for role, path in roles.items()}
 
     def load(card: Any) -> SprcEncoder:
-        return next(one for one in (older, newer) if one.card.digest == card.digest)
+        return next(one for one in loaded.values() if one.card.digest == card.digest)
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         pictures, anchors = product_gallery(root)
-        build_index(pictures, scratch / "of-old", older, tokens=False)
-        build_index(pictures, scratch / "of-new", newer, tokens=False)
-        build_index(pictures, scratch / "of-equal", models.load_model(equal), tokens=False)
+        for role, model in loaded.items():
+            build_index(pictures, scratch / role, model, tokens=False)
         anchors = anchors[:ANCHORS]
-        found = refusals(
-            scratch, [scratch / name for name in ("of-old", "of-new", "of-equal")], [old, new, equal], anchors
-        )
+        found = refusals(scratch, roles, anchors)
         (scratch / "more").mkdir()
         wardrobe.draw(wardrobe.garments(1, seed=9)[0], seed=9).save(scratch / "more" / "one.png")
-        found["stale evidence"] = stale(scratch / "of-old", load, newer, anchors, scratch / "more")
+        found["stale evidence"] = stale(scratch / "old", load, loaded["new"], anchors, scratch / "more")
     click.echo(json.dumps(found, indent=1))
     if output:
-        told = {"date": datetime.now(UTC).date().isoformat(), "old": older.card.name, "new": newer.card.name, **found}
+        told = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "models": {role: {"name": one.card.name, "digest": one.card.digest} for role, one in loaded.items()},
+            **found,
+        }
         output.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from cir.images import scan
 from cir.indexer.build import BuildReport, build_index
 from cir.indexer.durable import make_folder
+from cir.indexer.gallery import Gallery
 from cir.indexer.manifest import GALLERY, FileEntry, Manifest, SegmentEntry, adopt_segment, next_generation, publish
 from cir.indexer.store import Block, Layout, write_segment
 from cir.types import Encoded, ModelCard
@@ -75,6 +76,12 @@ def paint(path: Path, seed: int) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def answer(out: Path, k: int = 100) -> list[list[tuple[str, float]]]:
+    """What the index answers to two questions."""
+    gallery = Gallery.open(out)
+    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])}, k)
 
 
 def folder_of(path: Path, count: int, start: int = 0) -> Path:
