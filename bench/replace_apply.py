@@ -81,7 +81,7 @@ def main(rows: int, output: Path | None) -> None:
         for route in ("procrustes", "transform"):
             edge = Edge(new.card.digest, old.card.space.id, route, matrix, bias if route == "transform" else None)
             found = Replacement(
-                old.card.space.id, rows, 400, 200, rows, {}, [], Cost(rows, 1.0, 1), Verdict(route, {}), {route: edge}
+                old.card.space.id, "old-1", rows, 400, Verdict(route, {}), Cost(rows, 1.0, 1), edges={route: edge}
             )
             started = time.perf_counter()
             apply(path, new, [found], read_manifest(path).generation)

@@ -7,7 +7,7 @@ All are model directories. OLD has made the index, NEW replaces it and has a hea
 kind, trained without a simplex, with a head for OLD fitted on it afterwards (`cir train --heads-only`). SECOND is
 another successor of OLD, and THIRD is NEW with a head for SECOND as well: three generations. Two galleries: the 224 px
 photos of val and of the held-out part of train, and the benchmark wardrobe. Questions in val phrasings are the anchors,
-half of them for fitting; three seeds draw the halves. Everything is encoded once.
+half of their references for fitting; three seeds draw the halves. Everything is encoded once.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from cir.replacement import routes
 from cir.replacement.anchors import Anchor
 from cir.replacement.gate import Cost, judge
 from cir.replacement.measure import MEASURES, measure, overview
-from cir.replacement.observe import observe
-from cir.replacement.study import Study, ranked, scores
+from cir.replacement.observe import Observation, observe
+from cir.replacement.routes import Fitted
+from cir.replacement.study import Study, answered, halves, scores
 from cir.search import Index
 from cir.types import Query
 
@@ -92,9 +93,7 @@ def wardrobe_gallery(folder: Path) -> tuple[list[ImageFile], list[Anchor]]:
 
 def all_hits(study: Study, given: np.ndarray) -> dict[str, Hits]:
     """Measure -> (Q,) whether each anchor, fitted on or not, is answered: for what nothing was fitted on."""
-    order = ranked(given, study.references, max(MEASURES.values()))
-    found = np.take_along_axis(study.right, order, axis=1)
-    return {name: found[:, :k].any(axis=1) for name, k in MEASURES.items()}
+    return {name: answered(study, given, k) for name, k in MEASURES.items()}
 
 
 def shares(hits: Mapping[str, Hits]) -> dict[str, float]:
@@ -102,18 +101,23 @@ def shares(hits: Mapping[str, Hits]) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in hits.items()}
 
 
-def by_seed(study: Study) -> list[dict[str, Any]]:
+def by_seed(seen: Observation) -> list[dict[str, Any]]:
     """Every route, fitted and measured on other halves."""
     found = []
+    questions = [one.reference for one in seen.anchors]
     for seed in range(SEEDS):
-        fit = np.zeros(len(study.fit), bool)
-        fit[np.random.default_rng(seed).permutation(len(fit))[: len(fit) // 2]] = True
-        each = replace(study, fit=fit)
-        measured = [measure(each, made) for make in routes.ROUTES.values() if (made := make(each))]
+        each = replace(seen.study, fit=halves(questions, np.random.default_rng(seed)))
+        tried = [make(each) for make in routes.ROUTES.values()]
+        measured = [measure(each, made) for made in tried if isinstance(made, Fitted)]
         compared = overview(each, routes.naive(each))
-        verdict = judge(len(fit), compared, measured, DEAR)
+        verdict = judge(len(questions), compared, measured, DEAR)
         found.append(
-            {"compared": compared, "routes": [one.to_json() for one in measured], "verdict": verdict.to_json()}
+            {
+                "measured": int((~each.fit).sum()),
+                "compared": compared,
+                "routes": [one.to_json() for one in measured],
+                "verdict": verdict.to_json(),
+            }
         )
     return found
 
@@ -208,15 +212,15 @@ def main(
             pictures, anchors = product_gallery(root) if name == "products" else wardrobe_gallery(scratch / "garments")
             build_index(pictures, scratch / name, older, tokens=False)
             index = Remembering(Gallery.open(scratch / name), load)
-            studies = {
+            seen = {
                 one.card.name: observe(
                     index, one, older.card, anchors, sample=len(pictures), rng=np.random.default_rng(0)
-                ).study
+                )
                 for one in (newer, done, second_, last)
             }
-            study, other = studies[newer.card.name], studies[done.card.name]
-            told: dict[str, Any] = {"photos": len(pictures), "anchors": len(anchors), "seeds": by_seed(study)}
-            told["finished"] = by_seed(other)
+            studies = {model: each.study for model, each in seen.items()}
+            told: dict[str, Any] = {"photos": len(pictures), "anchors": len(anchors)}
+            told |= {"seeds": by_seed(seen[newer.card.name]), "finished": by_seed(seen[done.card.name])}
             native = {role: all_hits(one, one.native) for role, one in studies.items()}
             told["native, all anchors"] = {role: shares(hits) for role, hits in native.items()}
             told["cost"] = {

@@ -16,11 +16,13 @@ import numpy as np
 
 from cir.errors import DataError, SpaceMismatchError
 from cir.images import decode, locate
-from cir.indexer.assemble import next_manifest, write_rows
+from cir.indexer.ann import ANN_MIN_ROWS
+from cir.indexer.assemble import index_vectors, next_manifest, write_rows
 from cir.indexer.durable import make_folder, remove_temporaries, remove_tree
 from cir.indexer.lock import writer_lock
 from cir.indexer.manifest import Manifest, publish, read_manifest, remove_unpublished
 from cir.indexer.parts import WORK
+from cir.indexer.pipeline import checked
 from cir.indexer.plan import NewRow, StoredRow, stored_rows
 from cir.indexer.request import choose_layout
 from cir.indexer.scoring import Floats
@@ -62,7 +64,14 @@ class Backfill:
         return 1 - self.left / max(1, self.images)
 
 
-def backfill(index: Path, encoder: GalleryEncoder, *, count: int | None = None, part: int = PART) -> Iterator[Backfill]:
+def backfill(
+    index: Path,
+    encoder: GalleryEncoder,
+    *,
+    count: int | None = None,
+    part: int = PART,
+    ann_min_rows: int = ANN_MIN_ROWS,
+) -> Iterator[Backfill]:
     """Encode images of older models again by the serving one.
 
     Args:
@@ -70,14 +79,18 @@ def backfill(index: Path, encoder: GalleryEncoder, *, count: int | None = None, 
         encoder: the serving model.
         count: how many at most; all if None.
         part: images a generation.
+        ann_min_rows: when nothing is left and the serving model's segments have so many rows together, they become one,
+            with an approximate index.
 
     Yields:
-        Where it is, after each generation that was published; stop asking, and it stops.
+        Where it is, after each generation that was published, and at least once where there is something to encode;
+        stop asking, and it stops.
 
     Raises:
         SpaceMismatchError: another model serves the index.
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; what was published stays.
+        WeightsError: the encoder does not give what its card says.
     """
     with writer_lock(index):
         manifest = read_manifest(index)
@@ -95,14 +108,33 @@ def backfill(index: Path, encoder: GalleryEncoder, *, count: int | None = None, 
         while state.done < most:
             encoded, segment = _encode(index, encoder, layout, waiting, min(part, most - state.done), state)
             if segment is None:
+                if not state.done:
+                    yield state  # none of the photos can be used: that is to be told as well
                 break
             manifest = _publish(index, manifest, encoder, layout, encoded, segment)
             state.done += len(encoded)
             state.generation = manifest.generation
             _clean(index)
             yield state
+        if state.done + len(state.skipped) == state.older:
+            merged = _merge(index, manifest, encoder, layout, ann_min_rows)
+            state.generation = merged.generation
         if not state.left:
             remove_tree(index / USAGE)
+
+
+def _merge(index: Path, manifest: Manifest, encoder: GalleryEncoder, layout: Layout, ann_min_rows: int) -> Manifest:
+    """The parts of a large gallery as one segment: many small ones are each scanned, and each a file to open."""
+    rows = [row for row in stored_rows(index, manifest).values() if row.segment.layout.space == manifest.space.id]
+    if len({row.segment_name for row in rows}) < 2 or len(rows) < ann_min_rows:
+        return manifest
+    places = {row.digest: (row.segment, row.row) for row in rows}
+    new = [NewRow(row.id, row.digest, row.root, row.metadata) for row in rows]
+    manifest = next_manifest(index, manifest, encoder, [write_rows(index, new, layout, places.__getitem__)], rows, [])
+    publish(index, manifest)
+    index_vectors(index, manifest, ann_min_rows)
+    _clean(index)
+    return manifest
 
 
 def _clean(index: Path) -> None:
@@ -124,11 +156,9 @@ def _encode(
 
     def flush() -> None:
         if pixels:
-            encoded = encoder.encode_images(np.stack(pixels))
-            if layout.vectors:
-                vectors.append(np.asarray(encoded.vectors, layout.precision))
-            if layout.tokens:
-                tokens.append(np.asarray(encoded.tokens, layout.precision))
+            made = checked(encoder.encode_images(np.stack(pixels)), layout, len(pixels))
+            vectors.extend(values for values in made[:1] if values is not None)
+            tokens.extend(values for values in made[1:] if values is not None)
             pixels.clear()
 
     for row in rows:

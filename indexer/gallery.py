@@ -126,6 +126,11 @@ class Gallery:
         """Id of the space that the image's stored vectors are of."""
         return self._stored(image_id)[0].layout.space
 
+    def ids_in(self, space: str) -> list[str]:
+        """Ids of the live images whose stored vectors are of a space, ascending."""
+        numbers = [number for number, part in self._parts.items() if part.segment.layout.space == space]
+        return [self.ids[row] for row in np.flatnonzero(np.isin(self._home, numbers))]
+
     def stored_values(self, image_id: str) -> Stored:
         """(D,) the stored vector, or (T, D) the tokens where there is none; in the precision of the index."""
         segment, place = self._stored(image_id)

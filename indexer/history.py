@@ -1,4 +1,4 @@
-"""Going back to an earlier generation. Nothing is removed, so going forward again is possible too."""
+"""The generations of an index, and going back to one. Nothing is removed, so going forward again is possible too."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ from cir.indexer.manifest import (
     publish,
     read_manifest,
 )
+
+
+def generations(index: Path) -> list[Manifest]:
+    """The generations whose manifests are there, the newest first; the live one is among them.
+
+    Raises:
+        IndexFormatError: no index.
+        CorruptIndexError: a manifest cannot be read.
+    """
+    read_manifest(index)
+    files = sorted((file for file in (index / MANIFESTS).glob("*.json") if file.stem.isdecimal()), reverse=True)
+    return [parse_manifest(file.read_bytes(), file) for file in files]
 
 
 def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
@@ -43,9 +55,12 @@ def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
         number = live.previous if to is None else to
         path = index / MANIFESTS / f"{number:06d}.json"
         if number == live.generation or not path.is_file():
-            there = sorted(int(file.stem) for file in (index / MANIFESTS).glob("*.json") if file.stem.isdecimal())
+            there = sorted(one.generation for one in generations(index))
             kept = ", ".join(str(each) for each in there if each != live.generation) or "none"
-            raise UsageError(f"{index}: no earlier generation {number or 'is noted'} to go back to; there are: {kept}")
+            raise UsageError(
+                f"{index}: no earlier generation {number or 'is noted'} to go back to; there are: {kept}; "
+                f"`cir info {index}` says what they are"
+            )
         earlier = parse_manifest(path.read_bytes(), path)
         for entry in earlier.segments:  # what it names must still be there
             open_segment(index, entry)

@@ -128,14 +128,26 @@ def _lane(images: Sequence[ImageFile], encoder: GalleryEncoder | None, layout: L
     decoded = time.thread_time()
     if encoder is not None and pixels:
         encoded = encoder.encode_images(np.stack(pixels))
-        batch.vectors, batch.tokens = _checked(encoded, layout, len(pixels))
+        batch.vectors, batch.tokens = checked(encoded, layout, len(pixels))
     batch.decode_seconds = decoded - started
     batch.encode_seconds = time.thread_time() - decoded
     return batch
 
 
-def _checked(encoded: Encoded, layout: Layout, rows: int) -> tuple[Stored | None, Stored | None]:
-    """The arrays the layout asks for, in its precision, after a look at shapes, numbers and norms."""
+def checked(encoded: Encoded, layout: Layout, rows: int) -> tuple[Stored | None, Stored | None]:
+    """The arrays that a layout asks for, in its precision, after a look at shapes, numbers and norms.
+
+    Args:
+        encoded: of `rows` images.
+        layout: what to keep.
+        rows: how many images they are.
+
+    Returns:
+        (rows, D) vectors and (rows, T, D) tokens, None for what the layout does not keep.
+
+    Raises:
+        WeightsError: other shapes than the model's card promises, or not of unit length (NaN included).
+    """
     kept: list[Stored | None] = []
     for name, values, wanted, shape in (
         ("vectors", encoded.vectors, layout.vectors, (rows, layout.dims)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import device_option, json_option, kinds_of, model_dir_option, quiet_libraries
 from cir.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option("--no-tokens", is_flag=True, help="Keep one vector per image and no tokens, where a model gives both.")
 @click.option("--metadata", type=click.Path(dir_okay=False, path_type=Path), help="CSV with one row per image.")
 @click.option("--id-column", default="id", show_default=True, help="Column of the CSV: an id, a file name or its stem.")
+@click.option(
+    "--anchors",
+    "kinds",
+    multiple=True,
+    metavar="KIND=COLUMN",
+    help="Also keep anchors made of metadata, by which a new model will be judged; as `cir anchors --metadata`.",
+)
 @click.option("--prune", is_flag=True, help="Also drop images that are no longer found under PATH.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @model_dir_option
@@ -46,6 +53,7 @@ def build_index(
     no_tokens: bool,
     metadata: Path | None,
     id_column: str,
+    kinds: tuple[str, ...],
     prune: bool,
     dry_run: bool,
     model_dirs: tuple[Path, ...],
@@ -65,6 +73,7 @@ def build_index(
     from cir import images, models
     from cir.indexer.build import build_index as build
 
+    asked = kinds_of(kinds, "--anchors")
     files = images.scan(paths)
     if not files:
         raise DataError(
@@ -87,6 +96,18 @@ def build_index(
     click.echo(json.dumps(report.to_json()) if as_json else summary(report, prune))
     if report.added and not metadata and not dry_run and _has_metadata(output):
         click.echo(f"cir: {len(report.added):,} images were added without metadata; give --metadata again", err=True)
+    if asked and not dry_run:
+        _keep_anchors(output, asked)
+
+
+def _keep_anchors(index: Path, columns: Mapping[str, str]) -> None:
+    from cir.indexer.gallery import Gallery
+    from cir.replacement.anchors import MADE, anchors_from_metadata, keep_anchors
+
+    gallery = Gallery.open(index)
+    made = anchors_from_metadata(gallery, columns, MADE)
+    keep_anchors(index, gallery, made)
+    click.echo(f"cir: {len(made):,} anchors kept in {index}", err=True)
 
 
 def _has_metadata(index: Path) -> bool:

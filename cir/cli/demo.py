@@ -107,7 +107,7 @@ def _replace(
     from cir.indexer.gallery import Gallery
     from cir.indexer.manifest import CURRENT
     from cir.replacement.anchors import anchors_from_metadata, keep_anchors
-    from cir.replacement.replace import apply, study_replacement
+    from cir.replacement.replace import apply, passed, study_replacement
     from cir.search import open_index
 
     index = output / "older.index"
@@ -128,7 +128,7 @@ def _replace(
     newer = whole.encoder
     found = study_replacement(opened, newer, anchors, progress=Progress("measuring"))
     old, new = older.card.name, newer.card.name
-    if not all(one.passes for one in found):
+    if not passed(found):
         reasons = [reason for one in found for each in one.verdict.refused.values() for reason in each]
         click.echo(f"  refused, nothing was changed: {reasons[0]}")
         return

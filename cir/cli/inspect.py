@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cir.types import Edge, ModelCard
 
 
+EARLIER = 10  # generations that are shown
+
+
 @click.command()
 @index_argument
 @json_option
@@ -28,9 +31,11 @@ def info(index: Path, as_json: bool) -> None:
       cir info my.index
     """
     from cir.indexer.gallery import Gallery
+    from cir.indexer.history import generations
+    from cir.replacement.anchors import kept_anchors
 
     gallery = Gallery.open(index)
-    manifest, card = gallery.manifest, gallery.card
+    manifest, card, kept = gallery.manifest, gallery.card, kept_anchors(index, gallery).sha256
     size = sum(file.bytes for segment in manifest.segments for file in segment.files.values())
     told: dict[str, Any] = {
         "path": str(index),
@@ -51,8 +56,19 @@ def info(index: Path, as_json: bool) -> None:
         "previous": manifest.previous,
         "searched": int(gallery.searchable.sum()),
         "edges": {
-            space: {"route": edge.route, "evidence": dict(edge.evidence)} for space, edge in gallery.edges.items()
+            space: {"route": edge.route, "stale": _stale(edge, kept), "evidence": dict(edge.evidence)}
+            for space, edge in gallery.edges.items()
         },
+        "generations": [
+            {
+                "generation": one.generation,
+                "created": one.created,
+                "model": one.card.name,
+                "images": one.rows,
+                "spaces": len({entry.space for entry in one.segments}),
+            }
+            for one in generations(index)
+        ],
         "bytes": size,
     }
     if as_json:
@@ -68,15 +84,23 @@ def info(index: Path, as_json: bool) -> None:
         "space": gallery.space.id + (f"; {told['simplex']}" if told["simplex"] else ""),
         "columns": ", ".join(gallery.columns) or "none",
         "found in": ", ".join(manifest.roots),
-        "generation": f"{manifest.generation}, {manifest.created}"
-        + (f"; before it {manifest.previous}" if manifest.previous else ""),
+        "generation": f"{manifest.generation}, {manifest.created}",
     }
     for name, value in lines.items():
         click.echo(f"{name:<11} {value}")
+    before = [one for one in told["generations"] if one["generation"] != manifest.generation]
+    for one in before[:EARLIER]:
+        spaces = f" in {one['spaces']} spaces" if one["spaces"] > 1 else ""
+        click.echo(
+            f"{'earlier':<11} {one['generation']}, {one['created']}: {one['images']:,} images{spaces}, "
+            f"served by {one['model']}"
+        )
+    if len(before) > EARLIER:
+        click.echo(f"{'':<11} and {len(before) - EARLIER:,} before them: --json lists all")
     makers = {segment.space: manifest.models[segment.model]["name"] for segment in manifest.segments}
     for space, maker in makers.items():
         if space != gallery.space.id:
-            click.echo(f"{'older':<11} {_older(gallery, space, maker)}")
+            click.echo(f"{'older':<11} {_older(gallery, space, maker, kept)}")
 
 
 def _simplex(card: ModelCard) -> str:
@@ -90,27 +114,27 @@ def _simplex(card: ModelCard) -> str:
     )
 
 
-def _older(gallery: Gallery, space: str, maker: str) -> str:
+def _older(gallery: Gallery, space: str, maker: str, kept: str) -> str:
     """What became of the images of another model's space."""
-    count = sum(gallery.stored_space(image_id) == space for image_id in gallery.ids)
+    count = len(gallery.ids_in(space))
     edge = gallery.edges.get(space)
     if edge is None:
         return f"{count:,} images of {maker} ({space}), not searched: measure a way with `cir replace-model`"
     figures = next(one for one in edge.evidence["routes"] if one["route"] == edge.route)
-    gain = figures["gains"]["R@10"]
+    gains = ", ".join(
+        f"{name} {100 * gain['difference']:+.1f} (at least {100 * gain['lower95']:+.1f})"
+        for name, gain in figures["gains"].items()
+    )
+    stale = "; stale: other anchors are kept now" if _stale(edge, kept) else ""
     return (
-        f"{count:,} images of {maker} ({space}), asked by {edge.route}: R@10 {100 * gain['difference']:+.1f} "
-        f"(at least {100 * gain['lower95']:+.1f}) on {edge.evidence['measured']:,} anchors, {edge.evidence['created']}"
-        + _staleness(gallery, edge)
+        f"{count:,} images of {maker} ({space}), asked by {edge.route}: {gains} "
+        f"on {edge.evidence['measured']:,} anchors, {edge.evidence['created']}{stale}"
     )
 
 
-def _staleness(gallery: Gallery, edge: Edge) -> str:
-    """Said where the evidence is about other anchors than the index keeps now."""
-    from cir.replacement.anchors import digest, kept_anchors
-
-    kept, _ = kept_anchors(gallery.path, gallery)
-    return "; stale: other anchors are kept now" if kept and digest(kept) != edge.evidence["anchors sha256"] else ""
+def _stale(edge: Edge, kept: str) -> bool:
+    """Whether the evidence is about other anchors than those of this digest, which the index keeps now."""
+    return bool(kept) and edge.evidence["anchors sha256"] != kept
 
 
 @click.command()
@@ -144,7 +168,7 @@ def models(model_dirs: tuple[Path, ...], as_json: bool) -> None:
     """
     quiet_libraries()
     from cir import models as found
-    from cir.models.weights import read_card
+    from cir.models.weights import files_of, read_card
 
     rows = [(directory, read_card(directory)) for directory in found.available(model_dirs)]
     if as_json:
@@ -154,5 +178,5 @@ def models(model_dirs: tuple[Path, ...], as_json: bool) -> None:
     for directory, card in rows:
         alias = f" (alias {aliases[card.name]})" if card.name in aliases else ""
         outputs = f"{card.dims} dims, {card.tokens} tokens{', one vector' if card.vector else ''}"
-        size = sum(path.stat().st_size for path in directory.iterdir())
+        size = sum(path.stat().st_size for path in files_of(directory))
         click.echo(f"{card.name}{alias}  {outputs}, {size / 1e6:.0f} MB  {card.digest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +35,13 @@ def quiet_libraries() -> None:
 def index_argument(command: Command) -> Command:
     """The index directory; what is wrong with it is told by the package, in one line."""
     return click.argument("index", type=click.Path(path_type=Path))(command)
+
+
+def kinds_of(told: Sequence[str], option: str) -> dict[str, str]:
+    """KIND=COLUMN, several times, as kind of change -> metadata column. Raises UsageError."""
+    from cir.errors import UsageError
+
+    pairs = [one.partition("=") for one in told]
+    if not all(kind and column for kind, _, column in pairs):
+        raise UsageError(f"{option}: write KIND=COLUMN, such as colour=baseColour")
+    return {kind: column for kind, _, column in pairs}

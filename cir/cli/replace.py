@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.build_index import Progress
-from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import device_option, index_argument, json_option, kinds_of, model_dir_option, quiet_libraries
 
 if TYPE_CHECKING:
     from cir.replacement.replace import Replacement
 
 REFUSED = 1
+SLICES = 6  # that are shown
 
 
 @click.command("replace-model")
@@ -70,48 +71,48 @@ def replace_model(
     quiet_libraries()
     from cir import models
     from cir.errors import StaleEvidenceError, UsageError
-    from cir.replacement.anchors import kept_anchors, read_anchors
-    from cir.replacement.replace import apply, study_replacement
+    from cir.replacement.anchors import Kept, kept_anchors, read_anchors
+    from cir.replacement.replace import apply, passed, study_replacement
     from cir.search import open_index
 
     if sample < 0 or not 0 <= accept_noninferior <= 100:
         raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
     opened = open_index(index, model_dirs=model_dirs, device=device)
     gallery = opened.gallery
-    asked, gone = (read_anchors(anchors, gallery, data_root), 0) if anchors else kept_anchors(index, gallery)
-    if gone:
-        click.echo(f"cir: {gone:,} of the kept anchors name images that are gone; they are left out", err=True)
-    if not asked:
+    kept = Kept(read_anchors(anchors, gallery, data_root)) if anchors else kept_anchors(index, gallery)
+    if kept.gone:
+        click.echo(f"cir: {kept.gone:,} of the kept anchors name images that are gone; they are left out", err=True)
+    if not kept.anchors:
         raise UsageError(f"{index} keeps no anchors: give --anchors FILE, or keep some with `cir anchors {index}`")
     encoder = models.load_model(model, device=device, model_dirs=model_dirs)
     found = study_replacement(
         opened,
         encoder,
-        asked,
+        kept.anchors,
+        asked=kept.sha256,
         sample=sample,
         margin=accept_noninferior / 100,
         progress=Progress("encoding the sample"),
     )
-    passed = all(one.passes for one in found) and any(one.verdict.route for one in found)
+    may = passed(found)
     if not as_json:
-        old = opened.card.name
-        click.echo("\n\n".join(_render(one, old, encoder.card.name) for one in found))
+        click.echo("\n\n".join(_render(one, encoder.card.name) for one in found))
     applied, stale = None, ""
-    if publish and passed:
+    if publish and may:
         try:
             applied = apply(index, encoder, found, gallery.manifest.generation).generation
         except StaleEvidenceError as error:
             stale = str(error)
     if as_json:
-        told = {"spaces": [one.to_json() for one in found], "passed": passed, "applied": applied, "stale": stale}
+        told = {"spaces": [one.to_json() for one in found], "passed": may, "applied": applied, "stale": stale}
         click.echo(json.dumps(told))
     elif applied:
         click.echo(f"\n{index}: generation {applied}, served by {encoder.card.name}; `cir rollback {index}` goes back")
-    elif passed and not publish:
+    elif may and not publish:
         click.echo("\nnothing was changed; --apply lets it serve")
     if stale:
         click.echo(f"cir: refused: {stale}", err=True)
-    if not passed or stale:
+    if not may or stale:
         context.exit(REFUSED)
 
 
@@ -149,31 +150,33 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
     """
     from cir.errors import UsageError
     from cir.indexer.gallery import Gallery
-    from cir.replacement.anchors import anchors_from_metadata, digest, keep_anchors, kept_anchors, read_anchors
+    from cir.replacement.anchors import MADE, anchors_from_metadata, keep_anchors, kept_anchors, read_anchors
+    from cir.replacement.gate import ANCHORS
 
     if file and kinds:
         raise UsageError("--from and --metadata exclude each other; give one")
     if count is not None and not kinds:
         raise UsageError("--count says how many to make of --metadata; give that too")
     gallery = Gallery.open(index)
-    before = len(kept_anchors(index, gallery)[0])
+    before = len(kept_anchors(index, gallery).anchors)
     if file:
         keep_anchors(index, gallery, read_anchors(file, gallery, data_root))
     elif kinds:
-        pairs = [kind.partition("=") for kind in kinds]
-        if not all(kind and column for kind, _, column in pairs):
-            raise UsageError("--metadata: write KIND=COLUMN, such as colour=baseColour")
-        columns = {kind: column for kind, _, column in pairs}
-        keep_anchors(index, gallery, anchors_from_metadata(gallery, columns, count or 1000))
-    kept, gone = kept_anchors(index, gallery)
-    images = {name for one in kept for name in (one.reference, *one.targets) if name}
-    said = f"{len(kept):,} anchors ({digest(kept)}) about {len(images):,} images" if kept else "no anchors"
+        columns = kinds_of(kinds, "--metadata")
+        keep_anchors(index, gallery, anchors_from_metadata(gallery, columns, count or MADE))
+    kept = kept_anchors(index, gallery)
+    images = {name for one in kept.anchors for name in (one.reference, *one.targets) if name}
+    said = f"{len(kept.anchors):,} anchors ({kept.sha256}) about {len(images):,} images" if images else "no anchors"
     click.echo(f"{index}: {said}")
     if before and (file or kinds):
         click.echo(f"  in place of {before:,}")
-    if gone:
-        click.echo(f"  {gone:,} more name images that are gone; keep new ones with --from or --metadata")
-    for one in kept[:3]:
+    if kinds and len(kept.anchors) < (count or MADE):
+        click.echo("  the metadata give no more different questions")
+    if images and len(kept.anchors) < ANCHORS:
+        click.echo(f"  a replacement needs {ANCHORS}; add some with --from")
+    if kept.gone:
+        click.echo(f"  {kept.gone:,} more name images that are gone; keep new ones with --from or --metadata")
+    for one in kept.anchors[:3]:
         click.echo(
             f"  {one.reference or 'no reference'}: {one.caption!r} -> {min(one.targets)}, {len(one.targets)} in all"
         )
@@ -219,13 +222,14 @@ def backfill(
     opened = open_index(index, model_dirs=model_dirs, device=device)
     watch, encoder = Watch(index, opened), opened.encoder
     bar, started, state = Progress("encoding again"), time.monotonic(), None
-    worse = ""
-    for state in steps(index, encoder, count=count, part=part):
+    worse = watch.worse()  # also of what was stopped before
+    for state in () if worse else steps(index, encoder, count=count, part=part):
         bar(state.done, max(state.done, min(state.older, count or state.older)))
-        worse = watch.worse(state.share)
+        worse = watch.worse()
         if worse or (limit is not None and time.monotonic() - started >= limit):
             break
-    left = state.left if state else 0
+    older = len(opened.gallery) - len(opened.gallery.ids_in(opened.gallery.space.id))
+    left = state.left if state else older
     told = {
         "done": state.done if state else 0,
         "left": left,
@@ -238,12 +242,18 @@ def backfill(
         click.echo(json.dumps(told))
     else:
         click.echo(f"{index}: {told['done']:,} images encoded again, {left:,} of older models left")
-        for name, reason in (state.skipped if state else [])[:3]:
-            click.echo(f"  skipped {reason if name in reason else f'{name}: {reason}'}")
+        skipped = state.skipped if state else []
+        if skipped:
+            click.echo(f"  {len(skipped):,} skipped, which stay as they are; --json names them all")
+        for name, reason in skipped[:3]:
+            click.echo(f"    {reason if name in reason else f'{name}: {reason}'}")
         for share, value in watch.seen.items():
             click.echo(f"  anchors answered within 10, {share}: {100 * value:.1f} %")
     if worse:
-        click.echo(f"cir: stopped: {worse}; `cir rollback {index}` takes the last part back", err=True)
+        click.echo(
+            f"cir: stopped: {worse}; `cir info {index}` lists the generations, `cir rollback {index} --to N` goes back",
+            err=True,
+        )
         context.exit(REFUSED)
 
 
@@ -281,44 +291,75 @@ def rollback(index: Path, to: int | None) -> None:
         click.echo(f"{before.rows - now.rows:,} images that were added since are not in it; build-index adds them")
 
 
-def _render(found: Replacement, old: str, new: str) -> str:
+def _render(found: Replacement, new: str) -> str:
     """The table and the verdict, for a person."""
+    old = found.made_by
     if not found.routes:
         why = "; ".join(reason for each in found.verdict.refused.values() for reason in each)
         return f"{old} -> {new}: space {found.space}: {why}\n{found.verdict.advice}"
-    heading = (
+    lines = [
         f"{old} -> {new}: {found.images:,} images of space {found.space}, {found.anchors:,} anchors "
-        f"({found.measured:,} measured), {found.sample:,} images seen by both"
-    )
-    rows = [["", "R@1", "R@10", "gain R@10 (95 % at least)", "of the gain", "lost", "half encoded", ""]]
-    names = {"now": f"{old}, as it is", "encoded again": f"{new}, everything encoded again", "naive": "mixed silently"}
-    for name, values in found.compared.items():
-        rows.append([names[name], _percent(values["R@1"]), _percent(values["R@10"]), "", "", "", "", ""])
-    for one in found.routes:
-        gain, low = one.gains["R@10"]
-        share = one.recovered["R@10"]
-        rows.append(
-            [
-                f"by {one.route}",
-                _percent(one.values["R@1"]),
-                _percent(one.values["R@10"]),
-                f"{100 * gain:+.1f} ({100 * low:+.1f})",
-                "" if share is None else f"{100 * share:.0f} %",
-                _percent(one.flips),
-                _percent(one.mixed["R@10"]),
-                "refused" if one.route in found.verdict.refused else "passes",
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [heading, ""]
-    for row in rows:
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    lines.append("")
+        f"({found.measured:,} measured), {found.sample:,} images seen by both",
+        "",
+        *_table(found, new),
+        "",
+    ]
+    if found.unusable:
+        lines.append(f"{found.unusable:,} more anchors are left out: their photos are gone or have changed")
+    lines += _slices(found)
+    lines += [f"no {route}: {reason}" for route, reason in found.absent.items()]
     for route, reasons in found.verdict.refused.items():
         lines += [f"{route or 'refused'}: {reason}" for reason in reasons]
     lines += [f"note: {warning}" for warning in found.verdict.warnings]
     lines.append(f"verdict: {_verdict(found)}")
     return "\n".join(lines)
+
+
+def _table(found: Replacement, new: str) -> list[str]:
+    """Both measures of everything that was measured, aligned."""
+    rows = [["", "R@1", "R@10", "gain R@1", "gain R@10", "of the gain", "lost", "half encoded", ""]]
+    names = {
+        "now": "the index as it is",
+        "encoded again": f"{new}, everything encoded again",
+        "naive": "mixed silently",
+    }
+    for name, values in found.compared.items():
+        rows.append([names[name], _percent(values["R@1"]), _percent(values["R@10"]), *[""] * 6])
+    against = "" in found.verdict.refused
+    for one in found.routes:
+        gains = [f"{100 * gain:+.1f} ({100 * low:+.1f})" for gain, low in one.gains.values()]
+        shares = [f"{100 * share:.0f}" for share in one.recovered.values() if share is not None]
+        rows.append(
+            [
+                f"by {one.route}",
+                _percent(one.values["R@1"]),
+                _percent(one.values["R@10"]),
+                *gains,
+                f"{', '.join(shares)} %" if shares else "",
+                _percent(one.flips),
+                f"{_percent(one.mixed['R@1'])}, {_percent(one.mixed['R@10'])}",
+                "refused" if one.route in found.verdict.refused else "would pass" if against else "passes",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines, "percent; in brackets what a gain is at least (95 %); of the gain and half encoded: R@1, R@10"]
+
+
+def _slices(found: Replacement) -> list[str]:
+    """What the chosen route, or the first, does to parts of the gallery, the worst first."""
+    route = found.verdict.route or found.routes[0].route
+    slices = next(one.slices for one in found.routes if one.route == route)
+    if not slices:
+        return []
+    order = sorted(slices, key=lambda name: slices[name]["by this route"] - slices[name]["now"])
+    told = [
+        f"{name} {_percent(slices[name]['now'])} -> {_percent(slices[name]['by this route'])} "
+        f"({slices[name]['anchors']:.0f} anchors)"
+        for name in order[:SLICES]
+    ]
+    more = f"; {len(order) - SLICES} more" if len(order) > SLICES else ""
+    return [f"R@10 by {route}, slice by slice: {', '.join(told)}{more}"]
 
 
 def _verdict(found: Replacement) -> str:

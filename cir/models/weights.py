@@ -150,6 +150,12 @@ def _write_tensors(
     os.replace(aside, directory / name)
 
 
+def files_of(directory: Path) -> list[Path]:
+    """The files of a model: its directory's, and what it shares with models beside it."""
+    frozen = _frozen(directory)
+    return sorted({path for path in directory.iterdir() if path.is_file()} | ({frozen} if frozen else set()))
+
+
 def _frozen(directory: Path) -> Path | None:
     """The file of what training did not touch, or None for a model that is one file.
 

@@ -28,6 +28,7 @@ from cir.indexer.lock import writer_lock
 from cir.indexer.manifest import ANCHORS
 
 QUESTIONS = "anchors.jsonl"
+MADE = 1000  # of metadata, if not said otherwise
 KEPT_TARGETS = 5  # photos of answers that are kept for an anchor; common things have hundreds of answers
 # What a caption from metadata may ask to change: one thing, or two.
 CHANGES = {1: 0.7, 2: 0.3}
@@ -87,11 +88,14 @@ def anchors_from_metadata(gallery: Gallery, columns: Mapping[str, str], count: i
     Args:
         gallery: with metadata.
         columns: kind of change ("colour", "type", "gender", ...: what the caption bank has words for) -> column.
-        count: how many.
+        count: how many at most; no question is asked twice, so that there may be fewer.
         seed: of the choices.
 
+    Returns:
+        Anchors in phrasings that the embedded models were not trained on, but for kinds that have no others.
+
     Raises:
-        UsageError: a kind without words, a column that is not there, or too few images that answer each other.
+        UsageError: a kind without words, a column that is not there, or no images that answer each other.
     """
     bank = phrases.bank()["train"]
     for kind, column in columns.items():
@@ -106,18 +110,24 @@ def anchors_from_metadata(gallery: Gallery, columns: Mapping[str, str], count: i
         if all(told.get(column) for column in columns.values()):
             items.append(Item(image_id, {kind: told[column] for kind, column in columns.items()}))
     kinds = tuple(columns)
-    singles = {(kind,): CHANGES[1] / len(kinds) for kind in kinds}
+    singles: dict[tuple[str, ...], float] = {(kind,): CHANGES[1] / len(kinds) for kind in kinds}
     pairs = [(a, b) for place, a in enumerate(kinds) for b in kinds[place + 1 :]]
-    catalogue = Catalogue(items, kinds)
-    made = catalogue.changes(count, singles | {pair: CHANGES[2] / len(pairs) for pair in pairs}, seed=seed)
-    if len(made) < count:
-        raise UsageError(f"{gallery.path}: {len(items):,} images have all of {', '.join(columns.values())}; too few")
-    rng = random.Random(seed)
+    weights = singles | {pair: CHANGES[2] / len(pairs) for pair in pairs}
+    drawn = Catalogue(items, kinds).changes(4 * count, weights, seed=seed) if items else []
+    made = list({(change.reference, change.changes): change for change in drawn}.values())[:count]
+    if not made:
+        raise UsageError(
+            f"{gallery.path}: {len(items):,} images have {' and '.join(columns.values())}, and none is another one "
+            "changed; name other columns"
+        )
+    rng, unseen = random.Random(seed), phrases.bank()["val"]
     return [
         Anchor(
             f"metadata-{number}",
             change.reference,
-            phrases.change_caption(change.changes, rng, phrasing="train"),
+            phrases.change_caption(
+                change.changes, rng, phrasing="val" if all(kind in unseen for kind, _, _ in change.changes) else "train"
+            ),
             frozenset(change.targets) - {change.reference},
         )
         for number, change in enumerate(made)
@@ -160,15 +170,26 @@ def needed_photos(anchor: Anchor, among: Collection[str] | None = None) -> list[
     return there[: KEPT_TARGETS + (anchor.reference in there)]
 
 
-def kept_anchors(index: Path, gallery: Gallery) -> tuple[list[Anchor], int]:
-    """The anchors that an index keeps, and how many of them name images that it no longer has.
+@dataclass(frozen=True)
+class Kept:
+    """The anchors that an index keeps.
 
-    Raises:
-        DataError: the file cannot be read.
+    Attributes:
+        anchors: those whose images are still there, by the names they have now.
+        gone: how many others there are.
+        sha256: digest of all of them as they were kept; renaming and removing images does not change it.
     """
+
+    anchors: Sequence[Anchor] = ()
+    gone: int = 0
+    sha256: str = ""
+
+
+def kept_anchors(index: Path, gallery: Gallery) -> Kept:
+    """What an index keeps. Raises DataError when the file cannot be read."""
     path = index / ANCHORS
     if not path.is_file():
-        return [], 0
+        return Kept()
     try:
         with zipfile.ZipFile(path) as kept:
             told = [json.loads(line) for line in kept.read(QUESTIONS).decode().splitlines()]
@@ -177,11 +198,12 @@ def kept_anchors(index: Path, gallery: Gallery) -> tuple[list[Anchor], int]:
     anchors = []
     for one in told:
         now = {name: _now(name, digest, gallery) for name, digest in one["digests"].items()}
-        targets = frozenset(found for name in one["targets"] if (found := now[name]))
         reference = now[one["reference"]] if one["reference"] else ""
+        targets = frozenset(found for name in one["targets"] if (found := now[name])) - {reference}
         if targets and reference is not None:
-            anchors.append(Anchor(one["id"], reference, one["caption"], targets - {reference}))
-    return anchors, len(told) - len(anchors)
+            anchors.append(Anchor(one["id"], reference, one["caption"], targets))
+    stored = [Anchor(one["id"], one["reference"], one["caption"], frozenset(one["targets"])) for one in told]
+    return Kept(anchors, len(told) - len(anchors), digest(stored))
 
 
 def _now(name: str, digest: str, gallery: Gallery) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from cir.replacement.measure import MEASURES, Measured
 
 ANCHORS = 200  # fewer do not tell a gain of ten points from luck
-FLIPS, MANY_FLIPS = 0.10, 0.08  # of all anchors; on real photos no route lost less than 0.05
+FLIPS, MANY_FLIPS = 0.10, 0.08  # of all anchors; on real photos a good route loses 0.04 to 0.06
 LITTLE = 0.20
 CHANCE = 0.05
 SOON = 0.25  # hours that encoding everything again may take before anything else is worth considering
@@ -71,7 +71,8 @@ def judge(
     """
     now, again = compared["now"], compared["encoded again"]
     against = []
-    if anchors < ANCHORS:
+    few = anchors < ANCHORS
+    if few:
         against.append(f"{anchors} anchors, {ANCHORS} are needed to tell a gain from luck")
     behind = [name for name in MEASURES if again[name] <= now[name]]
     if behind:
@@ -90,7 +91,7 @@ def judge(
         best.route if best else None,
         refused,
         _warnings(compared, routes, best),
-        _advice(best, bool(against), cost, now, again),
+        _advice(best, few, bool(behind), cost, now, again),
     )
 
 
@@ -125,14 +126,17 @@ def _warnings(
 
 
 def _advice(
-    best: Measured | None, hopeless: bool, cost: Cost, now: Mapping[str, float], again: Mapping[str, float]
+    best: Measured | None, few: bool, hopeless: bool, cost: Cost, now: Mapping[str, float], again: Mapping[str, float]
 ) -> str:
     price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB"
     gain = ", ".join(f"{name} {_points(again[name] - now[name])}" for name in MEASURES)
     if hopeless:
         return "keep the model there is"
+    if few:
+        return f"give it {ANCHORS} anchors and measure again: `cir anchors`"
     if cost.hours <= SOON:
-        return f"just encode everything again: {price} for {gain}"
+        how = "--apply, then `cir backfill`" if best else "`cir build-index` with the new model into a new index"
+        return f"just encode everything again ({how}): {price} for {gain}"
     if best is None:
         return f"keep the model there is, or encode everything again: {price} for {gain}"
     return f"serve the new model by {best.route}; encoding everything again would take {price} for {gain}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,9 @@ class Measured:
         values: measure -> share answered on the old vectors.
         gains: measure -> (difference from the index as it is, its one-sided 95 % lower bound).
         flips: share of the anchors that were answered within `FLIPS` and no longer are.
-        worse: slice -> difference in R@10, for slices of enough anchors that are significantly worse.
+        slices: slice -> how many of the anchors belong to it, and their R@10 now and by this route; where these are
+            enough to say something.
+        worse: slice -> difference in R@10, for those that lose much and are certain (95 %) to lose something.
         mixed: measure -> share answered when a random half of the sample has been encoded again.
         mixed_behind: how far its R@10 is certain (95 %) to fall behind the index as it is, or behind this route alone.
         recovered: measure -> share of what encoding everything again would gain.
@@ -35,6 +38,7 @@ class Measured:
     values: dict[str, float]
     gains: dict[str, tuple[float, float]]
     flips: float
+    slices: dict[str, dict[str, float]]
     worse: dict[str, float]
     mixed: dict[str, float]
     mixed_behind: float
@@ -59,12 +63,22 @@ def measure(study: Study, fitted: Fitted) -> Measured:
     ahead = max((before["R@10"], now["R@10"]), key=lambda hits: float(hits.mean()))
     gains = {name: _gain(now[name], before[name]) for name in MEASURES}
     lost = before["R@10"] & ~now["R@10"]
+    slices = {name: members[~study.fit] for name, members in study.slices.items()}
+    slices = {name: members for name, members in slices.items() if members.sum() >= SLICE_ANCHORS}
     return Measured(
         route=fitted.route,
         values={name: float(hits.mean()) for name, hits in now.items()},
         gains=gains,
         flips=float(lost.mean()),
-        worse=_worse(study, now["R@10"], before["R@10"]),
+        slices={
+            name: {
+                "anchors": int(inside.sum()),
+                "now": float(before["R@10"][inside].mean()),
+                "by this route": float(now["R@10"][inside].mean()),
+            }
+            for name, inside in slices.items()
+        },
+        worse=_worse(slices, now["R@10"], before["R@10"]),
         mixed={name: float(hits.mean()) for name, hits in mixed.items()},
         mixed_behind=max(0.0, _gain(ahead, mixed["R@10"])[1]),
         recovered={name: _share(gains[name][0], float(best[name].mean() - before[name].mean())) for name in MEASURES},
@@ -91,14 +105,12 @@ def _gain(ours: Bools, theirs: Bools) -> tuple[float, float]:
     return float(difference.mean()), one_sided(difference)
 
 
-def _worse(study: Study, now: Bools, before: Bools) -> dict[str, float]:
+def _worse(slices: Mapping[str, Bools], now: Bools, before: Bools) -> dict[str, float]:
     found = {}
-    for name, members in study.slices.items():
-        inside = members[~study.fit]
-        if inside.sum() >= SLICE_ANCHORS:
-            loss, certain = _gain(before[inside], now[inside])
-            if loss > SLICE_LOSS and certain > 0:
-                found[name] = -loss
+    for name, inside in slices.items():
+        loss, certain = _gain(before[inside], now[inside])
+        if loss > SLICE_LOSS and certain > 0:
+            found[name] = -loss
     return found
 
 

@@ -13,7 +13,7 @@ from cir.errors import DataError, MissingImageError, WeightsError
 from cir.images import decode
 from cir.indexer.request import keeps_tokens
 from cir.replacement.anchors import Anchor, needed_photos
-from cir.replacement.study import Study
+from cir.replacement.study import Study, halves
 from cir.search import Index
 from cir.types import Query, Trunk
 
@@ -37,10 +37,12 @@ class Observation:
 
     Attributes:
         study: of both models.
+        anchors: those it is about, in the order of its rows.
         images_per_second: of the new model, reading and decoding included.
     """
 
     study: Study
+    anchors: Sequence[Anchor]
     images_per_second: float
 
 
@@ -60,56 +62,78 @@ def observe(
         index: with the models that made it at hand.
         encoder: the new model.
         made_by: the model whose own space it is.
-        anchors: questions, each with an answer among its images.
+        anchors: questions, each with an answer among its images. Those whose reference, or all of whose answers, have
+            no photo any more are left out.
         sample: images besides those that the anchors name.
         rng: draws the sample, and the half of the anchors that fits may see.
         progress: called with (images encoded, images to encode).
 
     Raises:
-        MissingImageError: a photo that an anchor needs is gone or has changed.
+        MissingImageError: hardly an anchor has its photos.
         WeightsError: the new model's vectors are not of unit length.
     """
     gallery, space = index.gallery, made_by.space.id
-    members = [image_id for image_id in gallery.ids if gallery.stored_space(image_id) == space]
+    members = gallery.ids_in(space)
     inside = set(members)
     named = {name for one in anchors for name in needed_photos(one, inside)}
     others = [image_id for image_id in members if image_id not in named]
     drawn = rng.permutation(len(others))[:sample]
     ids = sorted([*named, *(others[place] for place in drawn)])
     started = time.perf_counter()
-    encoded, ids = _encode(gallery, encoder, ids, named, progress)
+    encoded, ids = _encode(gallery, encoder, ids, progress)
     speed = len(ids) / max(time.perf_counter() - started, 1e-6)
     row = {image_id: number for number, image_id in enumerate(ids)}
-    right = np.zeros((len(anchors), len(ids)), bool)
-    for number, one in enumerate(anchors):
+    usable = [one for one in anchors if not row.keys().isdisjoint(one.targets) and _seen(index, one)]
+    questions = [one.reference or one.caption for one in usable]
+    if len(set(questions)) < 2:
+        raise MissingImageError(
+            f"the photos of {len(anchors) - len(usable)} of {len(anchors)} anchors are gone or have changed; bring "
+            "them back, or keep other anchors with `cir anchors`"
+        )
+    right = np.zeros((len(usable), len(ids)), bool)
+    for number, one in enumerate(usable):
         right[number, [row[target] for target in one.targets if target in row]] = True
-    fit = np.zeros(len(anchors), bool)
-    fit[rng.permutation(len(anchors))[: len(anchors) // 2]] = True
-    queries = [Query((one.reference,) if one.reference else (), one.caption) for one in anchors]
+    queries = [Query((one.reference,) if one.reference else (), one.caption) for one in usable]
     asked = index.vectors(queries)
     spaces = [None, space] if space in encoder.card.query_heads else [None]
     states, made = _queries(index, encoder, queries, spaces)
     study = Study(
         old_gallery=np.stack([gallery.stored_values(image_id) for image_id in ids]).astype(np.float32),
         new_gallery=encoded,
-        old_queries=asked[space] if space == gallery.space.id else index.made(space, queries),
+        old_queries=asked[space] if space == gallery.space.id else _made_by(index, space, queries),
         new_queries=made[None],
         head_queries=made.get(space),
         current=gallery.scores(asked, ids),
-        references=np.array([row.get(one.reference, -1) for one in anchors]),
+        references=np.array([row.get(one.reference, -1) for one in usable]),
         right=right,
-        fit=fit,
-        slices=_slices(gallery, anchors),
+        fit=halves(questions, rng),
+        slices=_slices(gallery, usable),
         anchored=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
         new_states=states,
     )
-    return Observation(study, speed)
+    return Observation(study, usable, speed)
+
+
+def _seen(index: Index, anchor: Anchor) -> bool:
+    """Whether the reference of an anchor can be shown to a model."""
+    try:
+        return not anchor.reference or bool(index.gallery.photo(anchor.reference, unchanged=True))
+    except (DataError, OSError):
+        return False
+
+
+def _made_by(index: Index, space: str, queries: Sequence[Query]) -> Floats | None:
+    """The queries by the model whose own space it is; None where that model is not here any more."""
+    try:
+        return index.made(space, queries)
+    except WeightsError:
+        return None
 
 
 def _encode(
-    gallery: Gallery, encoder: Encoder, ids: Sequence[str], needed: set[str], progress: Progress | None
+    gallery: Gallery, encoder: Encoder, ids: Sequence[str], progress: Progress | None
 ) -> tuple[Floats, list[str]]:
-    """The new model's vectors (or tokens) of images; those whose photo is gone are left out, unless they are needed."""
+    """The new model's vectors (or tokens) of images; those whose photo is gone are left out."""
     kept, parts = [], []
     tokens = keeps_tokens(gallery.manifest, encoder.card)
     for start in range(0, len(ids), BATCH):
@@ -117,18 +141,15 @@ def _encode(
         for image_id in ids[start : start + BATCH]:
             try:
                 pixels.append(encoder.preprocess(decode(gallery.photo(image_id, unchanged=True), image_id)))
-            except (DataError, OSError) as error:
-                if image_id in needed:
-                    raise MissingImageError(
-                        f"{image_id}: the photo of an anchor cannot be read: {error}; bring it back, or leave the "
-                        "anchor out"
-                    ) from None
+            except (DataError, OSError):
                 continue
             kept.append(image_id)
         if pixels:
             parts.append(_values(encoder.encode_images(np.stack(pixels)), tokens))
         if progress:
             progress(min(start + BATCH, len(ids)), len(ids))
+    if not parts:
+        raise MissingImageError(f"{gallery.path}: none of {len(ids):,} photos is where it was indexed; bring them back")
     return np.concatenate(parts), kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,11 @@ from cir.search import Index
 from cir.types import Edge, ModelCard
 
 if TYPE_CHECKING:
-    from cir.indexer.gallery import Gallery
     from cir.types import Encoder
 
 SAMPLE = 2000
 FEWEST = 20  # anchors without which not even a refusal can be measured
-FEW_IMAGES = 0.05  # share of an index that may go unsearched until it is encoded again, when nobody asks about it
+FEW_IMAGES = 0.05  # share of an index that may go unsearched until it is encoded again, when few anchors ask about it
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,13 @@ class Replacement:
     Attributes:
         space: its id.
         images: how many live images it has.
+        made_by: the name of the model whose vectors they are.
         anchors, measured: how many there are, and how many of them the fits did not see.
+        unusable: further anchors whose photos are gone.
         sample: images both models have seen.
         compared: "now", "encoded again" and "naive" -> measure -> share answered.
         routes: what was measured.
+        absent: route -> why this pair of models does not have it.
         cost: of encoding these images again.
         verdict: of the gate.
         edges: route -> the edge it would be published as.
@@ -54,15 +56,18 @@ class Replacement:
     """
 
     space: str
+    made_by: str
     images: int
     anchors: int
-    measured: int
-    sample: int
-    compared: Mapping[str, Mapping[str, float]]
-    routes: Sequence[Measured]
-    cost: Cost
     verdict: Verdict
-    edges: Mapping[str, Edge]
+    cost: Cost
+    measured: int = 0
+    unusable: int = 0
+    sample: int = 0
+    compared: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    routes: Sequence[Measured] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    edges: Mapping[str, Edge] = field(default_factory=dict)
     left_out: bool = False
 
     @property
@@ -80,6 +85,11 @@ class Replacement:
             "cost": asdict(self.cost),
             "verdict": self.verdict.to_json(),
         }
+
+
+def passed(found: Sequence[Replacement]) -> bool:
+    """Whether the new model may serve: no older space speaks against it, and at least one is reached."""
+    return all(one.passes for one in found) and any(one.verdict.route for one in found)
 
 
 def check(manifest: Manifest, encoder: Encoder) -> None:
@@ -100,6 +110,7 @@ def study_replacement(
     anchors: Sequence[Anchor],
     *,
     sample: int = SAMPLE,
+    asked: str = "",
     margin: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -111,21 +122,24 @@ def study_replacement(
         encoder: the new model.
         anchors: questions about images of the index; half of those of a space are for fitting.
         sample: images of the gallery that both models look at, besides those the anchors name.
+        asked: digest that names the anchors in the evidence; their own if empty.
         margin: by how much a route may fall behind and still pass.
         seed: of the sample and the halves.
         progress: called with (images encoded, images to encode).
 
     Raises:
         UsageError: the model serves already, or its name is taken.
-        MissingImageError: a photo that an anchor needs is gone or has changed.
+        MissingImageError: hardly an anchor has its photos.
     """
-    gallery = index.gallery
+    gallery, asked = index.gallery, asked or digest(anchors)
     check(gallery.manifest, encoder)
     spaces = sorted({entry.space for entry in gallery.manifest.segments} - {encoder.card.space.id})
     if not spaces:
         raise UsageError(f"{gallery.path}: all of it was made by {encoder.card.name}; `cir rollback` lets that serve")
     return [
-        _study_space(index, encoder, space, anchors, sample, margin, np.random.default_rng([seed, number]), progress)
+        _study_space(
+            index, encoder, space, anchors, asked, sample, margin, np.random.default_rng([seed, number]), progress
+        )
         for number, space in enumerate(spaces)
     ]
 
@@ -181,36 +195,51 @@ def _study_space(
     encoder: Encoder,
     space: str,
     anchors: Sequence[Anchor],
+    asked: str,
     sample: int,
     margin: float,
     rng: np.random.Generator,
     progress: Progress | None,
 ) -> Replacement:
     gallery = index.gallery
-    members = [image_id for image_id in gallery.ids if gallery.stored_space(image_id) == space]
+    members = gallery.ids_in(space)
     made_by = _maker(gallery.manifest, space)
     against = objections(made_by, encoder.card)
     if against:
         advice = f"keep the model there is; `cir train --replaces {gallery.path}` trains a successor"
         verdict = Verdict(None, {"": against}, advice=advice)
-        return Replacement(space, len(members), 0, 0, 0, {}, [], Cost(len(members), 0.0, 0), verdict, {})
+        return Replacement(space, made_by.name, len(members), 0, verdict, Cost(len(members), 0.0, 0))
     inside = set(members)
     about = [one for one in anchors if one.targets & inside]
-    if len(about) < FEWEST:
-        return _unmeasured(gallery, space, len(members), len(about))
+    few = len(members) <= FEW_IMAGES * len(gallery)
+    if len(about) < (ANCHORS if few else FEWEST):
+        return _unmeasured(space, made_by.name, len(members), len(about), few)
     seen = observe(index, encoder, made_by, about, sample=sample, rng=rng, progress=progress)
     study = seen.study
-    fitted = {name: made for name, make in routes.ROUTES.items() if (made := make(study))}
+    tried = {name: make(study) for name, make in routes.ROUTES.items()}
+    fitted = {name: made for name, made in tried.items() if isinstance(made, Fitted)}
     measured = [measure(study, one) for one in fitted.values()]
     compared = overview(study, routes.naive(study))
     row_bytes = Layout.of(encoder.card, keeps_tokens(gallery.manifest, encoder.card), gallery.precision).row_bytes
     cost = Cost(len(members), len(members) / seen.images_per_second / 3600, row_bytes * len(members))
-    verdict = judge(len(about), compared, measured, cost, margin=margin)
-    measured_on, images = int((~study.fit).sum()), len(study.old_gallery)
-    found = Replacement(space, len(members), len(about), measured_on, images, compared, measured, cost, verdict, {})
+    found = Replacement(
+        space=space,
+        made_by=made_by.name,
+        images=len(members),
+        anchors=len(seen.anchors),
+        verdict=judge(len(seen.anchors), compared, measured, cost, margin=margin),
+        cost=cost,
+        measured=int((~study.fit).sum()),
+        unusable=len(about) - len(seen.anchors),
+        sample=len(study.old_gallery),
+        compared=compared,
+        routes=measured,
+        absent={name: made for name, made in tried.items() if isinstance(made, str)},
+    )
     evidence = {
         **found.to_json(),
-        "anchors sha256": digest(anchors),
+        "anchors sha256": asked,
+        "fitted on": [one.id for one, fit in zip(seen.anchors, study.fit, strict=True) if fit],
         "made by": made_by.digest,
         "margin": margin,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -226,9 +255,8 @@ def _maker(manifest: Manifest, space: str) -> ModelCard:
     return ModelCard.from_json(manifest.models[made])
 
 
-def _unmeasured(gallery: Gallery, space: str, images: int, anchors: int) -> Replacement:
-    """A space that hardly an anchor asks about."""
-    few = images <= FEW_IMAGES * len(gallery)
+def _unmeasured(space: str, made_by: str, images: int, anchors: int, few: bool) -> Replacement:
+    """A space that too few anchors ask about."""
     reason = f"{anchors} anchors are about its {images:,} images, {ANCHORS} are needed"
     advice = (
         f"its {images:,} images go unsearched until `cir backfill` encodes them again"
@@ -236,7 +264,7 @@ def _unmeasured(gallery: Gallery, space: str, images: int, anchors: int) -> Repl
         else "keep anchors about all of the gallery with `cir anchors`"
     )
     verdict = Verdict(None, {"": [reason]}, advice=advice)
-    return Replacement(space, images, anchors, 0, 0, {}, [], Cost(images, 0.0, 0), verdict, {}, left_out=few)
+    return Replacement(space, made_by, images, anchors, verdict, Cost(images, 0.0, 0), left_out=few)
 
 
 def _edge(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> Edge:

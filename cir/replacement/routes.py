@@ -1,7 +1,7 @@
-"""The ways from a new model's queries to stored vectors of an old one: a head of its own, or a map in closed form.
+"""The ways from a new model's queries to stored vectors of an old one: a head of its own, or a map that is fitted.
 
-Measured on real photos, ridge brings a third of what encoding everything again would, Procrustes hardly anything, and
-neither can be assumed to bring anything at all: that is why each is measured before it is used.
+What each brings differs from pair to pair (docs/results/replace-model.md), and none can be assumed to bring anything:
+that is why each is measured before it is used. A route that a pair of models does not have says why.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cir.replacement.study import Floats, Rows, Study, ranked, scores
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FEWEST_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be laid on each other in any way
 HEAD_RATE, HEAD_STEPS, HEAD_BATCH, HEAD_TEMPERATURE = 1e-3, 400, 128, 0.07
+_GONE = "the model that made these vectors is not here"
 CANDIDATES = 20  # of each anchor, on which scores are calibrated: mostly hard negatives
 
 
@@ -38,14 +39,14 @@ class Fitted:
     intercept: float = 0.0
 
 
-def head(study: Study) -> Fitted | None:
-    """The new model's own query head for the old space, trained with it; None where it has none."""
+def head(study: Study) -> Fitted | str:
+    """The new model's own query head for the old space, trained with it."""
     if study.head_queries is None:
-        return None
+        return "the new model has no query head for this space"
     return _calibrated(study, Fitted("head", scores(study.head_queries, study.old_gallery)))
 
 
-def fitted(study: Study) -> Fitted | None:
+def fitted(study: Study) -> Fitted | str:
     """A query head for the old space, fitted here on what the new model's own heads project; the model stays.
 
     It starts as the linear map to the old model's queries, and is contrasted with the stored answers from there. A
@@ -54,7 +55,9 @@ def fitted(study: Study) -> Fitted | None:
     """
     shown = study.new_states
     if shown is None:
-        return None
+        return "the new model does not show what a head would project"
+    if study.old_queries is None:
+        return _GONE
     import torch
     from torch.nn.functional import normalize
 
@@ -62,7 +65,7 @@ def fitted(study: Study) -> Fitted | None:
     rng = np.random.default_rng(0)
     apart = rng.random(len(rows)) < 0.2
     if apart.all() or not apart.any():
-        return None
+        return f"{len(rows)} anchors to fit on are too few"
     scale = float(np.abs(shown[rows]).std()) or 1.0
     inside, outside = rows[~apart], rows[apart]
     matrix, bias = _ridge(shown[inside] / scale, study.old_queries[inside], len(rows) / 10)
@@ -96,18 +99,23 @@ def fitted(study: Study) -> Fitted | None:
     head_matrix: Floats = (kept[0].numpy() / scale).astype(np.float32)
     head_bias: Floats = kept[1].numpy()
     given = scores(_unit(shown @ head_matrix.T + head_bias), study.old_gallery)
-    return _calibrated(study, Fitted("fitted", given, head_matrix, head_bias))
+    # On its own questions it is surer than on others: the scale of its scores comes from those kept apart.
+    return _calibrated(study, Fitted("fitted", given, head_matrix, head_bias), outside)
 
 
-def transform(study: Study) -> Fitted | None:
+def transform(study: Study) -> Fitted | str:
     """Stored vectors carried into the new space: ridge regression on images that both models have seen.
 
-    One space, one query vector, and scores that merge as they are. None for tokens, since those of two models have no
-    pairs, and for few images.
+    One space, one query vector, and scores that merge as they are. Not for tokens, since those of two models have no
+    pairs, nor for few images.
     """
     rows = study.fit_images
-    if study.old_gallery.ndim == 3 or study.new_gallery.ndim == 3 or len(rows) < FEWEST_IMAGES:
-        return None
+    if study.old_gallery.ndim == 3 or study.new_gallery.ndim == 3:
+        return "images are ranked by tokens, and those of two models have no pairs"
+    if len(rows) < FEWEST_IMAGES:
+        return (
+            f"{len(rows)} images that no measured anchor is about, {FEWEST_IMAGES} are needed; give a larger --sample"
+        )
     old, new = study.old_gallery[rows], study.new_gallery[rows]
     apart = np.random.default_rng(0).random(len(rows)) < 0.2
 
@@ -121,13 +129,15 @@ def transform(study: Study) -> Fitted | None:
     return Fitted("transform", scores(study.new_queries, carried), matrix, bias)
 
 
-def procrustes(study: Study) -> Fitted | None:
+def procrustes(study: Study) -> Fitted | str:
     """Query vectors turned into the old space by the best orthogonal map of images, or of queries if images do not do.
 
     An orthogonal map commutes with the maximum over tokens.
     """
     if study.old_gallery.ndim == 2 and study.new_gallery.ndim == 2 and len(study.fit_images) >= FEWEST_IMAGES:
         old, new = study.old_gallery[study.fit_images], study.new_gallery[study.fit_images]
+    elif study.old_queries is None:
+        return _GONE
     else:
         old, new = study.old_queries[study.fit], study.new_queries[study.fit]
     left, _, right = np.linalg.svd(old.T.astype(np.float64) @ new, full_matrices=False)
@@ -136,21 +146,20 @@ def procrustes(study: Study) -> Fitted | None:
     return _calibrated(study, Fitted("procrustes", given, matrix))
 
 
-def simplex(study: Study) -> Fitted | None:
-    """Query vectors without the dims that no vertex anchors: nothing is fitted, neither model has seen the other.
-
-    None where the two spaces are not of one simplex.
-    """
+def simplex(study: Study) -> Fitted | str:
+    """Query vectors without the dims that no vertex anchors: nothing is fitted, neither model has seen the other."""
     if not study.anchored or study.old_gallery.ndim == 3:
-        return None
+        return "the two models are not anchored to one simplex"
     matrix = np.eye(study.old_gallery.shape[1], study.new_queries.shape[1], dtype=np.float32)
     matrix[study.anchored :] = 0
     given = scores(_unit(study.new_queries @ matrix.T), study.old_gallery)
     return _calibrated(study, Fitted("simplex", given, matrix))
 
 
-def encoder(study: Study) -> Fitted | None:
+def encoder(study: Study) -> Fitted | str:
     """The old model goes on making queries for its own vectors: nothing gained there, nothing lost."""
+    if study.old_queries is None:
+        return _GONE
     return _calibrated(study, Fitted("encoder", scores(study.old_queries, study.old_gallery)))
 
 
@@ -161,7 +170,7 @@ def naive(study: Study) -> Fitted | None:
     return Fitted("naive", scores(study.new_queries, study.old_gallery))
 
 
-ROUTES: dict[str, Callable[[Study], Fitted | None]] = {
+ROUTES: dict[str, Callable[[Study], Fitted | str]] = {
     "head": head,
     "fitted": fitted,
     "transform": transform,
@@ -180,18 +189,18 @@ def _ridge(x: Floats, y: Floats, weight: float) -> tuple[Floats, Floats]:
     return matrix.astype(np.float32), (mean_y - matrix @ mean_x).astype(np.float32)
 
 
-def _calibrated(study: Study, fitted: Fitted) -> Fitted:
-    """Scores of two spaces meet where the odds of being an answer are equal."""
-    old, new = _odds(study, fitted.scores), _odds(study, study.native)
+def _calibrated(study: Study, fitted: Fitted, rows: Rows | None = None) -> Fitted:
+    """Scores of two spaces meet where the odds of being an answer are equal, on anchors that fits may see."""
+    rows = np.flatnonzero(study.fit) if rows is None else rows
+    old, new = _odds(study, fitted.scores, rows), _odds(study, study.native, rows)
     if old[0] <= 0 or new[0] <= 0:  # scores that say nothing: as they are
         return fitted
     slope, intercept = old[0] / new[0], (old[1] - new[1]) / new[0]
     return Fitted(fitted.route, fitted.scores, fitted.matrix, fitted.bias, float(slope), float(intercept))
 
 
-def _odds(study: Study, given: Floats) -> tuple[float, float]:
+def _odds(study: Study, given: Floats, chosen: Rows) -> tuple[float, float]:
     """Weights (a, b) of the log-odds a s + b that a candidate of score s, one of an anchor's first, answers."""
-    chosen = np.flatnonzero(study.fit)
     order = ranked(given[chosen], study.references[chosen], CANDIDATES)
     values = np.take_along_axis(given[chosen], order, axis=1).ravel().astype(np.float64)
     labels = np.take_along_axis(study.right[chosen], order, axis=1).ravel()

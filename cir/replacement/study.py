@@ -5,7 +5,7 @@ Letters: Q anchors, N images of the sample, D dims of the old space, E dims of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +24,7 @@ class Study:
     Attributes:
         old_gallery: (N, D) stored vectors, or (N, T, D) tokens where there are no vectors.
         new_gallery: (N, E) or (N, T, E) of the new model.
-        old_queries: (Q, D) by the model that made the stored vectors.
+        old_queries: (Q, D) by the model that made the stored vectors, or None where it is not here any more.
         new_queries: (Q, E).
         head_queries: (Q, D) of the new model's head for the old space, or None where it has none.
         current: (Q, N) scores as the index gives them now.
@@ -38,7 +38,7 @@ class Study:
 
     old_gallery: Floats
     new_gallery: Floats
-    old_queries: Floats
+    old_queries: Floats | None
     new_queries: Floats
     head_queries: Floats | None
     current: Floats
@@ -64,10 +64,30 @@ class Study:
 
     def found(self, given: Floats, k: int) -> Bools:
         """(n,) whether an answer is among the first k by (Q, N) scores, for each anchor that is measured."""
-        chosen = ~self.fit
-        order = ranked(given[chosen], self.references[chosen], k)
-        hits: Bools = np.any(np.take_along_axis(self.right[chosen], order, axis=1), axis=1)
-        return hits
+        return answered(self, given, k)[~self.fit]
+
+
+def answered(study: Study, given: Floats, k: int) -> Bools:
+    """(Q,) whether an answer is among the first k by (Q, N) scores; images of score -inf are not searched."""
+    order = ranked(given, study.references, k)
+    right = study.right & np.isfinite(given)
+    hits: Bools = np.any(np.take_along_axis(right, order, axis=1), axis=1)
+    return hits
+
+
+def halves(questions: Sequence[str], rng: np.random.Generator) -> Bools:
+    """(Q,) about half of the anchors, for fitting; those that ask the same stay together.
+
+    Args:
+        questions: for each anchor what it is about, such as its reference: two captions about one picture are too much
+            alike for one to say anything of a map that was fitted on the other.
+        rng: draws the half.
+    """
+    names, number = np.unique(questions, return_inverse=True)
+    place = rng.permutation(len(names))[number]
+    sizes = np.cumsum(np.bincount(place, minlength=len(names)))
+    fit: Bools = sizes[place] <= len(questions) // 2
+    return fit
 
 
 def scores(queries: Floats, gallery: Floats) -> Floats:

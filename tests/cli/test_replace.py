@@ -113,15 +113,19 @@ def test_apply_search_add_and_go_back(
     (space,) = told["spaces"]
     assert space["compared"]["encoded again"] == {"R@1": 1.0, "R@10": 1.0}
     assert space["compared"]["now"]["R@10"] < 0.5
-    assert (space["anchors"], space["measured"], space["images"]) == (220, 110, 260)
+    assert (space["anchors"], space["measured"], space["images"]) == (220, 111, 260)
     manifest = read_manifest(index)
     assert manifest.card.name == "other-1"
     assert {path: path.read_bytes() for path in stored} == stored
     answered = json.loads(cir(*ask).out)
     assert (answered["model"], answered["searched"], answered["unsearched"]) == ("other-1", 260, 0)
     known = cir("info", index).out
-    assert f"asked by {space['verdict']['route']}" in known
-    assert json.loads(cir("info", index, "--json").out)["edges"]
+    assert f"asked by {space['verdict']['route']}: R@1 " in known
+    assert "earlier     1, " in known
+    assert "260 images, served by tiny-1" in known
+    told = json.loads(cir("info", index, "--json").out)
+    assert [one["generation"] for one in told["generations"]] == [2, 1]
+    assert [edge["stale"] for edge in told["edges"].values()] == [False]
     again = cir(*words)
     mistake(again, "other-1 serves this index already")
     Image.new("RGB", (32, 32), "red").save(tmp_path / "more.png")
@@ -224,6 +228,78 @@ def test_anchors_are_kept_with_their_photos(
     assert (space["anchors"], space["images"]) == (250, 240)
 
 
+def test_metadata_ask_nothing_twice(cir: Run, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "photos"
+    own.mkdir()
+    for file in sorted(photos.iterdir())[:12]:
+        (own / file.name).write_bytes(file.read_bytes())
+    rows = "".join(f"{n:03d},{('Red', 'Blue', 'Green')[n % 3]}\n" for n in range(12))
+    (tmp_path / "table.csv").write_text("id,tint\n" + rows)
+    index = tmp_path / "few.index"
+    built = ["build-index", own, "-o", index, "--model", tiny_model, "--metadata", tmp_path / "table.csv"]
+    assert "24 anchors kept" in cir(*built, "--anchors", "colour=tint").err
+    mistake(cir(*built, "--anchors", "colour"), "--anchors: write KIND=COLUMN")
+    assert "24 anchors" in cir("anchors", index).out
+    made = cir("anchors", index, "--metadata", "colour=tint").out
+    assert "24 anchors" in made  # each of 12 pictures in two other colours
+    assert "no more different questions" in made
+    assert "a replacement needs 200" in made
+
+
+def test_anchors_whose_photos_are_gone_are_counted(
+    cir: Run, tiny_model: Path, other_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "photos"
+    own.mkdir()
+    for file in photos.iterdir():
+        (own / file.name).write_bytes(file.read_bytes())
+    index = tmp_path / "own-photos.index"
+    package.build_index(scan([own]), index, load_model(tiny_model), tokens=False)
+    anchors = anchors_of(other_model, photos, tmp_path)
+    dirs = ["--model-dir", tiny_model.parent, "--json"]
+    (own / "000.png").unlink()
+    judged = cir("replace-model", index, other_model, "--anchors", anchors, *dirs)
+    (space,) = json.loads(judged.out)["spaces"]
+    assert space["anchors"] + space["unusable"] == 220
+    assert 4 <= space["unusable"] < 110
+    for file in own.iterdir():
+        file.unlink()
+    mistake(cir("replace-model", index, other_model, "--anchors", anchors, *dirs), "none of", "bring them back")
+
+
+def test_what_a_backfill_left_does_not_hold_up_the_next_model(
+    cir: Run, make_model: Callable[..., Path], other_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Ten images of the first model, which is gone by then, about which there are fewer than 200 anchors."""
+    first, third = make_model(tmp_path / "first" / "a-1", seed=21), make_model(tmp_path / "third" / "c-1", seed=22)
+    index = tmp_path / "my.index"
+    package.build_index(scan([photos]), index, load_model(first), tokens=False)
+    words = ["--accept-noninferior", "100", "--apply", "--json"]
+    (tmp_path / "one").mkdir()
+    anchors = anchors_of(other_model, photos, tmp_path / "one")
+    assert cir("replace-model", index, other_model, "--anchors", anchors, *words, "--model-dir", first.parent).code == 0
+    dirs = ["--model-dir", other_model.parent]
+    route = json.loads(cir("info", index, "--json").out)["edges"][load_model(first).card.space.id]["route"]
+    assert cir("backfill", index, "--count", "250", "--model-dir", first.parent, *dirs).code == 0
+    if route != "encoder":
+        first.rename(tmp_path / "first" / "gone")
+    (tmp_path / "two").mkdir()
+    lines = anchors_of(third, photos, tmp_path / "two", count=239).read_text()
+    old = next(
+        image_id
+        for image_id in package.open_index(index).gallery.ids_in(load_model(tmp_path / "first" / "gone").card.space.id)
+    )
+    more = {"id": "x", "reference": "000.png" if old != "000.png" else "001.png", "caption": "red", "targets": [old]}
+    anchors = tmp_path / "two.jsonl"
+    anchors.write_text(lines + "".join(json.dumps({**more, "id": f"x{n}"}) + "\n" for n in range(30)))
+    found = cir("replace-model", index, third, "--anchors", anchors, *words, *dirs, "--model-dir", third.parent)
+    assert found.code == 0, found.out + found.err
+    left = {space["made_by"]: space["left_out"] for space in json.loads(found.out)["spaces"]}
+    assert left == {"a-1": True, "other-1": False}
+    answered = json.loads(cir("query", index, "-t", "red", "--json", *dirs, "--model-dir", third.parent).out)
+    assert (answered["searched"], answered["unsearched"]) == (250, 10)
+
+
 def test_backfill(cir: Run, index: Path, tiny_model: Path, other_model: Path, photos: Path, tmp_path: Path) -> None:
     anchors = anchors_of(other_model, photos, tmp_path)
     dirs = ["--model-dir", tiny_model.parent, "--model-dir", other_model.parent]
@@ -246,6 +322,64 @@ def test_backfill(cir: Run, index: Path, tiny_model: Path, other_model: Path, ph
     mistake(cir("backfill", index, "--budget", "soon", *dirs), "90s, 30m or 2h")
     nan = cir("replace-model", index, tiny_model, "--accept-noninferior", "nan", *dirs)
     mistake(nan, "between 0 and 100")
+
+
+def test_a_backfill_that_makes_answers_worse_stops_and_stays_stopped(
+    cir: Run,
+    index: Path,
+    tiny_model: Path,
+    other_model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cir.replacement.composition import Watch
+
+    dirs = ["--model-dir", tiny_model.parent, "--model-dir", other_model.parent]
+    anchors = anchors_of(other_model, photos, tmp_path)
+    assert cir("anchors", index, "--from", anchors).code == 0
+    assert cir("replace-model", index, other_model, "--accept-noninferior", "100", "--apply", *dirs).code == 0
+    asked: list[str] = []
+
+    def ask(self: Watch, gallery: Any, when: str) -> np.ndarray:
+        """Everything is answered before, and half of it is not later."""
+        asked.append(when)
+        return np.arange(len(self._anchors)) % 2 if when != "before" else np.ones(len(self._anchors), int)
+
+    monkeypatch.setattr(Watch, "_ask", ask)
+    words = ["backfill", index, "--count", "70", "--part", "35", *dirs]
+    stopped = cir(*words)
+    assert stopped.code == 1
+    assert "cir: stopped: of 111 anchors at least" in stopped.err  # those that the edge was not fitted on
+    assert "cir rollback" in stopped.err
+    assert asked == ["before", "27 %"]
+    again = cir(*words)
+    assert again.code == 1
+    assert "0 images encoded again, 190 of older models left" in again.out
+    assert cir("rollback", index, "--to", "2").code == 0
+    assert cir(*words).code == 1
+    assert asked == ["before", "27 %", "27 %", "27 %"]
+
+
+def test_a_backfill_without_photos_says_so(
+    cir: Run, tiny_model: Path, other_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "photos"
+    own.mkdir()
+    for file in photos.iterdir():
+        (own / file.name).write_bytes(file.read_bytes())
+    index = tmp_path / "own-photos.index"
+    package.build_index(scan([own]), index, load_model(tiny_model), tokens=False)
+    anchors = anchors_of(other_model, photos, tmp_path)
+    dirs = ["--model-dir", tiny_model.parent, "--model-dir", other_model.parent]
+    words = ["--anchors", anchors, "--accept-noninferior", "100", "--apply"]
+    assert cir("replace-model", index, other_model, *words, *dirs).code == 0
+    for file in own.iterdir():
+        file.unlink()
+    done = cir("backfill", index, *dirs)
+    assert (done.code, done.err.count("Traceback")) == (0, 0)
+    assert "0 images encoded again, 260 of older models left" in done.out
+    assert "260 skipped, which stay as they are" in done.out
 
 
 def test_stale_evidence_is_refused(index: Path, other_model: Path) -> None:

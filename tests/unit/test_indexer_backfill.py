@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir.errors import SpaceMismatchError
+from cir.errors import SpaceMismatchError, WeightsError
 from cir.indexer.backfill import backfill
 from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import read_manifest
+from cir.indexer.manifest import SEGMENTS, read_manifest
 from cir.indexer.usage import USAGE, record, retrieved
 from cir.indexer.verify import verify
+from cir.types import Encoded
 
 sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("crash", "unit"))
 from indexer_fakes import build, folder_of, paint
-from test_indexer_edges import NEW, OLD, PROCRUSTES, NewEncoder, asked, serve
+from test_indexer_edges import NEW, NEW_DIMS, OLD, PROCRUSTES, NewEncoder, asked, serve
 
 
 @pytest.fixture
@@ -116,6 +117,45 @@ def test_parts_of_a_build_that_was_stopped_stay(index: Path, photos: Path) -> No
     list(backfill(index, NEW, part=6))
     assert set((index / "work").glob("*.h5")) == parts
     assert build(photos, index, NEW).resumed > 0
+
+
+def test_photos_that_are_all_gone_are_told(index: Path, photos: Path) -> None:
+    for photo in photos.iterdir():
+        photo.unlink()
+    (state,) = backfill(index, NEW)
+    assert (state.done, state.left, len(state.skipped)) == (0, 20, 20)
+    assert read_manifest(index).generation == state.generation
+
+
+def test_a_large_gallery_becomes_one_segment(index: Path, photos: Path) -> None:
+    (photos / "0002.png").unlink()
+    (*_, last) = backfill(index, NEW, part=4, ann_min_rows=19)
+    manifest = read_manifest(index)
+    assert sorted(entry.rows for entry in manifest.segments) == [19, 20]  # all but one of the old segment is deleted
+    assert manifest.generation == last.generation
+    assert verify(index) == []
+    gallery = Gallery.open(index)
+    assert gallery.metadata("0004.png") == {"shelf": "1"}
+    merged = next(entry for entry in manifest.segments if entry.space == gallery.space.id)
+    assert len(list((index / SEGMENTS / merged.name).iterdir())) > 1  # the approximate index
+    before = gallery.search(asked(gallery), 20)
+    assert next(backfill(index, NEW, ann_min_rows=19)).done == 0
+    assert Gallery.open(index).search(asked(gallery), 20) == before
+    small = index.parent / "small.index"
+    build(photos, small, NEW)
+    paint(photos / "new.png", 77)
+    build(photos, small, NEW)
+    assert list(backfill(small, NEW)) == []
+    assert len(read_manifest(small).segments) == 2
+
+
+def test_vectors_that_are_none_are_not_published(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_manifest(index)
+    wrong = Encoded(np.full((20, NEW_DIMS), np.nan, np.float32), None)
+    monkeypatch.setattr(NewEncoder, "encode_images", lambda self, pixels: wrong)
+    with pytest.raises(WeightsError, match="not of unit length"):
+        list(backfill(index, NEW))
+    assert read_manifest(index) == before
 
 
 def test_another_model_is_refused(index: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from cir.replacement import routes
 from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
 from cir.replacement.measure import measure, overview
-from cir.replacement.study import Study, ranked, scores
+from cir.replacement.routes import Fitted
+from cir.replacement.study import Study, answered, halves, ranked, scores
 
 IMAGES, QUESTIONS, LATENT = 900, 600, 24
 CHEAP, DEAR = Cost(100, 0.01, 1000), Cost(1_000_000, 40.0, 10**9)
@@ -62,8 +63,8 @@ def world(old_noise: float, new_noise: float, *, seed: int = 0, tokens: int = 0,
 
 
 def verdict(study: Study, *, cost: Cost = DEAR, anchors: int | None = None, margin: float = 0.0) -> Verdict:
-    fitted = [made for make in routes.ROUTES.values() if (made := make(study))]
-    found = [measure(study, one) for one in fitted]
+    tried = [make(study) for make in routes.ROUTES.values()]
+    found = [measure(study, one) for one in tried if isinstance(one, Fitted)]
     count = len(study.fit) if anchors is None else anchors
     return judge(count, overview(study, routes.naive(study)), found, cost, margin=margin)
 
@@ -81,7 +82,7 @@ def test_a_better_model_serves_by_the_best_route_that_passes() -> None:
 
 def test_figures_are_those_of_anchors_the_fit_did_not_see() -> None:
     fitted = routes.transform(BETTER)
-    assert fitted
+    assert isinstance(fitted, Fitted)
     found = measure(BETTER, fitted)
     apart = ~BETTER.fit
     hits = BETTER.right[apart][np.arange(apart.sum())[:, None], ranked(fitted.scores, BETTER.references, 10)[apart]]
@@ -104,8 +105,8 @@ def test_the_fit_never_sees_what_is_measured() -> None:
     changed[used] = unit(np.random.default_rng(9).standard_normal((len(used), 48)))
     for make in (routes.transform, routes.procrustes):
         before, after = make(BETTER), make(replace(BETTER, old_gallery=changed))
-        assert before
-        assert after
+        assert isinstance(before, Fitted)
+        assert isinstance(after, Fitted)
         assert before.matrix is not None
         assert np.array_equal(before.matrix, after.matrix)
 
@@ -132,13 +133,14 @@ def test_few_anchors_are_refused_however_good_the_figures() -> None:
     said = verdict(BETTER, anchors=ANCHORS - 1)
     assert said.route is None
     assert any("199 anchors, 200 are needed" in reason for reason in said.refused[""])
+    assert "cir anchors" in said.advice
 
 
 def test_a_head_is_a_route_where_the_model_has_one() -> None:
     made = routes.head(BETTER)
-    assert made
+    assert isinstance(made, Fitted)
     assert (made.route, made.matrix) == ("head", None)
-    assert routes.head(replace(BETTER, head_queries=None)) is None
+    assert routes.head(replace(BETTER, head_queries=None)) == "the new model has no query head for this space"
 
 
 def test_a_margin_lets_the_old_encoder_go_on() -> None:
@@ -147,16 +149,20 @@ def test_a_margin_lets_the_old_encoder_go_on() -> None:
 
 
 def test_what_takes_minutes_is_better_encoded_again() -> None:
-    assert verdict(BETTER, cost=CHEAP).advice.startswith("just encode everything again: 100 images, 36 s")
+    advice = verdict(BETTER, cost=CHEAP).advice
+    assert advice.startswith("just encode everything again (--apply, then `cir backfill`): 100 images, 36 s")
 
 
 def test_a_slice_that_loses_is_a_reason() -> None:
     fitted = routes.transform(BETTER)
-    assert fitted
+    assert isinstance(fitted, Fitted)
     spoilt = fitted.scores.copy()
     spoilt[: QUESTIONS // 2] = np.random.default_rng(0).random((QUESTIONS // 2, IMAGES))
     found = measure(BETTER, replace(fitted, scores=spoilt))
     assert set(found.worse) == {"half=a"}
+    told = found.slices["half=a"]
+    assert told["anchors"] == (~BETTER.fit[: QUESTIONS // 2]).sum()
+    assert told["by this route"] - told["now"] == pytest.approx(found.worse["half=a"])
     assert found.flips > 0.1
     said = judge(QUESTIONS, overview(BETTER, None), [found], DEAR)
     assert said.route is None
@@ -167,9 +173,9 @@ def test_a_slice_that_loses_is_a_reason() -> None:
 def test_calibrated_scores_meet_where_the_odds_are_equal() -> None:
     """Scores of the old space on another scale merge as if they were on the same."""
     fitted = routes.encoder(BETTER)
-    assert fitted
+    assert isinstance(fitted, Fitted)
     other = routes.encoder(replace(BETTER, old_gallery=BETTER.old_gallery * 3))  # scores three times as large
-    assert other
+    assert isinstance(other, Fitted)
     assert other.slope == pytest.approx(fitted.slope / 3, rel=1e-2)
     assert other.intercept == pytest.approx(fitted.intercept, abs=1e-2)
     mixed = measure(BETTER, fitted).mixed["R@10"]
@@ -179,13 +185,13 @@ def test_calibrated_scores_meet_where_the_odds_are_equal() -> None:
 
 def test_tokens_are_carried_by_queries_alone() -> None:
     study = world(0.8, 0.2, tokens=4)
-    assert routes.transform(study) is None
+    assert "tokens" in str(routes.transform(study))
     turned = routes.procrustes(study)
-    assert turned
+    assert isinstance(turned, Fitted)
     assert turned.matrix is not None
     assert np.allclose(turned.matrix @ turned.matrix.T, np.eye(48), atol=1e-4)
     again = routes.procrustes(replace(study, old_gallery=study.old_gallery[:, ::-1]))
-    assert again
+    assert isinstance(again, Fitted)
     assert np.array_equal(again.matrix, turned.matrix)
 
 
@@ -202,3 +208,37 @@ def test_everything_measured_is_plain_json(make: Callable[[Study], Any]) -> None
     made = make(whole)
     told = measure(whole, made).to_json()
     assert json.loads(json.dumps(told)) == told
+
+
+def test_an_old_model_that_is_gone_takes_its_routes_along() -> None:
+    study = replace(BETTER, old_queries=None, new_states=BETTER.new_queries)
+    for make in (routes.encoder, routes.fitted):
+        assert make(study) == "the model that made these vectors is not here"
+    assert isinstance(routes.transform(study), Fitted)
+    assert isinstance(routes.procrustes(study), Fitted)  # on images
+    few = replace(study, right=np.ones_like(study.right))  # all images are asked about
+    assert routes.procrustes(few) == "the model that made these vectors is not here"
+    assert "0 images that no measured anchor is about" in str(routes.transform(few))
+
+
+def test_what_is_not_searched_answers_nothing() -> None:
+    given = np.full_like(BETTER.current, -np.inf)
+    assert not answered(BETTER, given, 10).any()
+
+
+def test_anchors_of_one_reference_stay_in_one_half() -> None:
+    questions = [f"{n % 70}.jpg" for n in range(400)]
+    for seed in range(5):
+        fit = halves(questions, np.random.default_rng(seed))
+        assert 190 <= fit.sum() <= 200
+        inside = {name for name, chosen in zip(questions, fit, strict=True) if chosen}
+        assert inside.isdisjoint(name for name, chosen in zip(questions, fit, strict=True) if not chosen)
+    assert not np.array_equal(halves(questions, np.random.default_rng(0)), halves(questions, np.random.default_rng(1)))
+
+
+def test_a_head_fitted_here_is_calibrated_on_what_it_was_not_fitted_on() -> None:
+    """Its own questions would make its scores look surer than they are."""
+    study = replace(BETTER, new_states=BETTER.new_queries)
+    made = routes.fitted(study)
+    assert isinstance(made, Fitted)
+    assert made.slope < routes._calibrated(study, made).slope

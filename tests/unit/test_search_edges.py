@@ -66,7 +66,7 @@ def index(request: pytest.FixtureRequest, old: SprcEncoder, new: SprcEncoder, wa
     edge = Edge(new.card.digest, old.card.space.id, route, *carries.get(route, (None, None)), 0.9, 0.05)
     edge = replace(edge, slope=1.0, intercept=0.0) if route == "transform" else edge
     found = Replacement(
-        old.card.space.id, 40, 400, 200, 40, {}, [], Cost(40, 1.0, 1), Verdict(route, {}), {route: edge}
+        old.card.space.id, old.card.name, 40, 400, Verdict(route, {}), Cost(40, 1.0, 1), edges={route: edge}
     )
     apply(path, new, [found], read_manifest(path).generation)
     dirs = [new.directory.parent, old.directory.parent] if route == "encoder" else [new.directory.parent]
