@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 @click.command("build-index")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index directory.")
-@click.option("--model", default=None, metavar="NAME", help="Name or folder of the model.  [default: small]")
+@click.option(
+    "--model",
+    default=None,
+    metavar="NAME",
+    help="Name or folder of the model.  [default: the one that serves the index; small for a new one]",
+)
 @device_option
 @click.option(
     "--batch-size", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images encoded at once."

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--exact", is_flag=True, help="Compare with every image instead of the best candidates.")
 @click.option("--paths", is_flag=True, help="Print only the files, one a line.")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
-@click.option("--model", metavar="NAME", help="Query with this model; refused unless it made the index.")
+@click.option("--model", metavar="NAME", help="Query with this model; refused unless it serves the index.")
 @device_option
 @model_dir_option
 @json_option

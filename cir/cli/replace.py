@@ -32,13 +32,20 @@ SLICES = 6  # that are shown
     type=click.Path(file_okay=False, path_type=Path),
     help="The anchors name pictures below this folder, not ids of INDEX.",
 )
-@click.option("--sample", default=2000, show_default=True, help="Further images that both models look at.")
+@click.option(
+    "--sample",
+    default=2000,
+    show_default=True,
+    help="Images besides those that anchors name. Both are encoded by MODEL, routes are fitted on them, and every R@k "
+    "is measured among them: among all of a larger index it would be lower.",
+)
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes. Stored vectors stay as they are.")
 @click.option(
     "--accept-noninferior",
     default=0.0,
     metavar="PP",
-    help="Accept answers up to PP percentage points worse; noted in the index.  [default: must be better]",
+    help="Let pass what is certain (95 %) to be less than PP percentage points worse; noted in the index.  "
+    "[default: must be better]",
 )
 @device_option
 @model_dir_option
@@ -59,9 +66,9 @@ def replace_model(
 ) -> None:
     """Measure whether MODEL may serve INDEX without encoding its gallery again, and say what to do.
 
-    Every way from the new model's queries to the stored vectors is fitted on half of the anchors and measured on the
-    other half, beside the index as it is and beside everything encoded again. Exit code 0 if a way passes, 1 if none
-    does: then nothing is changed.
+    Every route from the new model's queries to the stored vectors is fitted on half of the anchors and measured on the
+    other half, beside the index as it is and beside everything encoded again. Exit code 0 if there is a route to the
+    vectors of every older model, else 1. Nothing is changed without --apply, or where it is refused.
 
     \b
     Example:
@@ -122,7 +129,8 @@ def replace_model(
     "--from",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep the anchors of this file, one a line, as for `evaluate jsonl`.",
+    help='Keep the anchors of this file, one a line, as for `evaluate jsonl`: {"id": "q1", "reference": "shoes/1.jpg", '
+    '"caption": "in red", "targets": ["shoes/7.jpg"]}; "reference" may be "".',
 )
 @click.option(
     "--data-root",
@@ -134,14 +142,15 @@ def replace_model(
     "kinds",
     multiple=True,
     metavar="KIND=COLUMN",
-    help="Make anchors of metadata: colour=baseColour says that the column baseColour holds colours. May be repeated.",
+    help="Make anchors of metadata: colour=baseColour says that the column baseColour holds colours. KIND is colour, "
+    "type, gender, pattern, sleeves, neckline, usage, season or material. May be repeated.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="How many to make of metadata.  [default: 1000]")
 def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple[str, ...], count: int | None) -> None:
     """Keep anchors in INDEX, with their photos: questions with known answers, by which a new model is judged.
 
     Without options it says what is kept; new ones replace them. Photos are copied, so that the anchors outlive them.
-    A replacement needs 200.
+    A replacement needs 200 about the images of each older model.
 
     \b
     Example:
@@ -203,9 +212,9 @@ def backfill(
 ) -> None:
     """Encode images of older models again by the serving model, the most retrieved first.
 
-    Every part is a generation: stop it when you like, and run it again to go on. Where INDEX keeps anchors, they are
-    asked again when 25, 50 and 75 % of it are of the serving model; if answers have become certainly worse, it stops
-    with exit code 1.
+    Every part is a generation: stop it when you like, and run it again to go on. Photos are read where they were
+    indexed; images without one stay as they are, and are counted. Where INDEX keeps anchors, they are asked again when
+    25, 50 and 75 % of it are of the serving model; if answers have become certainly worse, it stops with exit code 1.
 
     \b
     Example:
@@ -276,9 +285,13 @@ def _seconds(text: str) -> float:
 def rollback(index: Path, to: int | None) -> None:
     """Make the generation of INDEX that was live before live again. Nothing is deleted: do it twice to go forward.
 
+    After a backfill name the generation, since each of its parts is one; `cir info` lists them. Images that were added
+    since are not in an earlier generation.
+
     \b
     Example:
       cir rollback my.index
+      cir rollback my.index --to 7
     """
     from cir.indexer.history import rollback as go_back
 

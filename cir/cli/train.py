@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,13 @@ from cir.errors import DataError
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="MODEL|INDEX",
-    help="Train a query head for the vectors that this model, or the models of this index, have stored; for `small`. "
-    "May be repeated.",
+    help="Train a query head for the vectors that this model, or the models of this index, have stored; for "
+    "configurations of the task attributes. May be repeated.",
 )
 @click.option("--heads-only", is_flag=True, help="Train only those heads, on the finished model that --start names.")
-@click.option("--allow-unreadable", is_flag=True, help="Leave out missing and broken pictures, and count them.")
+@click.option(
+    "--allow-unreadable", is_flag=True, help="fashioniq, cirr: leave out missing and broken pictures, and count them."
+)
 @device_option
 @model_dir_option
 def train(
@@ -50,7 +53,9 @@ def train(
     device: str,
     model_dirs: tuple[Path, ...],
 ) -> None:
-    """Train a model by CONFIG, a TOML file or the name of a shipped one (small, fashioniq, cirr).
+    """Train a model by CONFIG, a TOML file or the name of a shipped one.
+
+    Shipped are small, small-2, small-lite-trunk, small-lite, fashioniq and cirr.
 
     The best checkpoint on a held-out part of the training data is written to --out. A training that was killed
     continues from its last checkpoint when the same command is given again.
@@ -68,14 +73,18 @@ def train(
     from cir import devices
     from cir.models.weights import read_card
     from cir.training import loop
-    from cir.training.config import facts, make_task, read_config
+    from cir.training.config import facts, make_task, name_apart, read_config
 
     settings = read_config(config)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{work}: cannot be made: {error.strerror or error}; name another --work") from None
-    older = [directory for path in replaces for directory in _models_of(path, model_dirs)]
+    older, taken = _older(replaces, model_dirs)
+    name = name_apart(settings.name, taken)
+    if name != settings.name:
+        click.echo(f"cir: {settings.name} is a model that it replaces; this one is called {name}", err=True)
+        settings = replace(settings, name=name)
     told = facts(settings, start, older, heads_only=heads_only)
     loop.check_work(work, told)
     task, recipe = make_task(
@@ -110,15 +119,23 @@ def train(
         click.echo(f"{out}: {card.name}, its best at step {card.training['step']} of {recipe.steps}")
 
 
-def _models_of(path: Path, model_dirs: Sequence[Path]) -> list[Path]:
-    """The directory of a model, or of each model whose vectors an index holds."""
+def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[Path], set[str]]:
+    """Directories of the models given, and of those whose vectors the indexes given hold; and every name they use."""
     from cir import models
     from cir.indexer.manifest import CURRENT, read_manifest
+    from cir.models.weights import read_card
     from cir.types import ModelCard
 
-    if not (path / CURRENT).is_file():
-        return [models.find(path, model_dirs)]
-    manifest = read_manifest(path)
-    made = dict.fromkeys(entry.model for entry in manifest.segments)
-    cards = [ModelCard.from_json(manifest.models[digest]) for digest in made]
-    return [models.find_for(card, manifest.model_paths.get(card.digest), model_dirs) for card in cards]
+    directories: list[Path] = []
+    names: set[str] = set()
+    for path in replaces:
+        if not (path / CURRENT).is_file():
+            directories.append(models.find(path, model_dirs))
+            names.add(read_card(directories[-1]).name)
+            continue
+        manifest = read_manifest(path)
+        made = dict.fromkeys(entry.model for entry in manifest.segments)
+        cards = [ModelCard.from_json(manifest.models[digest]) for digest in made]
+        directories += [models.find_for(card, manifest.model_paths.get(card.digest), model_dirs) for card in cards]
+        names.update(card["name"] for card in manifest.models.values())
+    return directories, names

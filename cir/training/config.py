@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -179,6 +180,14 @@ def make_task(
         heads_only,
     )
     return made, config.recipe
+
+
+def name_apart(name: str, taken: Collection[str]) -> str:
+    """The name, or the next in its line that nobody has: small-3, small-4."""
+    while name in taken:
+        stem, number = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+        name = f"{stem}{int(number) + 1}" if number else f"{name}-2"
+    return name
 
 
 def facts(

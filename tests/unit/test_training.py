@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cir import phrases, wardrobe
 from cir.catalogue import Change
 from cir.errors import DataError, UsageError, WeightsError
+from cir.images import scan
 from cir.models import load_model, weights
 from cir.models.sprc import Sprc
 from cir.training import loop
 from cir.training.attributes import AttributeTask
-from cir.training.config import read_config
+from cir.training.config import name_apart, read_config
 from cir.training.features import cached
 from cir.training.schedule import OneCycle
 from cir.training.sources import HeldOut, OldGallery, Settings, Source
@@ -374,3 +376,27 @@ def test_a_cycle_of_one_step_has_no_way_up() -> None:
         rates = [cycle.at(step, 10, 1.0)[0] for step in range(10)]
         assert rates[0] == pytest.approx(1.0)
         assert rates == sorted(rates, reverse=True)
+
+
+def test_a_successor_takes_the_next_name() -> None:
+    assert name_apart("small-4", {"small-3"}) == "small-4"
+    assert name_apart("small-3", {"small-3", "small-4"}) == "small-5"
+    assert name_apart("mine", {"mine"}) == "mine-2"
+
+
+def test_what_an_index_holds_is_replaced(tiny_model: Path, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """The models of its segments get heads; every name it knows is taken."""
+    from cir import build_index, load_model
+    from cir.cli.train import _older
+    from cir.indexer.manifest import publish, read_manifest
+
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "one.png")
+    build_index(scan([tmp_path / "one.png"]), tmp_path / "my.index", load_model(tiny_model))
+    manifest = read_manifest(tmp_path / "my.index")
+    other = make_model(tmp_path / "other-1", seed=5)
+    card = load_model(other).card
+    models = {**manifest.models, card.digest: card.to_json()}
+    publish(tmp_path / "my.index", replace(manifest, models=models, generation=2))
+    directories, names = _older([tmp_path / "my.index", other], [])
+    assert directories == [tiny_model, other]
+    assert names == {"tiny-1", "other-1"}
