@@ -229,14 +229,32 @@ class Index:
         native, bridges = self.gallery.space.id, self._bridges()
         vectors: dict[str, Floats] = {}
         if native in self._spaces() or bridges:
-            own = self._made(native, queries, resolved)
-            vectors = {space: edge.carry(own) for space, edge in bridges.items()}
+            alike = {space: self._alike(space, queries, resolved) for space in bridges}
+            spared = [] if native in self._spaces() else sorted(set.intersection(*map(set, alike.values())))
+            rest = np.setdiff1d(np.arange(len(queries)), spared).tolist()
+            own = np.zeros((len(queries), self._dims(native)), np.float32)
+            own[rest] = self._made(native, [queries[row] for row in rest], [resolved[row] for row in rest])
+            for space, edge in bridges.items():
+                vectors[space], rows = edge.carry(own), alike[space]
+                vectors[space][rows] = self._made(
+                    space, [queries[row] for row in rows], [resolved[row] for row in rows]
+                )
             if native in self._spaces():
                 vectors[native] = own
         for space in self.gallery.asked:
             if space not in vectors:
                 vectors[space] = self._made(space, queries, resolved)
         return vectors
+
+    def _alike(self, space: str, queries: Sequence[Query], resolved: Sequence[Sequence[_Reference]]) -> list[int]:
+        """Queries that want more like images of a space: what is stored says it better than what is carried there."""
+        return [
+            row
+            for row, (query, references) in enumerate(zip(queries, resolved, strict=True))
+            if not clean_caption(query.text)
+            and not query.negatives
+            and all(each.id is not None and self.gallery.space_of(each.id) == space for each in references)
+        ]
 
     def _bridges(self) -> dict[str, Edge]:
         """Older space -> the edge that carries the serving model's query vectors there, where one does that."""

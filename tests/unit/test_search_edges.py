@@ -133,13 +133,19 @@ def test_what_an_older_space_makes_itself(index, old: SprcEncoder) -> None:
     assert np.allclose(made, old.encode_texts(["blue"]), atol=1e-6)
 
 
-@pytest.mark.parametrize("index", ["head", "encoder"], indirect=True)
+@pytest.mark.parametrize("index", ROUTES, indirect=True)
 def test_more_like_this_needs_no_photo(index, tmp_path: Path) -> None:
-    index, _ = index
-    with_photos = index.search(Query((index.ids[4],)))
+    index, edge = index
+    with_photos = index.search_many([Query((index.ids[4],)), Query((), "blue")])
     index.gallery.file = lambda image_id: pytest.fail("a stored vector is enough")
     index.gallery.photo = index.gallery.file
-    assert index.search(Query((index.ids[4],))).hits == with_photos.hits
+    assert [one.hits for one in index.search_many([Query((index.ids[4],)), Query((), "blue")])] == [
+        one.hits for one in with_photos
+    ]
+    stored = np.stack([index.gallery.vector(image_id) for image_id in index.ids])
+    wanted = edge.slope * (stored @ stored[4]) + edge.intercept
+    for hit in index.search(Query((index.ids[4],))).hits:
+        assert hit.score == pytest.approx(wanted[index.ids.index(hit.id)], abs=2e-3)
 
 
 @pytest.mark.parametrize("index", ["encoder"], indirect=True)
