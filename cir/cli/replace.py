@@ -196,6 +196,13 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
 @click.option("--budget", metavar="TIME", help="Stop after so long: 90s, 30m, 2h; a part is finished first.")
 @click.option("--count", type=click.IntRange(min=1), help="Encode so many images at most.")
 @click.option("--part", type=click.IntRange(min=1), default=8192, show_default=True, help="Images a generation.")
+@click.option(
+    "--accept-noninferior",
+    default=0.0,
+    metavar="PP",
+    help="Stop only when it is certain (95 %) that PP percentage points of the anchors are no longer answered; half "
+    "encoded may be worse than not at all, and than whole.",
+)
 @device_option
 @model_dir_option
 @json_option
@@ -206,6 +213,7 @@ def backfill(
     budget: str | None,
     count: int | None,
     part: int,
+    accept_noninferior: float,
     device: str,
     model_dirs: tuple[Path, ...],
     as_json: bool,
@@ -214,7 +222,8 @@ def backfill(
 
     Every part is a generation: stop it when you like, and run it again to go on. Photos are read where they were
     indexed; images without one stay as they are, and are counted. Where INDEX keeps anchors, they are asked again when
-    25, 50 and 75 % of it are of the serving model; if answers have become certainly worse, it stops with exit code 1.
+    25, 50 and 75 % of it are of the serving model; if answers are certainly (95 %) worse than before, it stops with
+    exit code 1.
 
     \b
     Example:
@@ -223,13 +232,16 @@ def backfill(
     quiet_libraries()
     import time
 
+    from cir.errors import UsageError
     from cir.indexer.backfill import backfill as steps
     from cir.replacement.composition import Watch
     from cir.search import open_index
 
     limit = _seconds(budget) if budget else None
+    if not 0 <= accept_noninferior <= 100:
+        raise UsageError("--accept-noninferior is between 0 and 100")
     opened = open_index(index, model_dirs=model_dirs, device=device)
-    watch, encoder = Watch(index, opened), opened.encoder
+    watch, encoder = Watch(index, opened, margin=accept_noninferior / 100), opened.encoder
     bar, started, state = Progress("encoding again"), time.monotonic(), None
     worse = watch.worse()  # also of what was stopped before
     for state in () if worse else steps(index, encoder, count=count, part=part):
@@ -260,7 +272,8 @@ def backfill(
             click.echo(f"  anchors answered within 10, {share}: {100 * value:.1f} %")
     if worse:
         click.echo(
-            f"cir: stopped: {worse}; `cir info {index}` lists the generations, `cir rollback {index} --to N` goes back",
+            f"cir: stopped: {worse}; go on with --accept-noninferior 5, or back: `cir info {index}` lists the "
+            f"generations, `cir rollback {index} --to N`",
             err=True,
         )
         context.exit(REFUSED)

@@ -34,12 +34,17 @@ class Watch:
     is held against the same beginning, and one that was stopped is stopped again. Anchors that the edges were fitted
     on are not asked: over those edges they do better than others.
 
+    Args:
+        path: the index folder.
+        index: opened, with its models at hand.
+        margin: share of the anchors that may be lost on the way, certainly (95 %), before it is worth stopping.
+
     Attributes:
         seen: share of the index, such as "25 %" -> share of the anchors answered within 10 by the index as it was then.
     """
 
-    def __init__(self, path: Path, index: Index) -> None:
-        self._path, self._index = path, index
+    def __init__(self, path: Path, index: Index, *, margin: float = 0.0) -> None:
+        self._path, self._index, self._margin = path, index, margin
         gallery = index.gallery
         older = [entry.space for entry in gallery.manifest.segments if entry.space != gallery.space.id]
         # What nothing leads to is not searched yet: encoding it can only help.
@@ -67,7 +72,7 @@ class Watch:
         for name, k in MEASURES.items():
             before, after = (np.float64((ranks > 0) & (ranks <= k)) for ranks in (self._first, now))
             loss = one_sided(before - after)
-            if loss > 0:
+            if loss > self._margin:
                 return f"of {len(now):,} anchors at least {100 * loss:.1f} % more are not answered any longer ({name})"
         lost = float(((self._first > 0) & (now == 0)).mean())
         if lost > FLIPS:

@@ -60,7 +60,7 @@ def judge(
     *,
     margin: float = 0.0,
 ) -> Verdict:
-    """Choose the best route that passes, or none.
+    """Choose the route that passes and is best at both measures together, or none.
 
     Args:
         anchors: how many there are, fitted and measured together.
@@ -86,7 +86,7 @@ def judge(
             refused[one.route] = reasons
         elif not against:
             passing.append(one)
-    best = max(passing, key=lambda one: (one.values["R@10"], one.values["R@1"]), default=None)
+    best = max(passing, key=lambda one: sum(one.values.values()), default=None)
     return Verdict(
         best.route if best else None,
         refused,

@@ -359,6 +359,10 @@ def test_a_backfill_that_makes_answers_worse_stops_and_stays_stopped(
     assert cir("rollback", index, "--to", "2").code == 0
     assert cir(*words).code == 1
     assert asked == ["before", "27 %", "27 %", "27 %"]
+    mistake(cir(*words, "--accept-noninferior", "nan"), "between 0 and 100")
+    lost = cir(*words, "--accept-noninferior", "60")
+    assert lost.code == 1
+    assert "50.5 % of 111 anchors were answered within 10 and are not any longer" in lost.err or "49.5 %" in lost.err
 
 
 def test_a_backfill_without_photos_says_so(

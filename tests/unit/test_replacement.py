@@ -80,6 +80,15 @@ def test_a_better_model_serves_by_the_best_route_that_passes() -> None:
     assert any("must be above 0" in reason for reason in said.refused["encoder"])
 
 
+def test_a_hair_at_ten_is_not_worth_much_at_one() -> None:
+    made = routes.transform(BETTER)
+    assert isinstance(made, Fitted)
+    found = measure(BETTER, made)
+    values = {"head": {"R@1": 0.48, "R@10": 0.86}, "transform": {"R@1": 0.42, "R@10": 0.862}}
+    both = [replace(found, route=route, values=told) for route, told in values.items()]
+    assert judge(QUESTIONS, overview(BETTER, None), both, DEAR).route == "head"
+
+
 def test_figures_are_those_of_anchors_the_fit_did_not_see() -> None:
     fitted = routes.transform(BETTER)
     assert isinstance(fitted, Fitted)
