@@ -1,10 +1,10 @@
 """What `cir replace-model --apply` refuses: that it says why, exits with 1 and leaves everything as it is.
 
-    python bench/replace_refusals.py DATA_ROOT OLD NEW EQUAL SEED --output bench/results/DATE-refusals.json
+    python bench/replace_refusals.py DATA_ROOT OLD NEW EQUAL SEED BETTER --output bench/results/DATE-refusals.json
 
 All are model directories. OLD has made the index, NEW is its successor; EQUAL has made another index, is as good as
-NEW, which has no head for it; SEED is OLD trained again, by the same configuration with another seed. The gallery and
-the anchors are those of `replace_model.py`, the first 600 of them.
+NEW, which has no head for it; SEED is OLD trained again with another seed, and BETTER is SEED trained for longer, which
+is not refused. The gallery and the anchors are those of `replace_model.py`, the first 600 of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def refusals(scratch: Path, roles: Mapping[str, Path], anchors: Sequence[Anchor]
 
     Args:
         scratch: holds the index that each role has made, under its name.
-        roles: old, new, equal and seed -> model directory.
+        roles: old, new, equal, seed and better -> model directory.
         anchors: to measure on.
     """
     new = roles["new"]
@@ -70,6 +70,7 @@ def refusals(scratch: Path, roles: Mapping[str, Path], anchors: Sequence[Anchor]
     (changed / "card.json").write_text(json.dumps(card))
     cases = {
         "another seed": ("old", roles["seed"], file),
+        "another seed, a better model": ("old", roles["better"], file),
         "another seed, the other way round": ("seed", roles["old"], file),
         "equal quality, no head": ("equal", new, file),
         "a worse model": ("new", roles["old"], file),
@@ -81,7 +82,8 @@ def refusals(scratch: Path, roles: Mapping[str, Path], anchors: Sequence[Anchor]
     for name, (made_by, model, asked) in cases.items():
         index = scratch / made_by
         before = digest(index)
-        words = ["replace-model", index, model, "--anchors", asked, "--sample", "300", "--apply", "--json"]
+        words = ["replace-model", index, model, "--anchors", asked, "--sample", "300", "--json"]
+        words += ["--apply"] if model != roles["better"] else []
         done = subprocess.run(
             [sys.executable, "-m", "cir", *map(str, [*words, *dirs])], capture_output=True, text=True, check=False
         )
@@ -91,6 +93,7 @@ def refusals(scratch: Path, roles: Mapping[str, Path], anchors: Sequence[Anchor]
         found[name] = {
             "exit code": done.returncode,
             "untouched": digest(index) == before,
+            "may serve by": space["verdict"]["route"],
             "refused": space["verdict"]["refused"],
             "compared": space["compared"],
             "routes": {one["route"]: one["gains"] for one in space["routes"]},
@@ -117,6 +120,7 @@ def stale(path: Path, load: Any, newer: SprcEncoder, anchors: Sequence[Anchor], 
 @click.argument("new", type=click.Path(path_type=Path))
 @click.argument("equal", type=click.Path(path_type=Path))
 @click.argument("seed", type=click.Path(path_type=Path))
+@click.argument("better", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path))
 def main(root: Path, output: Path | None, **roles: Path) -> None:
     """Measure and write the figures."""
@@ -128,8 +132,8 @@ def main(root: Path, output: Path | None, **roles: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         pictures, anchors = product_gallery(root)
-        for role, model in loaded.items():
-            build_index(pictures, scratch / role, model, tokens=False)
+        for role in ("old", "new", "equal", "seed"):
+            build_index(pictures, scratch / role, loaded[role], tokens=False)
         anchors = anchors[:ANCHORS]
         found = refusals(scratch, roles, anchors)
         (scratch / "more").mkdir()
