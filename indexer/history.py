@@ -22,15 +22,16 @@ from cir.indexer.manifest import (
 
 
 def generations(index: Path) -> list[Manifest]:
-    """The generations whose manifests are there, the newest first; the live one is among them.
+    """The live generation and those before it whose manifests are there, the newest first.
 
     Raises:
         IndexFormatError: no index.
         CorruptIndexError: a manifest cannot be read.
     """
-    read_manifest(index)
+    live = read_manifest(index).generation
     files = sorted((file for file in (index / MANIFESTS).glob("*.json") if file.stem.isdecimal()), reverse=True)
-    return [parse_manifest(file.read_bytes(), file) for file in files]
+    # A build that was killed may have left a later one, which was never published.
+    return [parse_manifest(file.read_bytes(), file) for file in files if int(file.stem) <= live]
 
 
 def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:

@@ -15,7 +15,7 @@ from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
 from cir.indexer.durable import sha256_file
 from cir.indexer.edges import read_edge, write_edge
 from cir.indexer.gallery import Gallery
-from cir.indexer.history import rollback
+from cir.indexer.history import generations, rollback
 from cir.indexer.manifest import EDGES, GALLERY, SEGMENTS, next_generation, publish, read_manifest
 from cir.indexer.verify import verify
 from cir.types import Edge, Encoded, ModelCard
@@ -221,6 +221,13 @@ def test_deleted_rows_are_written_as_runs(index: Path) -> None:
     assert type(manifest).from_json(told) == manifest
     told["deleted"] = {"000001": [0, 1, 2, 5, 9, 10]}  # format 1
     assert type(manifest).from_json(told) == manifest
+
+
+def test_what_was_never_published_is_no_generation(index: Path) -> None:
+    manifest = read_manifest(index)
+    left = index / "manifests" / f"{manifest.generation + 1:06d}.json"
+    left.write_bytes((index / "manifests" / f"{manifest.generation:06d}.json").read_bytes())
+    assert [one.generation for one in generations(index)] == list(range(manifest.generation, 0, -1))
 
 
 def test_going_back_and_forth(index: Path, photos: Path) -> None:

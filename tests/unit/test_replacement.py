@@ -242,6 +242,9 @@ def test_anchors_of_one_reference_stay_in_one_half() -> None:
         assert 190 <= fit.sum() <= 200
         inside = {name for name, chosen in zip(questions, fit, strict=True) if chosen}
         assert inside.isdisjoint(name for name, chosen in zip(questions, fit, strict=True) if not chosen)
+    lopsided = ["a.jpg"] * 300 + ["b.jpg"] * 10
+    for seed in range(5):
+        assert halves(lopsided, np.random.default_rng(seed)).tolist() == [name == "b.jpg" for name in lopsided]
     assert not np.array_equal(halves(questions, np.random.default_rng(0)), halves(questions, np.random.default_rng(1)))
 
 
