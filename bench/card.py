@@ -18,15 +18,15 @@ import click
 import numpy as np
 
 from cir import models
-from cir.eval.benchmark import Benchmark
-from cir.eval.catalogues import load_products, load_wardrobe
+from cir.data.benchmark import Benchmark
+from cir.data.attribute_benchmarks import load_products, load_wardrobe
 from cir.eval.engine import Evaluation, evaluate
-from cir.eval.metrics import compare, parse
-from cir.eval.scoring import COMPOSED, values_of
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
+from cir.stats import compare, parse
+from cir.eval.report import COMPOSED, values_of
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
 from cir.models.encoder import SprcEncoder
-from cir.search import Index
+from cir.search.searcher import Searcher
 
 ENOUGH = 200  # queries of a kind from which on its difference is judged
 
@@ -35,7 +35,7 @@ def measured(benchmark: Benchmark, encoder: SprcEncoder) -> dict[str, Any]:
     """The report, and each kind of change compared with its best baseline."""
     with tempfile.TemporaryDirectory() as scratch:
         build_index(list(benchmark.images), Path(scratch) / "index", encoder)
-        found = evaluate(benchmark, Index(Gallery.open(Path(scratch) / "index"), lambda card: encoder))
+        found = evaluate(benchmark, Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder))
     return {"report": found.report, "kinds": by_kind(benchmark, found)}
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import click
 
-from cir import models, products, wardrobe
-from cir.eval.catalogues import WARDROBE_PICTURES, WARDROBE_SEED
+from cir import models
+from cir.data import products
+from cir.data import wardrobe
+from cir.data.attribute_benchmarks import WARDROBE_PICTURES, WARDROBE_SEED
 from cir.images import scan
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
-from cir.search import Index
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
+from cir.search.searcher import Searcher
 from cir.sheet import draw_sheet, save_sheet
 from cir.types import Encoder, Query
 
@@ -57,7 +59,7 @@ def ask_garments(encoder: Encoder, folder: Path, output: Path) -> None:
     """Draw the wardrobe of the benchmark, ask, and leave small JPEG sheets."""
     catalogue = wardrobe.write(folder / "wardrobe", WARDROBE_PICTURES, seed=WARDROBE_SEED)
     build_index(scan([folder / "wardrobe"]), folder / "index", encoder)
-    index = Index(Gallery.open(folder / "index"), lambda card: encoder)
+    index = Searcher(Gallery.open(folder / "index"), lambda card: encoder)
     looks = {name: garment.attributes for name, garment in catalogue}
     for number, (like, text) in enumerate(OF_GARMENTS, start=1):
         reference = next((name for name, look in looks.items() if like and like.items() <= look.items()), "")
@@ -93,7 +95,7 @@ def main(root: Path | None, garments: bool, model: str, output: Path) -> None:
     encoder = models.load_model(model)
     with tempfile.TemporaryDirectory() as scratch:
         build_index([image for _, image in photos], Path(scratch) / "index", encoder)
-        index = Index(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
+        index = Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
         for number, (reference, text) in enumerate(QUESTIONS, start=1):
             result = index.search(Query((ids[reference],) if reference else (), text, k=5))
             save_sheet(draw_sheet(result, index.picture), output / f"{number:02d}.png")

@@ -25,21 +25,24 @@ import click
 import numpy as np
 
 import cir as package
-from cir import models, phrases, products, wardrobe
-from cir.catalogue import Catalogue, Item
+from cir import models
+from cir.data import captions
+from cir.data import products
+from cir.data import wardrobe
+from cir.data.items import Catalogue, Item
 from cir.images import ImageFile, scan
-from cir.indexer.build import build_index
-from cir.indexer.compatibility import average_accuracy, average_compatibility, compatibility_margins
-from cir.indexer.gallery import Gallery
+from cir.indexer.writing.build import build_index
+from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
+from cir.indexer.reading.gallery import Gallery
 from cir.models.encoder import SprcEncoder
 from cir.replacement import routes
-from cir.replacement.anchors import Anchor
+from cir.replacement.questions import Anchor
 from cir.replacement.gate import Cost, judge
 from cir.replacement.measure import MEASURES, measure, overview
-from cir.replacement.observe import Observation, observe
+from cir.replacement.collect import Observation, observe
 from cir.replacement.routes import Fitted
-from cir.replacement.study import Study, answered, halves, scores
-from cir.search import Index
+from cir.replacement.paired_sample import Study, answered, halves, scores
+from cir.search.searcher import Searcher
 from cir.types import Query
 
 ANCHORS, SEED, SEEDS = 2000, 0, 3
@@ -65,7 +68,7 @@ def questions(catalogue: Catalogue, weights: Mapping[tuple[str, ...], float], co
         Anchor(
             str(number),
             change.reference,
-            phrases.change_caption(change.changes, rng, phrasing="val"),
+            captions.change_caption(change.changes, rng, phrasing="val"),
             frozenset(change.targets),
         )
         for number, change in enumerate(catalogue.changes(count, weights, seed=SEED))

@@ -23,16 +23,17 @@ from typing import Any
 import click
 from replace_model import product_gallery
 
-from cir import models, wardrobe
+from cir import models
+from cir.data import wardrobe
 from cir.errors import StaleEvidenceError
 from cir.images import scan
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import CURRENT, GALLERY
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import CURRENT, GALLERY
 from cir.models.encoder import SprcEncoder
-from cir.replacement.anchors import Anchor
-from cir.replacement.replace import apply, study_replacement
-from cir.search import Index
+from cir.replacement.questions import Anchor
+from cir.replacement.study import apply, study_replacement
+from cir.search.searcher import Searcher
 
 ANCHORS = 600
 
@@ -103,7 +104,7 @@ def refusals(scratch: Path, roles: Mapping[str, Path], anchors: Sequence[Anchor]
 
 def stale(path: Path, load: Any, newer: SprcEncoder, anchors: Sequence[Anchor], more: Path) -> dict[str, Any]:
     """An index that has grown since it was measured."""
-    index = Index(Gallery.open(path), load)
+    index = Searcher(Gallery.open(path), load)
     found = study_replacement(index, newer, anchors[:250], sample=0)
     build_index(scan([more]), path, index.encoder, tokens=False, prune=False)
     before = digest(path)

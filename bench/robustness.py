@@ -20,18 +20,20 @@ from typing import Any
 import click
 import numpy as np
 
-from cir import models, phrases, products
-from cir.catalogue import Catalogue
-from cir.eval.catalogues import PRODUCT_QUERIES, PRODUCT_SEED
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
-from cir.search import Index
+from cir import models
+from cir.data import captions
+from cir.data import products
+from cir.data.items import Catalogue
+from cir.data.attribute_benchmarks import PRODUCT_QUERIES, PRODUCT_SEED
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
+from cir.search.searcher import Searcher
 from cir.types import Query
 
 K = 10
 
 
-def recall(index: Index, queries: Sequence[Query], targets: Sequence[frozenset[str]]) -> dict[str, float]:
+def recall(index: Searcher, queries: Sequence[Query], targets: Sequence[frozenset[str]]) -> dict[str, float]:
     """R@10 (hit rate) with its standard error, and the mean share of right answers among the first 10."""
     vectors = np.concatenate([index.query_vectors(queries[i : i + 128]) for i in range(0, len(queries), 128)])
     found = index.rank(vectors, K, exclude=[frozenset(map(str, query.references)) for query in queries])
@@ -61,13 +63,13 @@ def main(root: Path, model: str, output: Path | None) -> None:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         build_index([image for _, image in photos], Path(scratch) / "index", encoder)
-        index = Index(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
+        index = Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
         for draw in range(3):
             rng = random.Random(f"paraphrase {draw}")
-            captions = [phrases.change_caption(change.changes, rng, phrasing="val") for change in changes]
+            captions = [captions.change_caption(change.changes, rng, phrasing="val") for change in changes]
             wordings = {f"paraphrase {draw + 1}": captions}
             if not draw:
-                wordings["with a slip in each"] = [phrases.misspelt(caption, rng) for caption in captions]
+                wordings["with a slip in each"] = [captions.misspelt(caption, rng) for caption in captions]
             for name, said in wordings.items():
                 asked = [Query((change.reference,), text) for change, text in zip(changes, said, strict=True)]
                 figures[name] = recall(index, asked, [frozenset(change.targets) for change in changes])
@@ -78,7 +80,7 @@ def main(root: Path, model: str, output: Path | None) -> None:
         ]
         looks = [(item, others) for item, others in looks if others]
         for name, text in (("nothing changed, said", True), ("nothing changed, the picture alone", False)):
-            asked = [Query((item.id,), rng.choice(phrases.bank()["val"]["same"]) if text else "") for item, _ in looks]
+            asked = [Query((item.id,), rng.choice(captions.bank()["val"]["same"]) if text else "") for item, _ in looks]
             figures[name] = recall(index, asked, [others for _, others in looks])
             click.echo(f"{name}: {figures[name]}")
     spread = [figures[f"paraphrase {draw}"]["R@10"] for draw in (1, 2, 3)]

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cir import losses, phrases
+from cir.training import losses
+from cir.data import captions
 from cir.models import weights
 from cir.models.sprc import Sprc
 from cir.models.stationary import arrange
 from cir.training.config import read_config
 from cir.training.sources import HELD_OUT_SEED, HeldOut, Source, gather
-from cir.training.vertices import VertexLoss, class_map
+from cir.training.class_map import VertexLoss, class_map
 from cir.types import Simplex
 
 TRIPLETS, STEPS, BATCH, SEED = 8_000, 800, 256, 0
@@ -91,7 +92,7 @@ def states(model: Sprc, source: Source, held_out: HeldOut) -> States:
 
     place = dict(zip(held_out.order, held_out.rows, strict=True))
     said = random.Random(HELD_OUT_SEED)
-    captions = [phrases.change_caption(change.changes, said, phrasing="train") for change in held_out.changes]
+    captions = [captions.change_caption(change.changes, said, phrasing="train") for change in held_out.changes]
     return States(
         photos,
         wishes,

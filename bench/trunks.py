@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cir import devices, products
+from cir import devices
+from cir.data import products
 from cir.models.sprc import VisionTransformer
 from cir.training.config import read_config
 from cir.training.sources import Source, _Pixels, gather

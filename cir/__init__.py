@@ -13,16 +13,16 @@ if not (_Path(__file__).parent / "indexer").is_dir():  # running from a checkout
     __path__.append(str(_Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
-    from cir.indexer.build import build_index
+    from cir.indexer.writing.build import build_index
     from cir.models import load_model
-    from cir.search import open_index
+    from cir.search.searcher import open_index
     from cir.types import Query
 
 _HOMES = {
     "Query": "cir.types",
-    "build_index": "cir.indexer.build",
+    "build_index": "cir.indexer.writing.build",
     "load_model": "cir.models",
-    "open_index": "cir.search",
+    "open_index": "cir.search.searcher",
 }
 
 

@@ -32,7 +32,7 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
 
     Args:
         result: what was asked and found.
-        picture: reference or gallery id -> decoded picture, such as `Index.picture`; a photo that is gone is shown as
+        picture: reference or gallery id -> decoded picture, such as `Searcher.picture`; a photo that is gone is shown as
             an empty tile that says so.
     """
     query = result.query

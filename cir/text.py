@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from cir.errors import WeightsError
@@ -52,14 +53,16 @@ class Tokenizer:
             raise WeightsError(f"{vocabulary}: not a BERT vocabulary; {why}")
         self._pieces = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(words)}, lowercase=True)
         self._pad_to_longest = pad_to_longest
+        self._lock = Lock()
         self.size = len(words)
 
     def __call__(self, captions: Sequence[str], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """B raw captions -> ids and mask, each (B, L) int64; L is `length` or the longest caption's if shorter."""
         import numpy as np
 
-        self._pieces.enable_truncation(length)
-        encoded = [self._pieces.encode(clean_caption(caption)) for caption in captions]
+        with self._lock:  # truncation is a setting of the tokenizer, which several threads share
+            self._pieces.enable_truncation(length)
+            encoded = [self._pieces.encode(clean_caption(caption)) for caption in captions]
         width = max((len(one.ids) for one in encoded), default=length) if self._pad_to_longest else length
         ids = np.zeros((len(encoded), width), np.int64)  # 0 is [PAD]
         mask = np.zeros((len(encoded), width), np.int64)

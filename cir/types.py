@@ -8,112 +8,138 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from pathlib import Path
+
     from PIL.Image import Image
 
-    Floats = NDArray[np.float32]
+    from cir.arrays import Floats
+
+
+Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 @dataclass(frozen=True)
-class Block:
-    """What a vector says of one attribute: `room` fixed vertices, in `room - 1` dims.
+class SimplexBlock:
+    """The dims of a gallery vector that encode one attribute: `capacity` fixed vertices in `capacity - 1` dims.
 
     Attributes:
         name: the attribute, such as "colour".
-        room: K, for the classes there are and those to come; the vertices depend on it, so it never changes.
-        weight: the block's part of a vector's squared length, relative to the other blocks'.
+        capacity: K, enough for current and future classes; the vertices depend on it, so it never changes.
+        weight: the block's share of a vector's squared length, relative to the other blocks.
     """
 
     name: str
-    room: int
+    capacity: int
     weight: int
 
 
 @dataclass(frozen=True)
 class Simplex:
-    """A product of simplices, side by side in a gallery vector; the dims behind them are anchored to nothing.
+    """A product of regular simplices, one per attribute, side by side in a gallery vector; the last dims are free.
 
-    Models that place the same classes on the same vertices can be compared by these dims without having met.
+    Models trained against the same vertices can be compared by these dims even if neither has seen the other
+    (Biondi et al., CVPR 2024).
 
     Attributes:
         blocks: in the order of their dims.
-        free: weight of the dims behind them.
-        vertices: digest of all vertex matrices: what two models must agree on, whatever built them.
+        free_weight: weight of the free dims, relative to the blocks'.
+        vertices_sha256: digest of all vertex matrices; two models must agree on it.
     """
 
-    blocks: tuple[Block, ...]
-    free: int
-    vertices: str
+    blocks: tuple[SimplexBlock, ...]
+    free_weight: int
+    vertices_sha256: str
 
     @property
     def dims(self) -> int:
-        """How many dims are anchored."""
-        return sum(block.room - 1 for block in self.blocks)
+        """How many dims the blocks take."""
+        return sum(block.capacity - 1 for block in self.blocks)
 
     @property
     def offsets(self) -> dict[str, int]:
-        """Where the dims of each block begin."""
-        found, offset = {}, 0
+        """First dim of each block."""
+        offsets, start = {}, 0
         for block in self.blocks:
-            found[block.name] = offset
-            offset += block.room - 1
-        return found
+            offsets[block.name] = start
+            start += block.capacity - 1
+        return offsets
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Simplex:
         """A simplex from the values of `dataclasses.asdict`."""
-        return cls(tuple(Block(**block) for block in values["blocks"]), values["free"], values["vertices"])
+        blocks = tuple(SimplexBlock(**block) for block in values["blocks"])
+        return cls(blocks, values["free_weight"], values["vertices_sha256"])
 
 
 @dataclass(frozen=True)
 class Space:
-    """What makes vectors comparable: two vectors may meet only when their spaces have the same id.
+    """What makes vectors comparable: two vectors may be compared only when their spaces have the same id.
+
+    Vectors are unit-norm and scored by the inner product; with tokens by the maximum over T.
 
     Attributes:
         dims: D, the length of a vector.
-        model_digest: digest of the weights that span the space.
-        normalisation: "l2", unit length.
-        score: "dot", the inner product; with tokens the maximum over T.
-        simplex: what the vectors are anchored to, or None.
+        model_digest: digest of the model that spans the space.
+        simplex: the fixed vertices that the vectors are trained against, or None.
     """
 
     dims: int
     model_digest: str
-    normalisation: str = "l2"
-    score: str = "dot"
     simplex: Simplex | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats, nothing that is None."""
-        told = {key: value for key, value in asdict(self).items() if value is not None}
-        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats, no nulls.
+
+        Trained query heads are stored under this id, so its form is fixed.
+        """
+        content: dict[str, Any] = {
+            "dims": self.dims,
+            "model_digest": self.model_digest,
+            "normalisation": "l2",
+            "score": "dot",
+        }
+        if self.simplex is not None:
+            content["simplex"] = {
+                "blocks": [
+                    {"name": block.name, "room": block.capacity, "weight": block.weight} for block in self.simplex.blocks
+                ],
+                "free": self.simplex.free_weight,
+                "vertices": self.simplex.vertices_sha256,
+            }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Space:
+        """A space from the values of `dataclasses.asdict`."""
+        simplex = values.get("simplex")
+        return cls(values["dims"], values["model_digest"], Simplex.from_json(simplex) if simplex else None)
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Who a model is. Stored with the weights and in every index that holds its vectors.
+    """The identity of a model. Stored with the weights and in every index that holds its vectors.
 
     Attributes:
         name: immutable versioned name, such as "small-2".
         weights_sha256: digest of the weights file.
         preprocess_sha256: digest of the preprocessing settings; other pixels are another model.
         dims: D of vectors and tokens.
-        tokens: T, tokens per image; 0 where the model gives none.
+        tokens: T, tokens per image; 0 for a model without tokens.
         vector: whether the gallery encoder gives one vector per image.
         sum_weight: share of the image in the *sum* baseline, chosen once on held-out train data.
-        floors: "composed" or "text" -> the score below which the best hit of such a query is called no fit: 5 % of
-            answerable queries on held-out train data fall below it. Empty where it was not calibrated.
-        query_heads: id of each older space that the model makes queries for too -> its dims.
-        simplex: what the gallery's vectors are anchored to, or None.
+        min_scores: "composed" or "text" -> the score below which the best hit of such a query is reported as not
+            confident: 5 % of answerable queries on held-out train data score lower. Empty if not calibrated.
+        query_heads: id of each older space for which the model has a query head -> dims of that space.
+        simplex: the fixed vertices that gallery vectors are trained against, or None.
         classes: block of the simplex -> the classes on its vertices, in order. Successors only append.
         training: how it was trained: data, seed, steps, hours.
     """
@@ -125,85 +151,46 @@ class ModelCard:
     tokens: int
     vector: bool
     sum_weight: float = 0.5
-    floors: Mapping[str, float] = field(default_factory=dict)
+    min_scores: Mapping[str, float] = field(default_factory=dict)
     query_heads: Mapping[str, int] = field(default_factory=dict)
     simplex: Simplex | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 (16 hex digits) over weights and preprocessing: what decides the vectors, and nothing else."""
+        """SHA-256 (16 hex digits) over the digests of weights and preprocessing."""
         return hashlib.sha256(f"{self.weights_sha256}:{self.preprocess_sha256}".encode()).hexdigest()[:16]
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """The native space of this model's vectors, tokens and queries."""
         return Space(dims=self.dims, model_digest=self.digest, simplex=self.simplex)
 
     @property
     def classes_sha256(self) -> str:
-        """SHA-256 (16 hex digits) of the class map; empty where there is none."""
-        told = json.dumps({name: list(classes) for name, classes in self.classes.items()}, sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16] if self.classes else ""
+        """SHA-256 (16 hex digits) of the class map; empty without one."""
+        content = json.dumps({name: list(classes) for name, classes in self.classes.items()}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16] if self.classes else ""
 
     def to_json(self) -> dict[str, Any]:
-        """The card as plain JSON values, digest included."""
-        plain = {"floors": dict(self.floors), "query_heads": dict(self.query_heads), "training": dict(self.training)}
-        classes = {name: list(each) for name, each in self.classes.items()}
-        told = {**asdict(self), **plain, "classes": classes}
-        return {**told, "digest": self.digest, "classes_sha256": self.classes_sha256}
+        """The card as plain JSON values, digests included."""
+        plain = {"min_scores": dict(self.min_scores), "query_heads": dict(self.query_heads), "training": dict(self.training)}
+        classes = {name: list(names) for name, names in self.classes.items()}
+        return {**asdict(self), **plain, "classes": classes, "digest": self.digest, "classes_sha256": self.classes_sha256}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
-        """A card from `to_json` values; the digests are always computed from the others."""
-        told = {key: value for key, value in values.items() if key not in ("digest", "classes_sha256")}
-        if told.get("simplex"):
-            told["simplex"] = Simplex.from_json(told["simplex"])
-        return cls(**told)
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A measured way from the queries of a model to stored vectors of another space.
-
-    Attributes:
-        model: digest of the model that asks.
-        space: id of the space of the stored vectors.
-        route: "head", the model has a query head for the old space; "fitted", `matrix` and `bias` are one, fitted at
-            the replacement on what its own heads project (`Trunk`); "transform", stored vectors are carried into the
-            model's own space; "procrustes", query vectors are carried into the old one; "simplex", query vectors
-            without what no simplex anchors; "encoder", the model that made the stored vectors makes queries for them.
-        matrix: (D_to, D_from) float32 of what is carried: to = unit(matrix @ from + bias). None where nothing is.
-        bias: (D_to,) float32, or None.
-        slope, intercept: slope * score + intercept puts a score in the old space on the scale of the model's own.
-        evidence: what was measured, and the verdict; plain JSON values.
-    """
-
-    model: str
-    space: str
-    route: str
-    matrix: Floats | None = None
-    bias: Floats | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-    def carry(self, vectors: Floats) -> Floats:
-        """(N, D_from) -> (N, D_to) float32, unit-norm."""
-        import numpy as np
-
-        assert self.matrix is not None  # heads and encoders carry nothing
-        carried = vectors.astype(np.float32) @ self.matrix.T
-        if self.bias is not None:
-            carried = carried + self.bias
-        unit: Floats = carried / np.maximum(np.linalg.norm(carried, axis=-1, keepdims=True), 1e-12)
-        return unit
+        """A card from `to_json` values; the digests are always computed from the other fields."""
+        fields = {key: value for key, value in values.items() if key not in ("digest", "classes_sha256")}
+        if fields.get("simplex"):
+            fields["simplex"] = Simplex.from_json(fields["simplex"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a gallery encoder says of B images; at least one of the two is there.
+    """What a gallery encoder returns for B images; at least one of the two fields is set.
 
     Attributes:
         vectors: (B, D) float32, unit-norm, or None.
@@ -219,7 +206,11 @@ class GalleryEncoder(Protocol):
 
     @property
     def card(self) -> ModelCard:
-        """Who makes the vectors."""
+        """The model's identity."""
+
+    @property
+    def directory(self) -> Path | None:
+        """The model's folder, recorded in an index as a hint; None if it was not loaded from one."""
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels; safe to call from several threads."""
@@ -228,15 +219,15 @@ class GalleryEncoder(Protocol):
         """(B, 3, H, W) float32 pixels from `preprocess` -> vectors and tokens; safe to call from several threads."""
 
     def shared_by(self, workers: int) -> AbstractContextManager[None]:
-        """Entered around `workers` threads that call `encode_images` at once, to divide the cores among them."""
+        """Entered around `workers` threads that call the encoder at once, to divide the cores among them."""
 
 
 class QueryEncoder(Protocol):
-    """Turns a reference and a caption into one vector, of the model's own space or an older one it has a head for."""
+    """Turns a reference and a caption into one vector, in the model's own space or an older one it has a head for."""
 
     @property
     def card(self) -> ModelCard:
-        """Whose space the queries are in."""
+        """The model's identity."""
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels."""
@@ -245,6 +236,8 @@ class QueryEncoder(Protocol):
         """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm.
 
         Args:
+            pixels: from `preprocess`.
+            captions: relative captions.
             space: id of a space in `card.query_heads`; the model's own if None.
         """
 
@@ -253,8 +246,8 @@ class QueryEncoder(Protocol):
 
 
 @runtime_checkable
-class Trunk(Protocol):
-    """A query encoder that shows what its heads project, so that another head can be fitted on it."""
+class ExposesQueryStates(Protocol):
+    """A query encoder that exposes the input of its query heads, so that another head can be fitted on it."""
 
     def query_states(self, pixels: Floats, captions: Sequence[str]) -> Floats:
         """(B, 3, H, W) references and B captions -> (B, width) float32."""
@@ -263,11 +256,11 @@ class Trunk(Protocol):
         """B captions without a reference -> (B, width) float32."""
 
     def project_states(self, states: Floats, space: str | None = None) -> Floats:
-        """(B, width) -> (B, D) float32, unit-norm: the query vectors, by its own head or one for an older space."""
+        """(B, width) -> (B, D) float32, unit-norm query vectors, by the native head or the head of an older space."""
 
 
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):
-    """A model that does both, in one space."""
+    """A model that encodes both queries and galleries, in one space."""
 
 
 @dataclass(frozen=True)
@@ -276,13 +269,13 @@ class Query:
 
     Attributes:
         references: image files, gallery ids or decoded pictures; several are averaged.
-        text: the relative caption, "in red, with long sleeves"; empty for "more like this". One of blanks alone is a
-            caption that says nothing, and is composed with the reference: CIRR has such a query.
+        text: the relative caption, "in red, with long sleeves"; empty for "more like this". A caption of blanks alone
+            is still composed with the reference: CIRR has such a query.
         negatives: captions of what is not wanted.
-        k: how many hits.
-        where: metadata conditions, every one of which a hit must meet.
+        k: number of hits.
+        where: metadata conditions (column, value); a hit meets all of them.
         exclude: ids that may not be among the hits.
-        id: echoed in the result; for batches.
+        id: copied into the result; for batches.
     """
 
     references: tuple[Any, ...] = ()
@@ -302,7 +295,7 @@ class Hit:
         rank: from 1.
         id: in the gallery.
         score: cosine; storage in float16 may carry it 0.0005 past 1.
-        path: where its file is, or None when it is no longer there.
+        path: its file, or None if the file is gone.
         metadata: column -> value.
     """
 
@@ -318,14 +311,14 @@ class SearchResult:
     """The answer to one query.
 
     Attributes:
-        query: the query as asked.
+        query: the query.
         hits: best first; ties broken by id.
-        searched: how many images were compared.
-        model: name of the model that answered.
-        seconds: time spent, encoding included.
-        unsearched: how many images were left out, because nothing measured leads to their space.
-        fits: whether the best hit scores as answers usually do (`ModelCard.floors`); None where nothing is known of it:
-            without a caption, with negatives, or with a model that was not calibrated.
+        searched: number of images compared.
+        model: name of the model that serves the index.
+        seconds: time spent per query, encoding included.
+        confident: whether the best hit scores as high as right answers usually do (`ModelCard.min_scores`); None if
+            unknown: a query without a caption or with negatives, or a model that was not calibrated.
+        unsearched: number of images left out, because no validated mapping leads to their space.
     """
 
     query: Query
@@ -333,5 +326,5 @@ class SearchResult:
     searched: int
     model: str
     seconds: float
-    fits: bool | None = None
+    confident: bool | None = None
     unsearched: int = 0

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cir import __version__
-from cir.eval.benchmark import Benchmark
-from cir.eval.metrics import compare, mean
-from cir.eval.report import align, cell
+from cir.data.benchmark import Benchmark
+from cir.stats import compare, mean
+from cir.eval.render import align, cell
 from cir.eval.runs import Run
-from cir.eval.scoring import Values, check_run, headline_name, reported, values_of, values_of_groups
+from cir.eval.report import Values, check_run, headline_name, reported, values_of, values_of_groups
 
 
 def compare_runs(

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from cir.errors import MissingImageError
-from cir.eval.benchmark import Benchmark
+from cir.data.benchmark import Benchmark
 from cir.eval.runs import Run
-from cir.eval.scoring import COMPOSED, make_report
+from cir.eval.report import COMPOSED, make_report
 from cir.types import Query
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ RANKED_AT_ONCE = 256  # bounds the (B, N) scores in memory
 
 
 class Searcher(Protocol):
-    """What is evaluated; `cir.search.Index` is one."""
+    """What is evaluated; `cir.search.searcher.Index` is one."""
 
     @property
     def card(self) -> ModelCard:
@@ -68,7 +68,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        report: as `cir.eval.scoring.make_report` gives it; plain JSON values.
+        report: as `cir.eval.report.make_report` gives it; plain JSON values.
         runs: system ("composed", "image", "text", "sum") -> its run: as many places as the measures look at, and
             below them the rest of the query's subset.
         subsets: query -> its subset, ranked by "composed"; empty where there are no subsets.
@@ -105,7 +105,7 @@ def evaluate(
     whole = {system: _append(run, subsets[system]) for system, run in runs.items()}
     seconds = time.perf_counter() - started
     report = make_report(benchmark, whole, model=searcher.card.to_json(), seconds=seconds, seed=seed)
-    if benchmark.judged and COMPOSED in searcher.card.floors:
+    if benchmark.judged and COMPOSED in searcher.card.min_scores:
         report["nothing_fits"] = _nothing_fits(benchmark, searcher, vectors[COMPOSED], runs[COMPOSED])
     return Evaluation(report, whole, subsets[COMPOSED])
 
@@ -159,7 +159,7 @@ def _encode(searcher: Searcher, queries: Sequence[Query], progress: Progress) ->
 
 def _nothing_fits(benchmark: Benchmark, searcher: Searcher, vectors: Floats, run: Run) -> dict[str, float]:
     """How often "nothing fits" is said of headline queries: wrongly as they are, rightly without their targets."""
-    floor = searcher.card.floors[COMPOSED]
+    floor = searcher.card.min_scores[COMPOSED]
     gone = _run(benchmark, searcher, vectors, k=1, without_targets=True)
     asked = [query.id for query in benchmark.queries if query.headline and run[query.id] and gone[query.id]]
     said = {name: [ranked[query][0][1] < floor for query in asked] for name, ranked in (("here", run), ("gone", gone))}

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from cir.errors import DataError, UsageError
-from cir.eval.files import read_lines, write_text
+from cir.files import read_lines, write_text
 
 # Query id -> its hits (image id, score), best first.
 Run = dict[str, list[tuple[str, float]]]

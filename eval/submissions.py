@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir.errors import DataError, UsageError
-from cir.eval.files import write_text
+from cir.files import write_text
 
 if TYPE_CHECKING:
-    from cir.eval.benchmark import Benchmark, BenchmarkQuery
+    from cir.data.benchmark import Benchmark, JudgedQuery
     from cir.eval.runs import Run
 
 LENGTH, SUBSET_LENGTH = 50, 3
@@ -113,7 +113,7 @@ def _first(benchmark: Benchmark, run: Run, length: int) -> dict[str, list[str]]:
 
 def _lists(
     benchmark: Benchmark, lists: Mapping[str, Sequence[Any]], name: str
-) -> list[tuple[BenchmarkQuery, Sequence[Any]]]:
+) -> list[tuple[JudgedQuery, Sequence[Any]]]:
     """Each query with its list."""
     queries = {query.id: query for query in benchmark.queries}
     wrong = sorted(queries.keys() ^ lists.keys())
@@ -123,7 +123,7 @@ def _lists(
     return [(query, lists[query_id]) for query_id, query in queries.items()]
 
 
-def _check_list(query: BenchmarkQuery, images: Sequence[str], length: int, among: Iterable[str], name: str) -> None:
+def _check_list(query: JudgedQuery, images: Sequence[str], length: int, among: Iterable[str], name: str) -> None:
     if len(images) != length or len(set(images)) != length:
         raise DataError(
             f"{name}: query {query.id} has {len(set(images))} distinct images, the server wants {length};"

@@ -1,1 +1,1 @@
-"""The gallery on disk: immutable segments, one manifest per generation, and a search over both."""
+"""The gallery on disk: `storage` (file formats), `writing` (build, backfill, serve) and `reading` (search)."""

@@ -65,7 +65,7 @@ def make_tiny_model(
     from cir.models import weights
     from cir.models.sprc import Sprc, SprcConfig
     from cir.models.stationary import product
-    from cir.types import Block
+    from cir.types import SimplexBlock
 
     vocabulary = directory.parent / f"words-{seed}.txt"
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def make_tiny_model(
         vocabulary=128,
         positions=64,
         gallery_vector=vector,
-        simplex=product([Block(name, 4, 1) for name in classes], free=1) if classes else None,
+        simplex=product([SimplexBlock(name, 4, 1) for name in classes], free=1) if classes else None,
     )
     model = Sprc(config)
     for parameter in model.parameters():
@@ -107,7 +107,7 @@ def make_tiny_model(
 @pytest.fixture(scope="session")
 def wardrobe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty rendered garments with their table."""
-    from cir import wardrobe
+    from cir.data import wardrobe
 
     folder = tmp_path_factory.mktemp("data") / "wardrobe"
     wardrobe.write(folder, 40, seed=3)

@@ -13,7 +13,7 @@ import click
 from cir.errors import UsageError
 
 if TYPE_CHECKING:
-    from cir.eval.benchmark import Benchmark
+    from cir.data.benchmark import Benchmark
 
 Command = Callable[..., Any]
 
@@ -45,9 +45,9 @@ class Source:
             UsageError: an option is missing.
             DataError: files are missing or not what they should be.
         """
-        from cir.eval.catalogues import load_products, load_wardrobe
-        from cir.eval.jsonl import load_jsonl
-        from cir.eval.official import load_official
+        from cir.data.attribute_benchmarks import load_products, load_wardrobe
+        from cir.data.jsonl import load_jsonl
+        from cir.data.protocols import load_official
 
         root = self.data_root
         if self.name == "wardrobe" and root is None and scratch is not None:

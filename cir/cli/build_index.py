@@ -17,7 +17,7 @@ from cir.errors import DataError
 
 if TYPE_CHECKING:
     from cir.images import ImageFile
-    from cir.indexer.report import BuildReport
+    from cir.indexer.writing.report import BuildReport
 
 
 @click.command("build-index")
@@ -76,7 +76,7 @@ def build_index(
     """
     quiet_libraries()
     from cir import images, models
-    from cir.indexer.build import build_index as build
+    from cir.indexer.writing.build import build_index as build
 
     asked = kinds_of(kinds, "--anchors")
     files = images.scan(paths)
@@ -106,8 +106,8 @@ def build_index(
 
 
 def _keep_anchors(index: Path, columns: Mapping[str, str]) -> None:
-    from cir.indexer.gallery import Gallery
-    from cir.replacement.anchors import MADE, anchors_from_metadata, keep_anchors
+    from cir.indexer.reading.gallery import Gallery
+    from cir.replacement.questions import MADE, anchors_from_metadata, keep_anchors
 
     gallery = Gallery.open(index)
     made = anchors_from_metadata(gallery, columns, MADE)
@@ -116,7 +116,7 @@ def _keep_anchors(index: Path, columns: Mapping[str, str]) -> None:
 
 
 def _has_metadata(index: Path) -> bool:
-    from cir.indexer.gallery import Gallery
+    from cir.indexer.reading.gallery import Gallery
 
     return bool(Gallery.open(index).columns)
 
@@ -124,8 +124,8 @@ def _has_metadata(index: Path) -> bool:
 def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
     """The model that an existing index goes on with; the default for a new one."""
     from cir import models
-    from cir.indexer.gallery import Gallery
-    from cir.indexer.manifest import CURRENT
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.storage.manifest import CURRENT
 
     if not (output / CURRENT).is_file():
         return models.DEFAULT

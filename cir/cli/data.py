@@ -12,7 +12,7 @@ from cir.cli.benchmarks import OFFICIAL, TRAIN_SPLITS
 from cir.cli.options import json_option
 
 if TYPE_CHECKING:
-    from cir.eval.manifests import DataCheck
+    from cir.data.check import DataCheck
 
 SHOWN = 5
 
@@ -41,7 +41,7 @@ def check(context: click.Context, benchmark: str, data_root: Path, as_json: bool
     Example:
       cir data check fashioniq-val --data-root fashionIQ_dataset
     """
-    from cir.eval.manifests import check_data
+    from cir.data.check import check_data
 
     found = check_data(benchmark, data_root)
     click.echo(json.dumps(_as_json(benchmark, found)) if as_json else _as_text(benchmark, data_root, found))

@@ -16,10 +16,10 @@ from cir.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cir.eval.benchmark import Benchmark
-    from cir.search import Index
+    from cir.data.benchmark import Benchmark
+    from cir.search.searcher import Searcher
     from cir.types import Query
-    from cir.wardrobe import Garment
+    from cir.data.wardrobe import Garment
 
 OUTPUT = Path("cir-demo")
 PICTURES, SEED, EVALUATED = 300, 25, 150
@@ -49,7 +49,8 @@ def demo(folder: Path, device: str) -> None:
       cir demo ~/Pictures/shop
     """
     quiet_libraries()
-    from cir import images, wardrobe
+    from cir import images
+    from cir.data import wardrobe
 
     drawn = folder / "wardrobe"
     if folder.is_file():
@@ -67,11 +68,11 @@ def demo(folder: Path, device: str) -> None:
 
 
 def _wardrobe(output: Path, folder: Path, device: str) -> None:
-    from cir import wardrobe
+    from cir.data import wardrobe
     from cir.errors import UsageError
-    from cir.eval.catalogues import load_wardrobe
+    from cir.data.attribute_benchmarks import load_wardrobe
     from cir.eval.engine import evaluate
-    from cir.eval.report import render
+    from cir.eval.render import render
     from cir.types import Query
 
     if folder.is_dir() and any(folder.iterdir()) and not (folder / wardrobe.TABLE).is_file():
@@ -99,16 +100,17 @@ def _wardrobe(output: Path, folder: Path, device: str) -> None:
 
 
 def _replace(
-    output: Path, folder: Path, table: dict[str, Attributes], benchmark: Benchmark, whole: Index, device: str
+    output: Path, folder: Path, table: dict[str, Attributes], benchmark: Benchmark, whole: Searcher, device: str
 ) -> None:
     """The same pictures as an older model has indexed them, and a better model behind what it has stored."""
-    from cir import images, models, wardrobe
-    from cir.indexer.build import build_index
-    from cir.indexer.gallery import Gallery
-    from cir.indexer.manifest import CURRENT
-    from cir.replacement.anchors import anchors_from_metadata, keep_anchors
-    from cir.replacement.replace import apply, passed, study_replacement
-    from cir.search import open_index
+    from cir import images, models
+    from cir.data import wardrobe
+    from cir.indexer.writing.build import build_index
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.storage.manifest import CURRENT
+    from cir.replacement.questions import anchors_from_metadata, keep_anchors
+    from cir.replacement.study import apply, passed, study_replacement
+    from cir.search.searcher import open_index
 
     index = output / "older.index"
     click.echo("putting a better model behind an index that an older one has made:")
@@ -143,7 +145,7 @@ def _replace(
     )
 
 
-def _answered(opened: Index, benchmark: Benchmark) -> tuple[int, int]:
+def _answered(opened: Searcher, benchmark: Benchmark) -> tuple[int, int]:
     """How many questions are answered by the first hit, and within ten."""
     from cir.types import Query
 
@@ -157,8 +159,8 @@ def _answered(opened: Index, benchmark: Benchmark) -> tuple[int, int]:
 
 
 def _gallery_digests(index: Path) -> list[str]:
-    from cir.indexer.durable import sha256_file
-    from cir.indexer.manifest import GALLERY, SEGMENTS
+    from cir.files import sha256_file
+    from cir.indexer.storage.manifest import GALLERY, SEGMENTS
 
     return [sha256_file(path) for path in sorted((index / SEGMENTS).rglob(GALLERY))]
 
@@ -173,10 +175,10 @@ def _own_pictures(folder: Path, device: str) -> None:
     _good_bye(OUTPUT)
 
 
-def _index(folder: Path, index: Path, table: dict[str, Attributes], device: str) -> Index:
+def _index(folder: Path, index: Path, table: dict[str, Attributes], device: str) -> Searcher:
     from cir import images, models
-    from cir.indexer.build import build_index
-    from cir.search import open_index
+    from cir.indexer.writing.build import build_index
+    from cir.search.searcher import open_index
 
     click.echo("indexing with the model that comes with the package:")
     words = ["build-index", folder, "-o", index]
@@ -187,7 +189,7 @@ def _index(folder: Path, index: Path, table: dict[str, Attributes], device: str)
     return open_index(index, device=device)
 
 
-def _ask(opened: Index, queries: Sequence[Query], output: Path) -> None:
+def _ask(opened: Searcher, queries: Sequence[Query], output: Path) -> None:
     from cir.sheet import draw_sheet, save_sheet
 
     click.echo("searching:")

@@ -17,8 +17,8 @@ from cir.cli.options import device_option, json_option, model_dir_option, quiet_
 from cir.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from cir.eval.benchmark import Benchmark
-    from cir.search import Index
+    from cir.data.benchmark import Benchmark
+    from cir.search.searcher import Searcher
 
 
 @click.command()
@@ -80,7 +80,7 @@ def evaluate(
     quiet_libraries()
     from cir import devices
     from cir.eval.engine import evaluate as run_benchmark
-    from cir.eval.report import render, write_report
+    from cir.eval.render import render, write_report
     from cir.eval.runs import write_run
     from cir.eval.submissions import check_name, make_submission, write_submission
 
@@ -123,9 +123,9 @@ class _Gallery:
 
     def open(
         self, index: Path | None, model: str | None, model_dirs: tuple[Path, ...], device: str, scratch: Path
-    ) -> tuple[Benchmark, Index]:
+    ) -> tuple[Benchmark, Searcher]:
         """The benchmark, without unreadable pictures where that is allowed, and an index that holds it."""
-        from cir.search import open_index
+        from cir.search.searcher import open_index
 
         if index is not None and (not self.official or (index / "CURRENT").exists()):
             searched = open_index(index, model_dirs=model_dirs, device=device)
@@ -135,11 +135,11 @@ class _Gallery:
 
     def _build(
         self, path: Path, model: str | None, model_dirs: tuple[Path, ...], device: str
-    ) -> tuple[Benchmark, Index]:
+    ) -> tuple[Benchmark, Searcher]:
         from cir import models
-        from cir.indexer.build import build_index
-        from cir.indexer.gallery import Gallery
-        from cir.search import Index
+        from cir.indexer.writing.build import build_index
+        from cir.indexer.reading.gallery import Gallery
+        from cir.search.searcher import Searcher
 
         encoder = models.load_model(model or models.DEFAULT, device=device, model_dirs=model_dirs)
         report = build_index(
@@ -157,4 +157,4 @@ class _Gallery:
                 " --allow-missing goes on without"
             )
         benchmark = self.benchmark.without(image_id for image_id, _ in report.skipped)
-        return benchmark, Index(Gallery.open(path), lambda card: encoder)
+        return benchmark, Searcher(Gallery.open(path), lambda card: encoder)

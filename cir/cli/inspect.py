@@ -13,8 +13,8 @@ from cir.cli.options import index_argument, json_option, model_dir_option, quiet
 from cir.errors import CorruptIndexError
 
 if TYPE_CHECKING:
-    from cir.indexer.gallery import Gallery
-    from cir.types import Edge, ModelCard
+    from cir.indexer.reading.gallery import Gallery
+    from cir.types import SpaceMapping, ModelCard
 
 
 EARLIER = 10  # generations that are shown
@@ -30,9 +30,9 @@ def info(index: Path, as_json: bool) -> None:
     Example:
       cir info my.index
     """
-    from cir.indexer.gallery import Gallery
-    from cir.indexer.history import generations
-    from cir.replacement.anchors import kept_anchors
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.writing.history import generations
+    from cir.replacement.questions import kept_anchors
 
     gallery = Gallery.open(index)
     manifest, card, kept = gallery.manifest, gallery.card, kept_anchors(index, gallery).sha256
@@ -55,9 +55,9 @@ def info(index: Path, as_json: bool) -> None:
         ],
         "previous": manifest.previous,
         "searched": int(gallery.searchable.sum()),
-        "edges": {
-            space: {"route": edge.route, "stale": _stale(edge, kept), "evidence": dict(edge.evidence)}
-            for space, edge in gallery.edges.items()
+        "mappings": {
+            space: {"route": mapping.route, "stale": _stale(mapping, kept), "evidence": dict(mapping.evidence)}
+            for space, mapping in gallery.mappings.items()
         },
         "generations": [
             {
@@ -117,24 +117,24 @@ def _simplex(card: ModelCard) -> str:
 def _older(gallery: Gallery, space: str, maker: str, kept: str) -> str:
     """What became of the images of another model's space."""
     count = len(gallery.ids_in(space))
-    edge = gallery.edges.get(space)
-    if edge is None:
+    mapping = gallery.mappings.get(space)
+    if mapping is None:
         return f"{count:,} images of {maker} ({space}), not searched: measure a way with `cir replace-model`"
-    figures = next(one for one in edge.evidence["routes"] if one["route"] == edge.route)
+    figures = next(one for one in mapping.evidence["routes"] if one["route"] == mapping.route)
     gains = ", ".join(
         f"{name} {100 * gain['difference']:+.1f} (at least {100 * gain['lower95']:+.1f})"
         for name, gain in figures["gains"].items()
     )
-    stale = "; stale: other anchors are kept now" if _stale(edge, kept) else ""
+    stale = "; stale: other anchors are kept now" if _stale(mapping, kept) else ""
     return (
-        f"{count:,} images of {maker} ({space}), asked by {edge.route}: {gains} "
-        f"on {edge.evidence['measured']:,} anchors, {edge.evidence['created']}{stale}"
+        f"{count:,} images of {maker} ({space}), asked by {mapping.route}: {gains} "
+        f"on {mapping.evidence['measured']:,} anchors, {mapping.evidence['created']}{stale}"
     )
 
 
-def _stale(edge: Edge, kept: str) -> bool:
+def _stale(mapping: SpaceMapping, kept: str) -> bool:
     """Whether the evidence is about other anchors than those of this digest, which the index keeps now."""
-    return bool(kept) and edge.evidence["anchors sha256"] != kept
+    return bool(kept) and mapping.evidence["anchors sha256"] != kept
 
 
 @click.command()
@@ -146,8 +146,8 @@ def verify(index: Path) -> None:
     Example:
       cir verify my.index
     """
-    from cir.indexer.gallery import Gallery
-    from cir.indexer.verify import verify as check
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.reading.verify import verify as check
 
     problems = check(index)
     if problems:

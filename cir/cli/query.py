@@ -15,7 +15,7 @@ from cir.errors import CirError, DataError, UsageError
 from cir.types import Query, SearchResult
 
 if TYPE_CHECKING:
-    from cir.search import Index
+    from cir.search.searcher import Searcher
 
 
 @click.command()
@@ -70,7 +70,7 @@ def query(
       cir query my.index - < queries.jsonl > answers.jsonl
     """
     quiet_libraries()
-    from cir.search import open_index
+    from cir.search.searcher import open_index
 
     if as_json and paths:
         raise UsageError("--json and --paths exclude each other; give one")
@@ -144,13 +144,13 @@ def _condition(text: str) -> tuple[str, str]:
     return column.strip(), value.strip()
 
 
-def _draw(opened: Index, result: SearchResult, path: Path) -> None:
+def _draw(opened: Searcher, result: SearchResult, path: Path) -> None:
     from cir.sheet import draw_sheet, save_sheet
 
     save_sheet(draw_sheet(result, opened.picture), path)
 
 
-def _answer_lines(opened: Index, lines: Iterable[bytes], k: int, exact: bool) -> int:
+def _answer_lines(opened: Searcher, lines: Iterable[bytes], k: int, exact: bool) -> int:
     """One answer a line, in order; a bad line is answered with its error and makes the exit code 2, no hit at all 1."""
     _ = opened.encoder  # a model that is not there is one error, not one a line
     bad = hits = 0

@@ -12,7 +12,7 @@ from cir.cli.build_index import Progress
 from cir.cli.options import device_option, index_argument, json_option, kinds_of, model_dir_option, quiet_libraries
 
 if TYPE_CHECKING:
-    from cir.replacement.replace import Replacement
+    from cir.replacement.study import Replacement
 
 REFUSED = 1
 SLICES = 6  # that are shown
@@ -78,9 +78,9 @@ def replace_model(
     quiet_libraries()
     from cir import models
     from cir.errors import StaleEvidenceError, UsageError
-    from cir.replacement.anchors import Kept, kept_anchors, read_anchors
-    from cir.replacement.replace import apply, passed, study_replacement
-    from cir.search import open_index
+    from cir.replacement.questions import Kept, kept_anchors, read_anchors
+    from cir.replacement.study import apply, passed, study_replacement
+    from cir.search.searcher import open_index
 
     if sample < 0 or not 0 <= accept_noninferior <= 100:
         raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
@@ -158,8 +158,8 @@ def anchors(index: Path, file: Path | None, data_root: Path | None, kinds: tuple
       cir anchors my.index --metadata colour=baseColour --metadata type=articleType
     """
     from cir.errors import UsageError
-    from cir.indexer.gallery import Gallery
-    from cir.replacement.anchors import MADE, anchors_from_metadata, keep_anchors, kept_anchors, read_anchors
+    from cir.indexer.reading.gallery import Gallery
+    from cir.replacement.questions import MADE, anchors_from_metadata, keep_anchors, kept_anchors, read_anchors
     from cir.replacement.gate import ANCHORS
 
     if file and kinds:
@@ -233,9 +233,9 @@ def backfill(
     import time
 
     from cir.errors import UsageError
-    from cir.indexer.backfill import backfill as steps
-    from cir.replacement.composition import Watch
-    from cir.search import open_index
+    from cir.indexer.writing.backfill import backfill as steps
+    from cir.replacement.guard import Watch
+    from cir.search.searcher import open_index
 
     limit = _seconds(budget) if budget else None
     if not 0 <= accept_noninferior <= 100:
@@ -306,7 +306,7 @@ def rollback(index: Path, to: int | None) -> None:
       cir rollback my.index
       cir rollback my.index --to 7
     """
-    from cir.indexer.history import rollback as go_back
+    from cir.indexer.writing.history import rollback as go_back
 
     before, now = go_back(index, to)
     click.echo(

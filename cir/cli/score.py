@@ -15,7 +15,7 @@ from cir.cli.options import json_option
 from cir.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from cir.eval.benchmark import Benchmark
+    from cir.data.benchmark import Benchmark
     from cir.eval.runs import Run
 
 _RUN = click.Path(dir_okay=False, path_type=Path)
@@ -40,8 +40,8 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
       cir score fashioniq-val run.trec --data-root fashionIQ_dataset
       cir score cirr-val run.trec --subset-run subset.trec --data-root cirr_dataset --json
     """
-    from cir.eval.report import render, write_report
-    from cir.eval.scoring import COMPOSED, make_report
+    from cir.eval.render import render, write_report
+    from cir.eval.report import COMPOSED, make_report
 
     started = time.perf_counter()
     benchmark = _judged(source)

@@ -122,7 +122,7 @@ def train(
 def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[Path], set[str]]:
     """Directories of the models given, and of those whose vectors the indexes given hold; and every name they use."""
     from cir import models
-    from cir.indexer.manifest import CURRENT, read_manifest
+    from cir.indexer.storage.manifest import CURRENT, read_manifest
     from cir.models.weights import read_card
     from cir.types import ModelCard
 

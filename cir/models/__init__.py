@@ -13,7 +13,7 @@ from cir.types import ModelCard
 if TYPE_CHECKING:
     from cir.models.encoder import SprcEncoder
 
-PACKAGED = Path(__file__).parent
+PACKAGED = Path(__file__).parents[1] / "weights"
 ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
 RETIRED = ("small-1", "small-2")  # once in the package: their indexes are told so
 DEFAULT = "small"

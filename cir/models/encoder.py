@@ -1,4 +1,4 @@
-"""The encoder that commands use: a `Sprc` with its preprocessing, its device and numpy at its edges."""
+"""The encoder that commands use: a `Sprc` with its preprocessing, its device and numpy at its mappings."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cir.types import Block, Simplex
+from cir.types import SimplexBlock, Simplex
 
 
 def simplex(classes: int) -> Tensor:
@@ -53,7 +53,7 @@ def digest(vertices: Tensor) -> str:
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def product(blocks: Sequence[Block], free: int = 0) -> Simplex:
+def product(blocks: Sequence[SimplexBlock], free: int = 0) -> Simplex:
     """The contract of a product simplex.
 
     Args:
@@ -64,9 +64,9 @@ def product(blocks: Sequence[Block], free: int = 0) -> Simplex:
         ValueError: no blocks, one without room for two classes, a name twice, or a weight below 1.
     """
     names = {block.name for block in blocks}
-    if not blocks or len(names) < len(blocks) or free < 0 or any(b.room < 2 or b.weight < 1 for b in blocks):
+    if not blocks or len(names) < len(blocks) or free < 0 or any(b.capacity < 2 or b.weight < 1 for b in blocks):
         raise ValueError("a simplex has blocks of different names, each with room for 2 classes and a weight of 1")
-    return Simplex(tuple(blocks), free, digest(torch.cat([simplex(block.room).flatten() for block in blocks])))
+    return Simplex(tuple(blocks), free, digest(torch.cat([simplex(block.capacity).flatten() for block in blocks])))
 
 
 def arrange(raw: Tensor, anchors: Simplex, *, settled: bool = False) -> Tensor:
@@ -81,11 +81,11 @@ def arrange(raw: Tensor, anchors: Simplex, *, settled: bool = False) -> Tensor:
     Returns:
         (B, D) float32, unit-norm.
     """
-    sizes = [block.room - 1 for block in anchors.blocks]
+    sizes = [block.capacity - 1 for block in anchors.blocks]
     weights = [block.weight for block in anchors.blocks]
     if raw.shape[1] > anchors.dims:
         sizes.append(raw.shape[1] - anchors.dims)
-        weights.append(anchors.free)
+        weights.append(anchors.free_weight)
     parts = [F.normalize(part, dim=-1) for part in raw.float().split(sizes, dim=-1)]
     if settled:
         parts[: len(anchors.blocks)] = [part.detach() for part in parts[: len(anchors.blocks)]]

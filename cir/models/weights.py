@@ -44,7 +44,7 @@ def save(
     vocabulary: Path,
     sum_weight: float,
     training: Mapping[str, Any],
-    floors: Mapping[str, float] | None = None,
+    min_scores: Mapping[str, float] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     compact: bool = True,
 ) -> ModelCard:
@@ -53,7 +53,7 @@ def save(
     Args:
         directory: made if it is not there; files of a model in it are replaced, the card last.
         model: what to store.
-        name, preprocess, sum_weight, floors, classes, training: for the card.
+        name, preprocess, sum_weight, min_scores, classes, training: for the card.
         vocabulary: the tokenizer's `vocab.txt`, copied.
         compact: store float16 and int8 words; without it every tensor keeps its precision.
     """
@@ -79,7 +79,7 @@ def save(
         preprocess=preprocess,
         vocabulary=vocabulary,
         sum_weight=sum_weight,
-        floors=floors,
+        min_scores=min_scores,
         classes=classes,
         training=training,
         frozen=frozen,
@@ -96,7 +96,7 @@ def write(
     vocabulary: Path,
     sum_weight: float,
     training: Mapping[str, Any],
-    floors: Mapping[str, float] | None = None,
+    min_scores: Mapping[str, float] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     metadata: Mapping[str, str] | None = None,
     frozen: Mapping[str, Tensor] | None = None,
@@ -125,7 +125,7 @@ def write(
         tokens=config.query_tokens if config.gallery_tokens else 0,
         vector=config.gallery_vector,
         sum_weight=sum_weight,
-        floors=floors or {},
+        min_scores=min_scores or {},
         query_heads=dict(config.query_heads),
         simplex=config.simplex,
         classes=classes or {},

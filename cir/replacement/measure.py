@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from cir.eval.metrics import one_sided
+from cir.stats import lower_bound95
 from cir.replacement.routes import Fitted
-from cir.replacement.study import Bools, Floats, Study
+from cir.replacement.paired_sample import Bools, Floats, Study
 
 MEASURES = {"R@1": 1, "R@10": 10}
 FLIPS = 10  # the place within which an answer counts as found, when it is asked which answers are lost
@@ -102,7 +102,7 @@ def _found(study: Study, given: Floats) -> dict[str, Bools]:
 
 def _gain(ours: Bools, theirs: Bools) -> tuple[float, float]:
     difference = ours.astype(np.float64) - theirs
-    return float(difference.mean()), one_sided(difference)
+    return float(difference.mean()), lower_bound95(difference)
 
 
 def _worse(slices: Mapping[str, Bools], now: Bools, before: Bools) -> dict[str, float]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cir.replacement.study import Floats, Rows, Study, ranked, scores
+from cir.replacement.paired_sample import Floats, Rows, Study, ranked, scores
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 FEWEST_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be laid on each other in any way
@@ -25,9 +25,9 @@ class Fitted:
     """A route after fitting.
 
     Attributes:
-        route: its name in an `Edge`.
+        route: its name in an `SpaceMapping`.
         scores: (Q, N) of the new model's queries on the old vectors.
-        matrix, bias: as in `Edge`; None where nothing is carried.
+        matrix, bias: as in `SpaceMapping`; None where nothing is carried.
         slope, intercept: put its scores on the scale of the new model's own.
     """
 

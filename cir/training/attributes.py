@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cir import losses, phrases
+from cir.training import losses
+from cir.data import captions
 from cir.images import Preprocess
 from cir.models import weights
 from cir.models.sprc import Sprc, scores
 from cir.training.sources import HELD_OUT_SEED, HeldOut, Settings, Source
-from cir.training.vertices import Classes, VertexLoss, class_map
-from cir.training.wishes import Wish
+from cir.training.class_map import Classes, VertexLoss, class_map
+from cir.training.triplet_sampling import Wish
 
-# Share of answerable held-out queries that may be told "nothing fits": it sets the floors in the card.
+# Share of answerable held-out queries that may be told "nothing fits": it sets the min_scores in the card.
 FALSE_ALARMS = 0.05
 POOL_BATCH = 128
 OLD_TEMPERATURE = 0.07  # fixed: the scores it divides are of vectors that do not move
@@ -275,7 +276,7 @@ class AttributeTask:
         """Encode a held-out gallery and its queries."""
         model, size = self.model.eval(), 128
         rng = random.Random(HELD_OUT_SEED)
-        captions = [phrases.change_caption(change.changes, rng, phrasing="train") for change in held_out.changes]
+        captions = [captions.change_caption(change.changes, rng, phrasing="train") for change in held_out.changes]
         place = {item: i for i, item in enumerate(held_out.order)}
         references = [place[change.reference] for change in held_out.changes]
         gallery, composed, told = [], [], []
@@ -313,7 +314,7 @@ class AttributeTask:
     def save(self, directory: Path, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         shares = {name: value for name, value in figures.items() if name.startswith("sum ")}
         best = max(shares, key=shares.__getitem__).split()[1] if shares else "0.5"
-        floors = {name.split()[1]: round(value, 4) for name, value in figures.items() if name.startswith("floor ")}
+        min_scores = {name.split()[1]: round(value, 4) for name, value in figures.items() if name.startswith("floor ")}
         weights.save(
             directory,
             self.model,
@@ -321,7 +322,7 @@ class AttributeTask:
             preprocess=self.preprocess,
             vocabulary=self.vocabulary,
             sum_weight=float(best),
-            floors=floors,
+            min_scores=min_scores,
             classes=self.classes,
             training={**training, "held-out": {name: round(value, 4) for name, value in figures.items()}},
         )

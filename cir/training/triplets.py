@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from cir import devices
 from cir.errors import DataError, ImageDecodeError, MissingImageError, WeightsError
-from cir.eval.annotations import Triplet, find_pictures
-from cir.eval.fashioniq import join_captions
-from cir.eval.official import TRAIN_READERS
+from cir.data.annotations import Triplet, find_pictures
+from cir.data.fashioniq import join_captions
+from cir.data.protocols import TRAIN_READERS
 from cir.images import ImageFile, Preprocess, decode
 from cir.models import weights
 from cir.models.sprc import Sprc, scores

@@ -399,7 +399,7 @@ def test_evaluate_products_in_a_small_copy(cir: Run, folder: Path, tiny_model: P
 
 
 def test_a_traceback_is_kept_for_our_own_bugs(monkeypatch: pytest.MonkeyPatch, index: Path) -> None:
-    from cir import search
+    from cir.search.searcher import searcher
     from cir.cli import main
 
     monkeypatch.setattr(search, "open_index", lambda *a, **k: 1 / 0)

@@ -15,7 +15,7 @@ from PIL import Image
 import cir as package
 from cir import Query, load_model, open_index
 from cir.images import scan
-from cir.indexer.manifest import GALLERY, SEGMENTS, read_manifest
+from cir.indexer.storage.manifest import GALLERY, SEGMENTS, read_manifest
 from cir.models import weights
 
 Run = Callable[..., Any]
@@ -134,7 +134,7 @@ def test_apply_search_add_and_go_back(
     assert "260 images, served by tiny-1" in known
     told = json.loads(cir("info", index, "--json").out)
     assert [one["generation"] for one in told["generations"]] == [2, 1]
-    assert [edge["stale"] for edge in told["edges"].values()] == [False]
+    assert [mapping["stale"] for mapping in told["mappings"].values()] == [False]
     again = cir(*words)
     mistake(again, "other-1 serves this index already")
     Image.new("RGB", (32, 32), "red").save(tmp_path / "more.png")
@@ -183,8 +183,8 @@ def test_mistakes(cir: Run, index: Path, tiny_model: Path, other_model: Path, ph
 
 
 def test_anchors_may_name_files(cir: Run, index: Path, tiny_model: Path, photos: Path, tmp_path: Path) -> None:
-    from cir.indexer.gallery import Gallery
-    from cir.replacement.anchors import read_anchors
+    from cir.indexer.reading.gallery import Gallery
+    from cir.replacement.questions import read_anchors
 
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -283,7 +283,7 @@ def test_what_a_backfill_left_does_not_hold_up_the_next_model(
     anchors = anchors_of(other_model, photos, tmp_path / "one")
     assert cir("replace-model", index, other_model, "--anchors", anchors, *words, "--model-dir", first.parent).code == 0
     dirs = ["--model-dir", other_model.parent]
-    route = json.loads(cir("info", index, "--json").out)["edges"][load_model(first).card.space.id]["route"]
+    route = json.loads(cir("info", index, "--json").out)["mappings"][load_model(first).card.space.id]["route"]
     assert cir("backfill", index, "--count", "250", "--model-dir", first.parent, *dirs).code == 0
     if route != "encoder":
         first.rename(tmp_path / "first" / "gone")
@@ -337,7 +337,7 @@ def test_a_backfill_that_makes_answers_worse_stops_and_stays_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cir.replacement.composition import Watch
+    from cir.replacement.guard import Watch
 
     dirs = ["--model-dir", tiny_model.parent, "--model-dir", other_model.parent]
     anchors = anchors_of(other_model, photos, tmp_path)
@@ -354,7 +354,7 @@ def test_a_backfill_that_makes_answers_worse_stops_and_stays_stopped(
     words = ["backfill", index, "--count", "70", "--part", "35", *dirs]
     stopped = cir(*words)
     assert stopped.code == 1
-    assert "cir: stopped: of 111 anchors at least" in stopped.err  # those that the edge was not fitted on
+    assert "cir: stopped: of 111 anchors at least" in stopped.err  # those that the mapping was not fitted on
     assert "cir rollback" in stopped.err
     assert asked == ["before", "27 %"]
     again = cir(*words)
@@ -387,7 +387,7 @@ def test_a_backfill_without_photos_says_so(
 
 def test_stale_evidence_is_refused(index: Path, other_model: Path) -> None:
     from cir.errors import StaleEvidenceError
-    from cir.replacement.replace import apply
+    from cir.replacement.study import apply
 
     with pytest.raises(StaleEvidenceError, match="generation 1 is not what was measured, 7; measure again"):
         apply(index, load_model(other_model), [], 7)

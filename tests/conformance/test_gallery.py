@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cir.errors import SpaceMismatchError, UsageError
-from cir.indexer.gallery import Gallery
+from cir.indexer.reading.gallery import Gallery
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
 from indexer_fakes import DIMS, TOKENS, Rows, make_index, random_rows, unit

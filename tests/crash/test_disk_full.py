@@ -14,10 +14,10 @@ import h5py
 import pytest
 
 from cir.errors import CorruptIndexError, DataError, IndexFormatError
-from cir.indexer import durable
-from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import SEGMENTS, read_manifest
-from cir.indexer.verify import verify
+from cir import files
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import SEGMENTS, read_manifest
+from cir.indexer.reading.verify import verify
 
 sys.path.append(str(Path(__file__).parent))
 from indexer_fakes import FakeEncoder, build, folder_of, paint
@@ -147,13 +147,13 @@ def test_every_write_of_a_later_build(tmp_path, monkeypatch):
 def test_an_approximate_index_that_does_not_fit_is_no_error(tmp_path, monkeypatch, caplog):
     pytest.importorskip("faiss")
     photos = folder_of(tmp_path / "photos", 12)
-    real = durable.replacing
+    real = files.replacing
 
     def no_room(path: Path, need: int = 0) -> Any:
         if path.name == "ann.faiss":
             raise DataError("disk full")
         return real(path, need)
 
-    monkeypatch.setattr("cir.indexer.ann.replacing", no_room)
+    monkeypatch.setattr("cir.indexer.reading.ann.replacing", no_room)
     assert build(photos, tmp_path / "x.index", ann_min_rows=5).total == 12
     assert "could not be kept" in caplog.text

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError
-from cir.indexer.gallery import Gallery
-from cir.indexer.verify import verify
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.verify import verify
 
 sys.path.append(str(Path(__file__).parent))
 from indexer_fakes import FakeEncoder, build, folder_of, paint

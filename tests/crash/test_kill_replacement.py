@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cir.indexer.backfill import backfill
-from cir.indexer.durable import sha256_file
-from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import GALLERY, read_manifest
-from cir.indexer.verify import verify
+from cir.indexer.writing.backfill import backfill
+from cir.files import sha256_file
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import GALLERY, read_manifest
+from cir.indexer.reading.verify import verify
 
 sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("crash", "unit"))
 from indexer_fakes import DIMS, FakeEncoder, build, folder_of, make_index, random_rows
@@ -26,19 +26,19 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from cir.indexer.history import rollback
-from cir.indexer.manifest import read_manifest
+from cir.indexer.writing.history import rollback
+from cir.indexer.storage.manifest import read_manifest
 from cir.replacement.gate import Cost, Verdict
-from cir.replacement.replace import Replacement, apply
-from cir.types import Edge
+from cir.replacement.study import Replacement, apply
+from cir.types import SpaceMapping
 sys.path.append(sys.argv[2])
 from indexer_fakes import DIMS, FakeEncoder
 
 index, new = Path(sys.argv[1]), FakeEncoder("new-1", tokens=0)
 space = read_manifest(index).segments[0].space
-edge = Edge(new.card.digest, space, "procrustes", np.eye(DIMS, dtype=np.float32))
+mapping = SpaceMapping(new.card.digest, space, "procrustes", np.eye(DIMS, dtype=np.float32))
 verdict = Verdict("procrustes", {})
-found = Replacement(space, "old-1", 40, 400, verdict, Cost(40, 1.0, 1), edges={"procrustes": edge})
+found = Replacement(space, "old-1", 40, 400, verdict, Cost(40, 1.0, 1), mappings={"procrustes": mapping})
 while True:
     if read_manifest(index).serving != new.card.digest:
         apply(index, new, [found], read_manifest(index).generation)
@@ -52,7 +52,7 @@ while True:
 BACKFILL = """
 import sys
 from pathlib import Path
-from cir.indexer.backfill import backfill
+from cir.indexer.writing.backfill import backfill
 sys.path[:0] = sys.argv[2:]
 from test_indexer_edges import NEW
 for state in backfill(Path(sys.argv[1]), NEW, part=2, ann_min_rows=20):
@@ -105,7 +105,7 @@ def test_twelve_kills(tmp_path: Path) -> None:
         manifest = read_manifest(index)
         seen.add(manifest.serving)
         assert manifest.serving in (old.card.digest, new.card.digest)
-        assert (manifest.serving == new.card.digest) == bool(manifest.edges)
+        assert (manifest.serving == new.card.digest) == bool(manifest.mappings)
         gallery = Gallery.open(index)
         assert gallery.search(dict.fromkeys(gallery.asked, query), 5) == wanted
         assert {path: sha256_file(path) for path in stored} == stored

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cir import load_model, models, wardrobe
-from cir.eval.catalogues import load_wardrobe
+from cir import load_model, models
+from cir.data import wardrobe
+from cir.data.attribute_benchmarks import load_wardrobe
 from cir.eval.engine import evaluate
 from cir.images import scan
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
-from cir.replacement.lineage import objections
-from cir.search import Index
+from cir.replacement.precheck import objections
+from cir.search.searcher import Searcher
 from cir.types import Query
 
 
@@ -58,13 +59,13 @@ def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEn
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Index:
+def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Searcher:
     """300 garments, drawn with the seed of the benchmark."""
     folder = tmp_path_factory.mktemp("small") / "wardrobe"
     garments = wardrobe.write(folder, 300, seed=2)
     table = {image_id: garment.attributes for image_id, garment in garments}
     build_index(scan([folder]), folder.parent / "w.index", encoder, metadata=table)
-    return Index(Gallery.open(folder.parent / "w.index"), lambda card: encoder)
+    return Searcher(Gallery.open(folder.parent / "w.index"), lambda card: encoder)
 
 
 def test_it_finds_what_was_asked_for(index: Index) -> None:

@@ -18,17 +18,17 @@ import torch
 
 from cir import devices
 from cir.eval.engine import Evaluation, evaluate
-from cir.eval.official import load_official
+from cir.data.protocols import load_official
 from cir.eval.runs import Run, read_run, write_run
-from cir.eval.scoring import make_report
+from cir.eval.report import make_report
 from cir.eval.submissions import check_cirr, make_submission
 from cir.images import Preprocess
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
 from cir.models import PACKAGED
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import VIT_G, Sprc, SprcConfig
-from cir.search import Index
+from cir.search.searcher import Searcher
 from cir.text import Tokenizer, clean_caption
 from cir.types import ModelCard, Query
 
@@ -121,10 +121,10 @@ def test_from_pictures_to_official_metrics(shared: Path, name: str, encoder: Spr
             assert np.abs(ours - similarities[f"{part}_sim"]).max() < 1e-4
 
 
-def evaluated(benchmark: Any, encoder: SprcEncoder, folder: Path) -> tuple[Evaluation, Index]:
+def evaluated(benchmark: Any, encoder: SprcEncoder, folder: Path) -> tuple[Evaluation, Searcher]:
     """As `cir evaluate` does it."""
     build_index(list(benchmark.images), folder / "index", encoder, precision="float32")
-    index = Index(Gallery.open(folder / "index"), lambda card: encoder)
+    index = Searcher(Gallery.open(folder / "index"), lambda card: encoder)
     return evaluate(benchmark, index), index
 
 

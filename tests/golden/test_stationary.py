@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cir.indexer.compatibility import average_accuracy, average_compatibility, compatibility_margins
-from cir.losses import hoc
+from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
+from cir.training.losses import hoc
 from cir.models.stationary import digest, simplex
 
 FILE = Path(__file__).parent / "data" / "stationary" / "oracle.npz"

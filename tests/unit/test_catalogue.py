@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cir import phrases, products, wardrobe
-from cir.catalogue import Catalogue, Item
+from cir.data import captions
+from cir.data import products
+from cir.data import wardrobe
+from cir.data.items import Catalogue, Item
 from cir.errors import DataError
 
 KINDS = ("colour", "type")
@@ -62,7 +64,7 @@ def slots(template: str) -> set[str]:
 
 
 def test_the_bank_can_be_filled_and_val_is_not_in_train() -> None:
-    bank = phrases.bank()
+    bank = captions.bank()
     # What a benchmark asks has phrasings of its own; training asks for more.
     asked = {kind for kinds in (products.KINDS, wardrobe.KINDS) for kind in kinds} | {"joined", "same"}
     assert bank["val"].keys() == asked
@@ -86,9 +88,9 @@ def test_captions_name_the_new_value() -> None:
     rng = random.Random(0)
     for phrasing in ("train", "val"):
         for _ in range(100):
-            caption = phrases.change_caption([("colour", "Red", "Navy Blue")], rng, phrasing=phrasing)
-            assert any(word in caption for word in phrases.words("colour", "Navy Blue"))
-        two = phrases.change_caption(
+            caption = captions.change_caption([("colour", "Red", "Navy Blue")], rng, phrasing=phrasing)
+            assert any(word in caption for word in captions.words("colour", "Navy Blue"))
+        two = captions.change_caption(
             [("colour", "Red", "Green"), ("gender", "Men", "Women")], rng, phrasing=phrasing, varied=False
         )
         assert "green" in two
@@ -101,15 +103,15 @@ def test_captions_name_the_new_value() -> None:
      ("Kurtas", "kurta"), ("Accessories", "accessory"), ("Sports Shoes", "sports shoes")],
 )  # fmt: skip
 def test_type_names_become_words(value: str, word: str) -> None:
-    assert phrases.words("type", value)[0] == word
+    assert captions.words("type", value)[0] == word
 
 
 def test_descriptions_name_the_thing() -> None:
     rng = random.Random(1)
     shirt = {"colour": "Red", "type": "Shirts", "gender": "Men"}
-    assert all("shirt" in phrases.description(shirt, rng) for _ in range(20))
+    assert all("shirt" in captions.description(shirt, rng) for _ in range(20))
     garment = wardrobe.Garment("dress", "navy", "striped", "long", "round").attributes
-    assert all("dress" in phrases.description(garment, rng) for _ in range(20))
+    assert all("dress" in captions.description(garment, rng) for _ in range(20))
 
 
 def test_splits_are_by_hash() -> None:

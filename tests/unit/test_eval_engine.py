@@ -14,12 +14,12 @@ import pytest
 from cir import __version__
 from cir.errors import DataError, MissingImageError
 from cir.eval import engine
-from cir.eval.benchmark import Benchmark, BenchmarkQuery
+from cir.data.benchmark import Benchmark, JudgedQuery
 from cir.eval.engine import evaluate
-from cir.eval.metrics import parse
-from cir.eval.report import render, write_report
+from cir.stats import parse_measure
+from cir.eval.render import render, write_report
 from cir.eval.runs import ordered, read_run, write_run
-from cir.eval.scoring import make_report
+from cir.eval.report import make_report
 from cir.images import ImageFile
 from cir.types import ModelCard, Query
 
@@ -74,20 +74,20 @@ def images(names: Sequence[str] = GALLERY) -> list[ImageFile]:
     return [ImageFile(name, "/root", f"/root/{name}") for name in names]
 
 
-def benchmark(queries: Sequence[BenchmarkQuery], measures: str = "R@1 R@5 mAP@5", **more: Any) -> Benchmark:
+def benchmark(queries: Sequence[JudgedQuery], measures: str = "R@1 R@5 mAP@5", **more: Any) -> Benchmark:
     return Benchmark(
         "fake",
         "fake/protocol",
         more.pop("images", images()),
         tuple(queries),
-        tuple(map(parse, measures.split())),
+        tuple(map(parse_measure, measures.split())),
         **more,
     )
 
 
-def to(query_id: str, reference: str, target: str, **more: Any) -> BenchmarkQuery:
+def to(query_id: str, reference: str, target: str, **more: Any) -> JudgedQuery:
     """A query that `Fake` answers perfectly when it is composed."""
-    return BenchmarkQuery(query_id, reference, f"to {target}", frozenset({target}), **more)
+    return JudgedQuery(query_id, reference, f"to {target}", frozenset({target}), **more)
 
 
 RIGHT = [to(f"q{n}", GALLERY[n], GALLERY[n + 20]) for n in range(20)]
@@ -157,7 +157,7 @@ def test_runs_are_those_of_the_three_baselines() -> None:
 
 
 def test_reference_is_removed_unless_kept() -> None:
-    query = [BenchmarkQuery("q", "i00", "to i00", frozenset({"i01"}))]
+    query = [JudgedQuery("q", "i00", "to i00", frozenset({"i01"}))]
     removed, kept = (evaluate(benchmark(query, keep_reference=keep), Fake()).runs for keep in (False, True))
     for system in removed:
         assert "i00" not in dict(removed[system]["q"])
@@ -192,13 +192,13 @@ def test_images_that_are_not_in_the_index() -> None:
         MissingImageError, match=r"index: 4 of 40 images of benchmark fake .*: i36, i37, i38, \.\.\.; add"
     ):
         evaluate(benchmark(RIGHT), Fake(GALLERY[:36]))
-    outside = [BenchmarkQuery("q", "x", "", frozenset({"i01"}))]
+    outside = [JudgedQuery("q", "x", "", frozenset({"i01"}))]
     with pytest.raises(MissingImageError, match=r"1 of 41 images of benchmark fake are not in it: x; add"):
         evaluate(benchmark(outside), Fake())
 
 
 def test_headline_and_groups() -> None:
-    wrong = BenchmarkQuery("w", "i05", "to i06", frozenset({"i07"}), groups=("hard", "all"), headline=False)
+    wrong = JudgedQuery("w", "i05", "to i06", frozenset({"i07"}), groups=("hard", "all"), headline=False)
     right = to("r", "i01", "i02", groups=("all",))
     report = evaluate(benchmark([wrong, right], "R@1"), Fake()).report
     assert report["queries"] == 1
@@ -211,8 +211,8 @@ def test_headline_and_groups() -> None:
 
 
 def test_a_query_that_lacks_a_part_gets_no_answer_from_that_baseline() -> None:
-    only_image = BenchmarkQuery("i", "i03", "", frozenset({"i04"}))
-    only_text = BenchmarkQuery("t", "", "warm coat", frozenset({"i04"}))
+    only_image = JudgedQuery("i", "i03", "", frozenset({"i04"}))
+    only_text = JudgedQuery("t", "", "warm coat", frozenset({"i04"}))
     searcher = Fake()
     runs = evaluate(benchmark([only_image, only_text], "R@40"), searcher).runs
     assert runs["text"]["i"] == runs["image"]["t"] == []
@@ -228,7 +228,7 @@ def test_a_query_that_lacks_a_part_gets_no_answer_from_that_baseline() -> None:
 def test_subsets_are_ranked_to_the_end_whatever_k() -> None:
     subset = ("i10", "i11", "i12")
     # Composed finds i10 at once; among the subset the right one is wherever the vectors put it.
-    query = BenchmarkQuery("q", "i00", "to i10", frozenset({"i12"}), subset=subset)
+    query = JudgedQuery("q", "i00", "to i10", frozenset({"i12"}), subset=subset)
     searcher = Fake()
     found = evaluate(benchmark([query], "R@2 Rs@1 Rs@3"), searcher)
     hits = found.runs["composed"]["q"]
@@ -296,7 +296,7 @@ def test_scoring_a_foreign_run() -> None:
         ({"queries": [to("q", "i00", "i01", headline=False)]}, DataError, "nothing to report"),
         ({"measures": ""}, DataError, "nothing to report"),
         ({"measures": "Rs@1"}, DataError, "query 'q0' has no subset"),
-        ({"queries": [BenchmarkQuery("q", "i00", "x", frozenset())]}, DataError, "query 'q' has no targets"),
+        ({"queries": [JudgedQuery("q", "i00", "x", frozenset())]}, DataError, "query 'q' has no targets"),
         (
             {"queries": [to("q", "i00", "x")]},
             MissingImageError,
@@ -311,7 +311,7 @@ def test_benchmarks_that_make_no_sense(change: dict[str, Any], error: type[Excep
 
 
 def test_a_target_may_be_missing_where_the_user_allowed_it() -> None:
-    query = BenchmarkQuery("q", "i00", "to i01", frozenset({"gone"}))
+    query = JudgedQuery("q", "i00", "to i01", frozenset({"gone"}))
     report = evaluate(benchmark([query], absent=frozenset({"gone"})), Fake()).report
     assert (report["missing"], report["metrics"]["R@5"]["value"]) == (1, 0.0)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cir.errors import DataError, MissingImageError
-from cir.eval.jsonl import MEASURES, SUBSET_MEASURES, load_jsonl
-from cir.eval.metrics import parse
+from cir.data.jsonl import MEASURES, SUBSET_MEASURES, load_jsonl
+from cir.stats import parse_measure
 
 GOOD: dict[str, Any] = {
     "id": "q1",
@@ -79,7 +79,7 @@ def test_subsets_bring_their_measures(root: Path) -> None:
     benchmark = load_jsonl(path, root)
     assert benchmark.measures == MEASURES + SUBSET_MEASURES
     assert benchmark.queries[0].subset == ("e.jpg", "b.jpg")
-    assert load_jsonl(path, root, measures=[parse("Recall@5")]).measures == (parse("Recall@5"),)
+    assert load_jsonl(path, root, measures=[parse_measure("Recall@5")]).measures == (parse_measure("Recall@5"),)
 
 
 def test_a_gallery_list_limits_the_search_but_not_the_references(root: Path) -> None:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir.errors import UsageError
-from cir.eval.metrics import (
+from cir.stats import (
     Measure,
     average_precision,
     compare,
     hit_rate,
     interval,
-    parse,
+    parse_measure,
     recall,
     score,
 )
@@ -48,7 +48,7 @@ RANKING = ["a", "b", "c", "d", "e"]
     ],
 )
 def test_values_computed_by_hand(text: str, targets: set[str], expected: float) -> None:
-    assert score(parse(text), RANKING, targets) == pytest.approx(expected)
+    assert score(parse_measure(text), RANKING, targets) == pytest.approx(expected)
 
 
 def test_subset_hit_rate_ranks_within_the_subset_only() -> None:
@@ -67,13 +67,13 @@ def test_undefined_values_are_errors() -> None:
 
 @pytest.mark.parametrize("text", ["R@1", "Rs@3", "Recall@50", "mAP@10"])
 def test_parse_is_the_inverse_of_str(text: str) -> None:
-    assert str(parse(text)) == text
+    assert str(parse_measure(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "R", "R@", "R@0", "R@-1", "R@01", "R@1.5", "r@1", "AP@5", "R@1 ", "R@\u0661"])
 def test_parse_refuses_what_is_no_measure(text: str) -> None:
     with pytest.raises(UsageError, match=r"unknown measure .*R@k.*mAP@k"):
-        parse(text)
+        parse_measure(text)
 
 
 rankings = st.lists(st.sampled_from("abcdefgh"), unique=True)

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from cir.errors import DataError, MissingImageError, UsageError
-from cir.eval.annotations import read_entries, read_names
-from cir.eval.benchmark import Benchmark, ids_sha256
+from cir.data.annotations import read_entries, read_names
+from cir.data.benchmark import Benchmark, ids_sha256
 from cir.eval.comparison import compare_runs, render
-from cir.eval.fashioniq import join_captions
-from cir.eval.manifests import check_data, read_manifest
-from cir.eval.metrics import compare, interval, mean
-from cir.eval.official import READERS, load_official
-from cir.eval.report import render as render_report
+from cir.data.fashioniq import join_captions
+from cir.data.check import check_data, read_manifest
+from cir.stats import compare, interval, mean
+from cir.data.protocols import READERS, load_official
+from cir.eval.render import render as render_report
 from cir.eval.runs import Run, ordered, read_run, write_run
-from cir.eval.scoring import make_report
+from cir.eval.report import make_report
 from cir.eval.submissions import check_circo, check_cirr, encode, make_submission, write_submission
 
 COUNTS = {  # specs of the protocols: queries, images

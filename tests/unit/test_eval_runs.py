@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir.errors import DataError, UsageError
-from cir.eval.files import read_lines, write_text
+from cir.files import read_lines, write_text
 from cir.eval.runs import Run, ordered, read_run, write_run
 
 
@@ -146,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cir.eval.files.os.fsync", full)
+    monkeypatch.setattr("cir.files.os.fsync", full)
     with pytest.raises(DataError, match=r"file: cannot be written \(No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"

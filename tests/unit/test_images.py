@@ -31,7 +31,7 @@ def as_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
-    """A PNG of about 100 kB that claims 900 million pixels."""
+    """A PNG of about 100 kB that registry 900 million pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

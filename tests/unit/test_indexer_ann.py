@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cir.errors import MissingDependencyError
-from cir.indexer import ann
-from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import SEGMENTS
-from cir.indexer.scoring import scan
+from cir.indexer.reading import ann
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import SEGMENTS
+from cir.indexer.reading.exact import scan
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
 from indexer_fakes import DIMS, make_index, random_rows, unit

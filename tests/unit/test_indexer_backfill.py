@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from cir.errors import SpaceMismatchError, WeightsError
-from cir.indexer.backfill import backfill
-from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import SEGMENTS, read_manifest
-from cir.indexer.usage import USAGE, record, retrieved
-from cir.indexer.verify import verify
+from cir.indexer.writing.backfill import backfill
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import SEGMENTS, read_manifest
+from cir.indexer.reading.usage import USAGE, record, retrieved
+from cir.indexer.reading.verify import verify
 from cir.types import Encoded
 
 sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("crash", "unit"))

@@ -24,11 +24,11 @@ from cir.errors import (
     UsageError,
 )
 from cir.images import open_image, scan
-from cir.indexer.build import build_index
-from cir.indexer.gallery import Gallery
-from cir.indexer.lock import writer_lock
-from cir.indexer.manifest import SEGMENTS, open_segment, read_manifest
-from cir.indexer.verify import verify
+from cir.indexer.writing.build import build_index
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.lock import writer_lock
+from cir.indexer.storage.manifest import SEGMENTS, open_segment, read_manifest
+from cir.indexer.reading.verify import verify
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
 from indexer_fakes import DIMS, TOKENS, FakeEncoder, answer, build, folder_of, paint

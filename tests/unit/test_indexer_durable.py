@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 
 from cir.errors import DataError, IndexLockedError
-from cir.indexer import durable
-from cir.indexer.lock import LOCK, writer_lock
+from cir import files
+from cir.indexer.storage.lock import LOCK, writer_lock
 
 
 def test_replacing_keeps_the_old_file_when_the_writer_fails(tmp_path):
     path = tmp_path / "file"
-    durable.write_bytes(path, b"old")
-    with pytest.raises(ZeroDivisionError), durable.replacing(path) as temporary:
+    files.write_bytes(path, b"old")
+    with pytest.raises(ZeroDivisionError), files.write_atomically(path) as temporary:
         1 / (temporary.write_bytes(b"half") - 4)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-    durable.write_bytes(path, b"new")
+    files.write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
-    assert durable.sha256_file(path) == durable.sha256_bytes(b"new")
+    assert files.sha256_file(path) == files.sha256_bytes(b"new")
 
 
 @pytest.mark.parametrize(
@@ -37,20 +37,20 @@ def test_replacing_keeps_the_old_file_when_the_writer_fails(tmp_path):
     ],
 )
 def test_refusals_say_what_to_do(number, need, message):
-    with pytest.raises(DataError, match=message), durable.writes_to(Path("/x/y"), need):
+    with pytest.raises(DataError, match=message), files.disk_errors(Path("/x/y"), need):
         raise OSError(number, os.strerror(number))
 
 
 def test_make_folder_where_a_file_is(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
-        durable.make_folder(tmp_path / "file" / "below")
+        files.make_folder(tmp_path / "file" / "below")
 
 
 def test_make_folder_syncs_every_new_parent(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(durable, "sync", synced.append)
-    durable.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
     assert set(synced) == {tmp_path, tmp_path / "a"}
 
 
@@ -58,9 +58,9 @@ def test_temporaries_are_removed_and_nothing_else(tmp_path):
     (tmp_path / ".tmp-1-file").touch()
     (tmp_path / ".tmp-2-folder").mkdir()
     (tmp_path / "file").touch()
-    durable.remove_temporaries(tmp_path)
+    files.remove_temporaries(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    durable.remove_tree(tmp_path / "not there")
+    files.remove_tree(tmp_path / "not there")
 
 
 def test_one_writer(tmp_path):
@@ -84,7 +84,7 @@ def test_a_lock_not_yet_signed(tmp_path):
 def test_the_lock_dies_with_its_owner(tmp_path):
     code = (
         "import os, sys; sys.path.insert(0, '.')\n"
-        "from pathlib import Path; from cir.indexer.lock import writer_lock\n"
+        "from pathlib import Path; from cir.indexer.storage.lock import writer_lock\n"
         f"with writer_lock(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     )
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Indexes whose images were made by two models: asked over edges, never compared across spaces."""
+"""Indexes whose images were made by two models: asked over mappings, never compared across spaces."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
-from cir.indexer.durable import sha256_file
-from cir.indexer.edges import read_edge, write_edge
-from cir.indexer.gallery import Gallery
-from cir.indexer.history import generations, rollback
-from cir.indexer.manifest import EDGES, GALLERY, SEGMENTS, next_generation, publish, read_manifest
-from cir.indexer.verify import verify
-from cir.types import Edge, Encoded, ModelCard
+from cir.files import sha256_file
+from cir.indexer.storage.mappings import read_mapping, write_mapping
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.writing.history import generations, rollback
+from cir.indexer.storage.manifest import MAPPINGS, GALLERY, SEGMENTS, next_generation, publish, read_manifest
+from cir.indexer.reading.verify import verify
+from cir.types import SpaceMapping, Encoded, ModelCard
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
 from indexer_fakes import DIMS, FakeEncoder, build, folder_of, unit
@@ -49,13 +49,13 @@ class NewEncoder(FakeEncoder):
 
 
 NEW = NewEncoder()
-TRANSFORM = Edge(NEW.card.digest, OLD.card.space.id, "transform", INTO_NEW, BIAS)
-PROCRUSTES = Edge(NEW.card.digest, OLD.card.space.id, "procrustes", INTO_OLD, None, 0.5, 0.2, {"why": "a test"})
-ENCODER = Edge(NEW.card.digest, OLD.card.space.id, "encoder", slope=2.0, intercept=-0.5)
+TRANSFORM = SpaceMapping(NEW.card.digest, OLD.card.space.id, "transform", INTO_NEW, BIAS)
+PROCRUSTES = SpaceMapping(NEW.card.digest, OLD.card.space.id, "procrustes", INTO_OLD, None, 0.5, 0.2, {"why": "a test"})
+ENCODER = SpaceMapping(NEW.card.digest, OLD.card.space.id, "encoder", slope=2.0, intercept=-0.5)
 
 
-def serve(index: Path, edge: Edge | None) -> None:
-    """Let the new model serve, over an edge or none."""
+def serve(index: Path, mapping: SpaceMapping | None) -> None:
+    """Let the new model serve, over an mapping or none."""
     manifest = read_manifest(index)
     publish(
         index,
@@ -66,7 +66,7 @@ def serve(index: Path, edge: Edge | None) -> None:
             serving=NEW.card.digest,
             models={**manifest.models, NEW.card.digest: NEW.card.to_json()},
             spaces={**manifest.spaces, NEW.card.space.id: asdict(NEW.card.space)},
-            edges={OLD.card.space.id: write_edge(index, edge)} if edge else {},
+            mappings={OLD.card.space.id: write_mapping(index, mapping)} if mapping else {},
         ),
     )
 
@@ -91,30 +91,30 @@ def asked(gallery: Gallery, text: str = "one") -> dict[str, np.ndarray]:
     """What a search would ask, space by space."""
     native = NEW.encode_texts([text])
     made = {NEW.card.space.id: native, OLD.card.space.id: OLD.encode_texts([text])}
-    for space, edge in gallery.edges.items():
-        if edge.route == "procrustes":
-            made[space] = edge.carry(native)
+    for space, mapping in gallery.mappings.items():
+        if mapping.route == "procrustes":
+            made[space] = mapping.carry(native)
     return {space: made[space] for space in gallery.asked}
 
 
-def expected(index: Path, edge: Edge, text: str = "one") -> np.ndarray:
+def expected(index: Path, mapping: SpaceMapping, text: str = "one") -> np.ndarray:
     """(N,) the scores of the old images, written out."""
     vectors, native = stored(index), NEW.encode_texts([text])[0].astype(np.float64)
-    if edge.route == "transform":
+    if mapping.route == "transform":
         carried = unit(vectors @ INTO_NEW.T + BIAS).astype(np.float16).astype(np.float64)
         return carried @ native
-    query = unit(INTO_OLD @ native) if edge.route == "procrustes" else OLD.encode_texts([text])[0]
-    return edge.slope * (vectors @ query) + edge.intercept
+    query = unit(INTO_OLD @ native) if mapping.route == "procrustes" else OLD.encode_texts([text])[0]
+    return mapping.slope * (vectors @ query) + mapping.intercept
 
 
-@pytest.mark.parametrize("edge", [TRANSFORM, PROCRUSTES, ENCODER], ids=lambda edge: edge.route)
+@pytest.mark.parametrize("mapping", [TRANSFORM, PROCRUSTES, ENCODER], ids=lambda mapping: mapping.route)
 @pytest.mark.parametrize("ann_min_rows", [10**9, 10], ids=["scan", "ann"])
-def test_old_vectors_are_asked_over_their_edge(index: Path, edge: Edge, ann_min_rows: int) -> None:
+def test_old_vectors_are_asked_over_their_edge(index: Path, mapping: SpaceMapping, ann_min_rows: int) -> None:
     before = {path: sha256_file(path) for path in (index / SEGMENTS).rglob(GALLERY)}
-    serve(index, edge)
+    serve(index, mapping)
     gallery = Gallery.open(index, ann_min_rows=ann_min_rows)
-    assert gallery.asked == (NEW.card.space.id if edge.route == "transform" else OLD.card.space.id,)
-    scores = expected(index, edge)
+    assert gallery.asked == (NEW.card.space.id if mapping.route == "transform" else OLD.card.space.id,)
+    scores = expected(index, mapping)
     hits = gallery.search(asked(gallery), 5, exact=True)[0]
     best = np.argsort(-scores, kind="stable")[:5]
     assert [image_id for image_id, _ in hits] == [gallery.ids[row] for row in best]
@@ -136,10 +136,10 @@ def test_without_an_edge_nothing_is_compared(index: Path) -> None:
         gallery.search({OLD.card.space.id: OLD.encode_texts(["one"])}, 5)
 
 
-@pytest.mark.parametrize("edge", [TRANSFORM, PROCRUSTES, ENCODER], ids=lambda edge: edge.route)
-def test_new_images_join_the_old_ones(index: Path, photos: Path, edge: Edge) -> None:
-    serve(index, edge)
-    old_scores = expected(index, edge)
+@pytest.mark.parametrize("mapping", [TRANSFORM, PROCRUSTES, ENCODER], ids=lambda mapping: mapping.route)
+def test_new_images_join_the_old_ones(index: Path, photos: Path, mapping: SpaceMapping) -> None:
+    serve(index, mapping)
+    old_scores = expected(index, mapping)
     folder_of(photos, 12, start=30)
     (photos / "0003.png").rename(photos / "moved.png")
     report = build(photos, index, NEW)
@@ -177,22 +177,22 @@ def test_carried_vectors_are_derived(index: Path) -> None:
 
 
 def test_edges_come_back_as_they_were(index: Path) -> None:
-    for edge in (TRANSFORM, PROCRUSTES, ENCODER):
-        entry = write_edge(index, edge)
-        back = read_edge(index, entry)
+    for mapping in (TRANSFORM, PROCRUSTES, ENCODER):
+        entry = write_mapping(index, mapping)
+        back = read_mapping(index, entry)
         assert (back.route, back.slope, back.intercept, back.evidence) == (
-            edge.route,
-            edge.slope,
-            edge.intercept,
-            edge.evidence,
+            mapping.route,
+            mapping.slope,
+            mapping.intercept,
+            mapping.evidence,
         )
-        for ours, theirs in ((back.matrix, edge.matrix), (back.bias, edge.bias)):
+        for ours, theirs in ((back.matrix, mapping.matrix), (back.bias, mapping.bias)):
             assert (ours is None and theirs is None) or np.array_equal(ours, theirs)
 
 
 def test_a_damaged_edge_is_named(index: Path) -> None:
     serve(index, PROCRUSTES)
-    (path,) = (index / EDGES).glob("*.json")
+    (path,) = (index / MAPPINGS).glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"slope": 9.0}))
     with pytest.raises(CorruptIndexError, match="contradicts its digest"):
         Gallery.open(index)
@@ -207,8 +207,8 @@ def test_an_edge_to_the_models_own_space_is_no_way(index: Path) -> None:
     wanted = Gallery.open(index).search({OLD.card.space.id: OLD.encode_texts(["one"])}, 5)
     manifest = read_manifest(index)
     own = replace(PROCRUSTES, model=OLD.card.digest)
-    edges = {OLD.card.space.id: write_edge(index, own)}
-    publish(index, replace(manifest, generation=next_generation(index), edges=edges))
+    mappings = {OLD.card.space.id: write_mapping(index, own)}
+    publish(index, replace(manifest, generation=next_generation(index), mappings=mappings))
     gallery = Gallery.open(index)
     assert gallery.asked == (OLD.card.space.id,)
     assert gallery.search({OLD.card.space.id: OLD.encode_texts(["one"])}, 5) == wanted

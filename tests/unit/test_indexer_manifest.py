@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError, SpaceMismatchError
-from cir.indexer.durable import sha256_bytes
-from cir.indexer.gallery import Gallery
-from cir.indexer.manifest import (
+from cir.files import sha256_bytes
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import (
     CURRENT,
     MANIFESTS,
     SEGMENTS,
@@ -137,7 +137,7 @@ def test_a_segment_of_another_space(index):
     with pytest.raises(CorruptIndexError, match="holds other vectors than the manifest says"):
         Gallery.open(index)
     forge(index, spaces={**manifest.to_json()["spaces"], other.space.id: asdict(other.space)})
-    gallery = Gallery.open(index)  # no edge leads to what is stored: it is there, and not searched
+    gallery = Gallery.open(index)  # no mapping leads to what is stored: it is there, and not searched
     assert len(gallery) == manifest.rows
     assert not gallery.searchable.any()
     assert gallery.search({other.space.id: np.ones((1, other.space.dims), np.float32)}, 3) == [[]]
@@ -146,8 +146,8 @@ def test_a_segment_of_another_space(index):
 
 
 def test_a_manifest_of_format_1_is_read(index):
-    forge(index, format=1, edges=None)  # None leaves the key out
-    assert read_manifest(index).edges == {}
+    forge(index, format=1, mappings=None)  # None leaves the key out
+    assert read_manifest(index).mappings == {}
     assert len(Gallery.open(index)) == 3
 
 

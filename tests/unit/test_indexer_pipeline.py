@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from cir.errors import WeightsError
-from cir.indexer import parts, pipeline
-from cir.indexer.verify import verify
+from cir.indexer.writing import parts, pipeline
+from cir.indexer.reading.verify import verify
 from cir.types import Encoded
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
@@ -118,7 +118,7 @@ def test_lanes_work_at_the_same_time_and_the_look_ahead_is_bounded(photos, out, 
     barrier = threading.Barrier(2, timeout=10)
     meetings = []
     started: list[int] = []
-    lane = pipeline._lane
+    lane = pipeline._worker
 
     class Meeting(FakeEncoder):
         def encode_images(self, pixels: np.ndarray) -> Encoded:
@@ -129,7 +129,7 @@ def test_lanes_work_at_the_same_time_and_the_look_ahead_is_bounded(photos, out, 
         started.append(1)
         return lane(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "_lane", counted)
+    monkeypatch.setattr(pipeline, "_worker", counted)
     ahead = []
     build(
         photos,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cir.errors import UsageError
-from cir.indexer import scoring
-from cir.indexer.gallery import Gallery
+from cir.indexer.reading import exact
+from cir.indexer.reading.gallery import Gallery
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
 from indexer_fakes import DIMS, make_index, random_rows, unit
@@ -34,8 +34,8 @@ def test_a_scan_in_chunks_keeps_the_best_and_their_ties(tokens, chunk, count, mo
     values = stored(300, tokens)
     queries = unit(np.random.default_rng(0).standard_normal((count, DIMS)))
     rows = np.flatnonzero(np.arange(300) % 5)
-    for query, found in zip(queries, scoring.scan(values, rows, queries, 9), strict=True):
-        scores = scoring.rescore(values, rows, query)
+    for query, found in zip(queries, exact.scan(values, rows, queries, 9), strict=True):
+        scores = exact.rescore(values, rows, query)
         cut = np.sort(scores)[-9]
         assert set(rows[scores >= cut]) <= set(found)
         assert set(found) <= set(rows)
@@ -44,7 +44,7 @@ def test_a_scan_in_chunks_keeps_the_best_and_their_ties(tokens, chunk, count, mo
 
 def test_a_scan_of_nothing():
     assert [
-        len(found) for found in scoring.scan(stored(4), np.empty(0, np.int64), np.eye(2, DIMS, dtype=np.float32), 3)
+        len(found) for found in exact.scan(stored(4), np.empty(0, np.int64), np.eye(2, DIMS, dtype=np.float32), 3)
     ] == [
         0,
         0,
@@ -55,9 +55,9 @@ def test_a_scan_of_nothing():
 def test_equal_rows_score_equally_wherever_they_are(tokens):
     values = stored(1000, tokens)
     query = unit(np.random.default_rng(1).standard_normal(DIMS))
-    scores = scoring.rescore(values, np.arange(1000), query)
+    scores = exact.rescore(values, np.arange(1000), query)
     np.testing.assert_array_equal(scores[:500], scores[500:])
-    np.testing.assert_array_equal(scoring.rescore(values, np.array([777]), query), scores[777:778])
+    np.testing.assert_array_equal(exact.rescore(values, np.array([777]), query), scores[777:778])
 
 
 def test_a_column_that_only_some_segments_have(tmp_path):

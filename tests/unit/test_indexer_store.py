@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError
-from cir.indexer import store
-from cir.indexer.manifest import CURRENT, SEGMENTS, read_manifest
-from cir.indexer.store import Block, Layout, Segment, write_segment
-from cir.indexer.verify import verify
+from cir.indexer.storage import segment
+from cir.indexer.storage.manifest import CURRENT, SEGMENTS, read_manifest
+from cir.indexer.storage.segment import Block, Layout, Segment, write_segment
+from cir.indexer.reading.verify import verify
 
 sys.path.append(str(Path(__file__).parents[1] / "crash"))
 from indexer_fakes import DIMS, FakeEncoder, make_index, random_rows, unit
@@ -117,7 +117,7 @@ def test_layouts_fit_whatever_the_name():
     ],
 )
 def test_hdf5_errors_keep_their_number(error, number):
-    with pytest.raises(OSError, match=r".") as caught, store._hdf5_errors():
+    with pytest.raises(OSError, match=r".") as caught, segment._hdf5_errors():
         raise error
     assert caught.value.errno == number
 
@@ -131,7 +131,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 import numpy as np
 from pathlib import Path
 from cir.errors import DataError
-from cir.indexer.store import Block, Layout, write_segment
+from cir.indexer.storage.segment import Block, Layout, write_segment
 from indexer_fakes import FakeEncoder
 layout = Layout.of(FakeEncoder().card)
 n = 2000
@@ -203,7 +203,7 @@ def test_verify_reports_a_manifest_that_says_otherwise(index, monkeypatch):
     manifest = read_manifest(index)
     first = replace(manifest.segments[0], rows=5, tokens=2, space="other")
     lying = replace(manifest, segments=(first,), deleted={"000009": (1,)})
-    monkeypatch.setattr("cir.indexer.verify.read_manifest", lambda path: lying)
+    monkeypatch.setattr("cir.indexer.reading.verify.read_manifest", lambda path: lying)
     problems = " ".join(verify(index))
     for text in ("the manifest says 5", "another kind", "does not describe", "segment 000009, which there is not"):
         assert text in problems
@@ -212,5 +212,5 @@ def test_verify_reports_a_manifest_that_says_otherwise(index, monkeypatch):
 def test_verify_reports_arrays_of_other_lengths(index, monkeypatch):
     segment = Segment(gallery_file(index))
     segment.ids = segment.ids[:2]
-    monkeypatch.setattr("cir.indexer.verify.open_segment", lambda index, entry: segment)
+    monkeypatch.setattr("cir.indexer.reading.verify.open_segment", lambda index, entry: segment)
     assert any("have 3 rows for 2 ids" in problem for problem in verify(index))

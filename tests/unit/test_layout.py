@@ -75,7 +75,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def part(name: str) -> str:
-    """`cir.indexer.store` -> `indexer`."""
+    """`cir.indexer.storage.segment` -> `indexer`."""
     return name.split(".")[1] if "." in name else "__init__"
 
 
@@ -93,7 +93,7 @@ def test_imports_go_one_way(name: str, path: Path) -> None:
 
 
 def test_only_one_module_imports_h5py_and_one_faiss() -> None:
-    for library, home in (("h5py", "cir.indexer.store"), ("faiss", "cir.indexer.ann")):
+    for library, home in (("h5py", "cir.indexer.storage.segment"), ("faiss", "cir.indexer.reading.ann")):
         users = [name for name, path in modules() if any(i.split(".")[0] == library for i in imports(path))]
         assert users == [home]
 

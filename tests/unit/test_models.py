@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from cir import devices, load_model, losses, models
+from cir import devices, load_model, models
+from cir.training import losses
 from cir.errors import UsageError, WeightsError
 from cir.models import weights
 from cir.models.efficientnet import EfficientNetLite0

@@ -13,7 +13,7 @@ from cir.replacement import routes
 from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
 from cir.replacement.measure import measure, overview
 from cir.replacement.routes import Fitted
-from cir.replacement.study import Study, answered, halves, ranked, scores
+from cir.replacement.paired_sample import Study, answered, halves, ranked, scores
 
 IMAGES, QUESTIONS, LATENT = 900, 600, 24
 CHEAP, DEAR = Cost(100, 0.01, 1000), Cost(1_000_000, 40.0, 10**9)

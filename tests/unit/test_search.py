@@ -13,7 +13,7 @@ from PIL import Image
 from cir import Query, build_index, load_model, open_index
 from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError, UsageError, WeightsError
 from cir.images import scan
-from cir.search import NEGATIVE_WEIGHT, Index
+from cir.search.searcher import NEGATIVE_WEIGHT, Index
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def path(folder: Path, tiny_model: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def index(path: Path) -> Index:
+def index(path: Path) -> Searcher:
     return open_index(path)
 
 
@@ -39,11 +39,11 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def test_the_index_finds_its_model_by_itself(index: Index, tiny_model: Path) -> None:
+def test_the_index_finds_its_model_by_itself(index: Searcher, tiny_model: Path) -> None:
     assert index.encoder.card == load_model(tiny_model).card
 
 
-def test_vectors_are_made_of_what_the_query_has(index: Index, folder: Path) -> None:
+def test_vectors_are_made_of_what_the_query_has(index: Searcher, folder: Path) -> None:
     first, second = index.ids[:2]
     encoder = index.encoder
     pixels = np.stack([encoder.preprocess(Image.open(folder / name)) for name in (first, second)])
@@ -83,7 +83,7 @@ def test_an_image_file_is_encoded_like_the_gallery(folder: Path, tiny_model: Pat
     assert found.hits[0].score > 0.999
 
 
-def test_a_reference_is_not_its_own_answer(index: Index, folder: Path) -> None:
+def test_a_reference_is_not_its_own_answer(index: Searcher, folder: Path) -> None:
     name = index.ids[5]
     for reference in (name, folder / name, str(folder / name)):
         hits = index.search(Query((reference,), "in red", k=len(index.ids))).hits
@@ -91,7 +91,7 @@ def test_a_reference_is_not_its_own_answer(index: Index, folder: Path) -> None:
         assert name not in {hit.id for hit in hits}
 
 
-def test_hits_are_ranked_and_say_where_they_are(index: Index, folder: Path) -> None:
+def test_hits_are_ranked_and_say_where_they_are(index: Searcher, folder: Path) -> None:
     result = index.search(Query((index.ids[0],), "in red", k=7))
     assert [hit.rank for hit in result.hits] == list(range(1, 8))
     scores = [hit.score for hit in result.hits]
@@ -135,12 +135,12 @@ def test_batches_answer_like_single_queries(index: Index) -> None:
         (Query((), "red", k=0), "k is 0"),
     ],
 )
-def test_empty_questions_are_refused(index: Index, query: Query, message: str) -> None:
+def test_empty_questions_are_refused(index: Searcher, query: Query, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         index.search(query)
 
 
-def test_references_that_cannot_be_used_are_told(index: Index, tmp_path: Path) -> None:
+def test_references_that_cannot_be_used_are_told(index: Searcher, tmp_path: Path) -> None:
     with pytest.raises(MissingImageError, match="neither an image file nor an id"):
         index.search(Query(("nowhere.jpg",), "in red"))
     with pytest.raises(MissingImageError, match="neither an image file nor an id"):
@@ -172,7 +172,7 @@ def test_another_model_is_refused_with_the_way_out(
         SpaceMismatchError, match=r"holds vectors of tiny-1 .* tiny-9 .*build-index .* --model YOUR_MODEL"
     ):
         open_index(path, model=other)
-    wrong = Index(open_index(path).gallery, lambda card: load_model(other))
+    wrong = Searcher(open_index(path).gallery, lambda card: load_model(other))
     with pytest.raises(SpaceMismatchError, match="tiny-9"):
         wrong.search(Query((), "in red"))
     assert open_index(path, model=tiny_model).search(Query((), "in red")).hits

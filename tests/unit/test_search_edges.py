@@ -13,14 +13,14 @@ import torch
 from cir import Query, build_index, load_model, open_index
 from cir.errors import WeightsError
 from cir.images import scan
-from cir.indexer.manifest import read_manifest
+from cir.indexer.storage.manifest import read_manifest
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import Sprc
 from cir.replacement.gate import Cost, Verdict
-from cir.replacement.replace import Replacement, apply
-from cir.search import Index
-from cir.types import Edge
+from cir.replacement.study import Replacement, apply
+from cir.search.searcher import Searcher
+from cir.types import SpaceMapping
 
 ROUTES = ("head", "fitted", "encoder", "procrustes", "simplex", "transform")
 
@@ -63,41 +63,41 @@ def index(request: pytest.FixtureRequest, old: SprcEncoder, new: SprcEncoder, wa
         "transform": (matrix, np.full(16, 0.1, np.float32)),
         "fitted": (np.random.default_rng(2).standard_normal((16, 32)).astype(np.float32), np.ones(16, np.float32)),
     }
-    edge = Edge(new.card.digest, old.card.space.id, route, *carries.get(route, (None, None)), 0.9, 0.05)
-    edge = replace(edge, slope=1.0, intercept=0.0) if route == "transform" else edge
+    mapping = SpaceMapping(new.card.digest, old.card.space.id, route, *carries.get(route, (None, None)), 0.9, 0.05)
+    mapping = replace(mapping, slope=1.0, intercept=0.0) if route == "transform" else mapping
     found = Replacement(
-        old.card.space.id, old.card.name, 40, 400, Verdict(route, {}), Cost(40, 1.0, 1), edges={route: edge}
+        old.card.space.id, old.card.name, 40, 400, Verdict(route, {}), Cost(40, 1.0, 1), mappings={route: mapping}
     )
     apply(path, new, [found], read_manifest(path).generation)
     dirs = [new.directory.parent, old.directory.parent] if route == "encoder" else [new.directory.parent]
-    return open_index(path, model_dirs=dirs), edge
+    return open_index(path, model_dirs=dirs), mapping
 
 
-def own_scores(index: Index, edge: Edge, old: SprcEncoder, new: SprcEncoder, query: Query) -> np.ndarray:
+def own_scores(index: Searcher, mapping: SpaceMapping, old: SprcEncoder, new: SprcEncoder, query: Query) -> np.ndarray:
     """(N,) the scores, written out."""
     gallery = index.gallery
     stored = np.stack([gallery.stored_values(image_id) for image_id in gallery.ids]).astype(np.float32)
     pixels = new.preprocess(index.picture(query.references[0]))[None]
     native = new.encode_queries(pixels, [query.text])
-    if edge.route == "transform":
-        return (edge.carry(stored) @ native[0]).astype(np.float32)
+    if mapping.route == "transform":
+        return (mapping.carry(stored) @ native[0]).astype(np.float32)
     asked = {
-        "head": lambda: new.encode_queries(pixels, [query.text], edge.space),
+        "head": lambda: new.encode_queries(pixels, [query.text], mapping.space),
         "encoder": lambda: old.encode_queries(old.preprocess(index.picture(query.references[0]))[None], [query.text]),
-        "fitted": lambda: edge.carry(new.query_states(pixels, [query.text])),
-        "procrustes": lambda: edge.carry(native),
-        "simplex": lambda: edge.carry(native),
-    }[edge.route]()
-    return edge.slope * (stored @ asked[0]) + edge.intercept
+        "fitted": lambda: mapping.carry(new.query_states(pixels, [query.text])),
+        "procrustes": lambda: mapping.carry(native),
+        "simplex": lambda: mapping.carry(native),
+    }[mapping.route]()
+    return mapping.slope * (stored @ asked[0]) + mapping.intercept
 
 
 @pytest.mark.parametrize("index", ROUTES, indirect=True)
 def test_composed_queries(index, old: SprcEncoder, new: SprcEncoder) -> None:
-    index, edge = index
+    index, mapping = index
     query = Query((index.ids[3],), "red with long sleeves", k=39)
     result = index.search(query)
     assert (result.model, result.searched, result.unsearched, len(result.hits)) == ("new-1", 40, 0, 39)
-    wanted = dict(zip(index.ids, own_scores(index, edge, old, new, query), strict=True))
+    wanted = dict(zip(index.ids, own_scores(index, mapping, old, new, query), strict=True))
     del wanted[index.ids[3]]
     for hit in result.hits:
         assert hit.score == pytest.approx(wanted[hit.id], abs=2e-3)
@@ -128,14 +128,14 @@ def test_ranking_by_vectors_is_searching(index) -> None:
 @pytest.mark.parametrize("index", ["head", "encoder"], indirect=True)
 def test_what_an_older_space_makes_itself(index, old: SprcEncoder) -> None:
     """`made` asks the model that spans a space, also where another one's head asks there now."""
-    index, edge = index
-    made = index.made(edge.space, [Query((), "blue")])
+    index, mapping = index
+    made = index.made(mapping.space, [Query((), "blue")])
     assert np.allclose(made, old.encode_texts(["blue"]), atol=1e-6)
 
 
 @pytest.mark.parametrize("index", ROUTES, indirect=True)
 def test_more_like_this_needs_no_photo(index, tmp_path: Path) -> None:
-    index, edge = index
+    index, mapping = index
     with_photos = index.search_many([Query((index.ids[4],)), Query((), "blue")])
     index.gallery.file = lambda image_id: pytest.fail("a stored vector is enough")
     index.gallery.photo = index.gallery.file
@@ -143,7 +143,7 @@ def test_more_like_this_needs_no_photo(index, tmp_path: Path) -> None:
         one.hits for one in with_photos
     ]
     stored = np.stack([index.gallery.vector(image_id) for image_id in index.ids])
-    wanted = edge.slope * (stored @ stored[4]) + edge.intercept
+    wanted = mapping.slope * (stored @ stored[4]) + mapping.intercept
     for hit in index.search(Query((index.ids[4],))).hits:
         assert hit.score == pytest.approx(wanted[index.ids.index(hit.id)], abs=2e-3)
 

@@ -48,8 +48,8 @@ def test_reference_and_hits_are_shown() -> None:
 def test_any_question_and_any_count_fit(asked: dict[str, object], count: int) -> None:
     sheet = draw_sheet(result(count, **asked), lambda name: plain("#0000ff", (300, 10)))
     assert has(sheet, (0, 0, 255)) == (count > 0 or "references" in asked)
-    edge = np.asarray(sheet)[-4:]
-    assert (edge == edge[0, 0]).all()  # nothing is cut off at the bottom
+    mapping = np.asarray(sheet)[-4:]
+    assert (mapping == mapping[0, 0]).all()  # nothing is cut off at the bottom
 
 
 def test_a_photo_that_is_gone_is_said() -> None:

@@ -11,22 +11,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cir import load_model, losses
+from cir import load_model
+from cir.training import losses
 from cir.errors import UsageError
 from cir.models import weights
 from cir.models.sprc import Sprc
 from cir.models.stationary import arrange, product, simplex
 from cir.replacement import routes
-from cir.replacement.lineage import objections
-from cir.replacement.study import Study, scores
+from cir.replacement.precheck import objections
+from cir.replacement.paired_sample import Study, scores
 from cir.training import loop
 from cir.training.attributes import AttributeTask
 from cir.training.sources import HeldOut, Settings, Source
-from cir.training.vertices import VertexLoss, class_map, inherited
-from cir.training.wishes import Table
-from cir.types import Block, ModelCard, Simplex, Space
+from cir.training.class_map import VertexLoss, class_map, inherited
+from cir.training.triplet_sampling import Table
+from cir.types import SimplexBlock, ModelCard, Simplex, Space
 
-BLOCKS = (Block("colour", 4, 3), Block("type", 3, 1))
+BLOCKS = (SimplexBlock("colour", 4, 3), SimplexBlock("type", 3, 1))
 ANCHORS = product(BLOCKS, free=1)
 
 
@@ -40,7 +41,7 @@ def test_a_space_is_named_by_its_simplex_and_old_names_stay() -> None:
     plain = Space(256, "5cb68f7abeacac80")
     assert plain.id == "4d208cd4ebcc7958"  # as small-2's indexes hold it
     assert Space(256, "5cb68f7abeacac80", simplex=ANCHORS).id != plain.id
-    others = [product(BLOCKS[::-1], 1), product(BLOCKS, 2), product((Block("colour", 5, 3), BLOCKS[1]), 1)]
+    others = [product(BLOCKS[::-1], 1), product(BLOCKS, 2), product((SimplexBlock("colour", 5, 3), BLOCKS[1]), 1)]
     assert len({Space(8, "x", simplex=one).id for one in [ANCHORS, *others]}) == 4
     assert (ANCHORS.dims, ANCHORS.offsets) == (5, {"colour": 0, "type": 3})
     assert Simplex.from_json(ModelCard.from_json(card().to_json()).to_json()["simplex"]) == ANCHORS
@@ -57,9 +58,9 @@ def test_a_card_keeps_its_classes_and_their_digest() -> None:
 
 @pytest.mark.parametrize(
     ("blocks", "free"),
-    [((), 0), ((Block("a", 1, 1),), 0), ((Block("a", 2, 0),), 0), ((Block("a", 2, 1), Block("a", 3, 1)), 0)],
+    [((), 0), ((SimplexBlock("a", 1, 1),), 0), ((SimplexBlock("a", 2, 0),), 0), ((SimplexBlock("a", 2, 1), SimplexBlock("a", 3, 1)), 0)],
 )
-def test_what_is_no_product(blocks: tuple[Block, ...], free: int) -> None:
+def test_what_is_no_product(blocks: tuple[SimplexBlock, ...], free: int) -> None:
     with pytest.raises(ValueError, match="different names"):
         product(blocks, free)
 
@@ -106,7 +107,7 @@ def test_classes_are_appended_and_never_moved() -> None:
     with pytest.raises(UsageError, match="5 classes of 'colour' have no room on 4 vertices"):
         class_map(ANCHORS, [table("a", "b", "c")], first)
     with pytest.raises(UsageError, match="says nothing of 'neckline'"):
-        class_map(product((Block("neckline", 3, 1),)), [table("red")], {})
+        class_map(product((SimplexBlock("neckline", 3, 1),)), [table("red")], {})
 
 
 def test_a_successor_inherits_the_longest_map() -> None:
@@ -133,7 +134,7 @@ def test_the_loss_knows_which_class_an_item_is() -> None:
     ("values", "says"),
     [
         ({"simplex": product(BLOCKS, 2)}, "other blocks or weights"),
-        ({"simplex": product((Block("colour", 5, 3), BLOCKS[1]), 1)}, "its vertices .* are not those of a-1"),
+        ({"simplex": product((SimplexBlock("colour", 5, 3), BLOCKS[1]), 1)}, "its vertices .* are not those of a-1"),
         ({"dims": 9}, "9 dims, those of a-1 8"),
         ({"classes": {"colour": ["red", "blue"], "type": ["dress"]}}, "vertex 0 of colour is 'blue' there, 'red' here"),
         ({"classes": {"colour": ["blue"], "type": ["dress"]}}, "vertex 1 of colour is 'red' there, nothing here"),

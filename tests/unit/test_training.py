@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cir import phrases, wardrobe
-from cir.catalogue import Change
+from cir.data import captions
+from cir.data import wardrobe
+from cir.data.items import Change
 from cir.errors import DataError, UsageError, WeightsError
 from cir.images import scan
 from cir.models import load_model, weights
@@ -28,7 +29,7 @@ from cir.training.config import name_apart, read_config
 from cir.training.features import cached
 from cir.training.schedule import OneCycle
 from cir.training.sources import HeldOut, OldGallery, Settings, Source
-from cir.training.wishes import Table
+from cir.training.triplet_sampling import Table
 
 KINDS = ("colour", "type")
 
@@ -74,8 +75,8 @@ def test_the_loop_teaches_and_keeps_the_best(
     task: AttributeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tiny model knows five words.
-    monkeypatch.setattr(phrases, "change_caption", lambda changes, rng, **_: " ".join(new for _, _, new in changes))
-    monkeypatch.setattr(phrases, "as_typed", lambda caption, rng: caption)
+    monkeypatch.setattr(captions, "change_caption", lambda changes, rng, **_: " ".join(new for _, _, new in changes))
+    monkeypatch.setattr(captions, "as_typed", lambda caption, rng: caption)
     before = task.validate()
     recipe = loop.Recipe(steps=200, learning_rate=3e-3, warmup=20, evaluate_every=100)
     loop.train(task, recipe, work=tmp_path / "work", out=tmp_path / "out", facts={"config": "toy"})
@@ -84,7 +85,7 @@ def test_the_loop_teaches_and_keeps_the_best(
     card = weights.read_card(tmp_path / "out")
     assert card.name == "toy-2"
     assert card.training["config"] == "toy"
-    assert set(card.floors) == {"composed", "text"}
+    assert set(card.min_scores) == {"composed", "text"}
     lines = (tmp_path / "work" / loop.LOG).read_text().splitlines()
     assert lines[0] == "step,part,name,value"
     steps = {(step, part) for step, part, *_ in (line.split(",") for line in lines[1:])}
@@ -161,8 +162,8 @@ def test_a_head_learns_to_ask_vectors_that_stay(
     source: Source, task: AttributeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A space of fixed vectors that only the head can learn: nothing moves them, and nothing tells them apart else."""
-    monkeypatch.setattr(phrases, "change_caption", lambda changes, rng, **_: " ".join(new for _, _, new in changes))
-    monkeypatch.setattr(phrases, "as_typed", lambda caption, rng: caption)
+    monkeypatch.setattr(captions, "change_caption", lambda changes, rng, **_: " ".join(new for _, _, new in changes))
+    monkeypatch.setattr(captions, "as_typed", lambda caption, rng: caption)
     numbers = np.random.default_rng(7)
     looks = {value: numbers.standard_normal(12) for value in ("red", "blue", "long", "sleeves")}
     stored = np.array([looks[item["colour"]] + looks[item["type"]] for item in source.table.items])
@@ -275,7 +276,7 @@ def test_a_negation_accepts_everything_else(garments: Table) -> None:
 
 @pytest.mark.parametrize(("kind", "shade"), [("darker colour", "darker"), ("lighter colour", "lighter")])
 def test_a_shade_is_asked_of_what_has_it_not(garments: Table, kind: str, shade: str) -> None:
-    shades = phrases.bank()["shades"][shade]
+    shades = captions.bank()["shades"][shade]
     for wish in wishes(garments, (kind,), 20):
         assert garments.items[wish.reference]["colour"] not in shades
         assert garments.items[wish.target]["colour"] in shades
@@ -336,7 +337,7 @@ def test_the_shipped_configuration_is_whole(tmp_path: Path, name: str) -> None:
     assert sum(config.batches.sources.values()) == pytest.approx(1)
     for source, kinds in config.batches.kinds.items():
         for kind in {part for kinds_ in kinds for part in kinds_.split("+")} - {"described"}:
-            assert kind in phrases.bank()["train"], (source, kind)
+            assert kind in captions.bank()["train"], (source, kind)
     broken = tmp_path / "broken.toml"
     broken.write_text(config.text.replace("steps = ", "stops = "))
     with pytest.raises(UsageError, match="not a training configuration"):
@@ -388,7 +389,7 @@ def test_what_an_index_holds_is_replaced(tiny_model: Path, make_model: Callable[
     """The models of its segments get heads; every name it knows is taken."""
     from cir import build_index, load_model
     from cir.cli.train import _older
-    from cir.indexer.manifest import publish, read_manifest
+    from cir.indexer.storage.manifest import publish, read_manifest
 
     Image.new("RGB", (32, 32), "red").save(tmp_path / "one.png")
     build_index(scan([tmp_path / "one.png"]), tmp_path / "my.index", load_model(tiny_model))

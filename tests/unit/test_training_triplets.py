@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cir.errors import DataError, MissingImageError, UsageError, WeightsError
-from cir.eval.annotations import Triplet
-from cir.eval.official import TRAIN_READERS
+from cir.data.annotations import Triplet
+from cir.data.protocols import TRAIN_READERS
 from cir.models import weights
 from cir.training import triplets
 from cir.training.config import make_task, read_config

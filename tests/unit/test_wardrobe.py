@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cir.wardrobe import ATTRIBUTES, COLOURS, Garment, draw, garments, possible, write
+from cir.data.wardrobe import ATTRIBUTES, COLOURS, Garment, draw, garments, possible, write
 
 SHIRT = Garment("t-shirt", "navy", "striped", "short", "round")
 

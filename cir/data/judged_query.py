@@ -1,0 +1,52 @@
+"""A query with known answers: what evaluation measures, what a replacement is judged by, what training learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cir.types import Query
+
+AttributeChange = tuple[str, str, str]  # kind, old value, new value
+
+
+@dataclass(frozen=True)
+class JudgedQuery:
+    """A reference, a relative caption, and the images that answer it.
+
+    Attributes:
+        id: unique among the queries of its source.
+        reference: image id; empty for a query by text alone.
+        caption: the relative caption; empty for "more like this".
+        targets: image ids, at least one; none if they are not public.
+        captions: the captions that annotators wrote, where `caption` joins several (FashionIQ).
+        changes: the attribute changes that the caption states, where it was generated from attributes.
+        groups: names under which it is also reported, such as "colour" or "phrasing:train".
+        subset: the images that Rs@k ranks (CIRR); queries with equal subsets are ranked together.
+        headline: whether it counts in the overall figures.
+        gallery: which of the benchmark's galleries is searched, if it has several (FashionIQ's categories).
+        first_target: the target that Recall@k is about, if not about all (CIRCO).
+        acceptable: further images that count as right in the group "target_soft" only (CIRR).
+    """
+
+    id: str
+    reference: str
+    caption: str
+    targets: frozenset[str]
+    captions: tuple[str, ...] = ()
+    changes: tuple[AttributeChange, ...] = ()
+    groups: tuple[str, ...] = ()
+    subset: tuple[str, ...] = ()
+    headline: bool = True
+    gallery: str = ""
+    first_target: str = ""
+    acceptable: frozenset[str] = frozenset()
+
+    @property
+    def query(self) -> Query:
+        """The query to search with."""
+        return Query(references=(self.reference,) if self.reference else (), text=self.caption)
+
+    @property
+    def kind(self) -> str:
+        """Which attributes change, such as "colour" or "colour+type"; empty for a caption written by people."""
+        return "+".join(kind for kind, _, _ in self.changes)

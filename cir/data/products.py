@@ -1,0 +1,125 @@
+"""Product photos with attributes in the Kaggle layout: `styles.csv` beside `images/` or zips of it.
+
+The splits are by the hash of an id, so that they are the same for everybody whatever subset of the photos they hold
+(docs/protocols.md).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cir.data import captions
+from cir.data.items import Item
+from cir.errors import DataError
+from cir.images import ImageFile, scan
+
+KINDS = ("colour", "type", "gender")
+COLUMNS = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
+NAMED = ("pattern", "neckline", "sleeves", "material")
+# How often each set of attributes is changed together, in training and in the benchmark.
+CHANGE_WEIGHTS: dict[tuple[str, ...], float] = {
+    ("colour",): 0.35,
+    ("type",): 0.20,
+    ("gender",): 0.15,
+    ("colour", "type"): 0.15,
+    ("colour", "gender"): 0.10,
+    ("type", "gender"): 0.05,
+}
+
+
+def split_of(product: str) -> str:
+    """ "test", "val" or "train", from SHA-1 of the id modulo 10."""
+    rest = _bucket(product)
+    return {0: "test", 1: "val"}.get(rest, "train")
+
+
+def held_out(product: str) -> bool:
+    """Whether a train product belongs to the development part, on which checkpoints are chosen."""
+    return _bucket(product) == 2
+
+
+def among_first(product: str, share: float) -> bool:
+    """Whether a product belongs to a share of all; what belongs to a small share belongs to every larger one."""
+    return _digest(product) // 10 % 1000 < 1000 * share
+
+
+def _bucket(product: str) -> int:
+    return _digest(product) % 10
+
+
+def _digest(product: str) -> int:
+    return int(hashlib.sha1(product.encode("ascii", "replace")).hexdigest(), 16)
+
+
+def read_styles(data_root: Path) -> dict[str, dict[str, str]]:
+    """`styles.csv` as id -> row. Raises DataError when the file is missing or lacks a column."""
+    path = data_root / "styles.csv"
+    if not path.is_file():
+        raise DataError(f"{data_root}: no styles.csv; --data-root is the folder of the product data set")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"id", "masterCategory", *COLUMNS.values()} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path}: no column {', '.join(sorted(missing))}; is it the styles.csv of the data set?")
+        try:
+            return {row["id"]: row for row in reader}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: not a readable CSV file: {error}; get it again") from None
+
+
+def image_source(data_root: Path, images: str | None = None) -> Path:
+    """The folder or zip that holds the pictures: `images` under the root, by default the one with the largest pictures.
+
+    Raises:
+        DataError: nothing of the kind is there.
+    """
+    if images is not None:
+        chosen = data_root / images
+        if not chosen.exists():
+            raise DataError(f"no such folder or zip: {chosen}; --images names one beside styles.csv")
+        return chosen
+    if (data_root / "images").is_dir():
+        return data_root / "images"
+    zips = sorted(data_root.glob("*.zip"))
+    if not zips:
+        raise DataError(f"{data_root}: neither images/ nor a zip of pictures; put them beside styles.csv")
+    return max(zips, key=bytes_per_image)
+
+
+def bytes_per_image(path: Path) -> float:
+    """Mean size of a zip's files, which tells large pictures from small ones without opening any; 0 for no zip."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [member.file_size for member in archive.infolist() if not member.is_dir()]
+    except (OSError, zipfile.BadZipFile):
+        return 0.0
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def product_images(source: Path) -> Iterator[tuple[str, ImageFile]]:
+    """(product id, image) of a folder or zip; the id is the file's stem."""
+    for image in scan([source]):
+        yield image.id.rpartition("/")[2].rpartition(".")[0], image
+
+
+def item(row: dict[str, str], image_id: str) -> Item:
+    """One row of `styles.csv` as a catalogue item; a type changes only within its master category."""
+    attributes = {kind: row[column] for kind, column in COLUMNS.items()}
+    return Item(image_id, attributes, fixed=row["masterCategory"])
+
+
+def details(row: dict[str, str]) -> dict[str, str]:
+    """Everything a row tells, as attribute -> value with "" for unknown: `KINDS`, usage, season, and what the product's
+    name says of pattern, neckline, sleeves and material. Names are silent more often than not."""
+    told = {kind: captions.named(kind, row["productDisplayName"] or "") for kind in NAMED}
+    usage = "" if row["usage"] in ("NA", "Home") else row["usage"]
+    return {
+        **{kind: row[column] for kind, column in COLUMNS.items()},
+        **told,
+        "usage": usage,
+        "season": row["season"],
+    }

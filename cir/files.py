@@ -1,0 +1,164 @@
+"""The one way to read and write files: a file is complete or absent, never half-written.
+
+A rename is atomic but not durable: the file is synced before it and the folder after it, so that neither a killed
+process nor a power loss leaves a name that points at half a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cir.errors import DataError
+
+_TEMPORARY = ".tmp-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The non-blank lines of a UTF-8 file, each with "file:line" for messages.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        where = f"{path}:{number}"
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        if line.strip():
+            yield where, line
+
+
+@contextmanager
+def write_atomically(path: Path, need: int = 0) -> Iterator[Path]:
+    """Write a file or a folder atomically: yields a temporary path, which is then synced and renamed to `path`.
+
+    Args:
+        path: the file to create or replace, or the folder to create; its parent is made if missing.
+        need: bytes about to be written. They are reserved for a moment first, because HDF5 does not survive a disk
+            that fills up under it: it crashes the process when the file is closed.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written to; `path` is unchanged.
+    """
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}")
+    make_folder(path.parent)
+    try:
+        with disk_errors(path, need):
+            _reserve(temporary, need)
+            yield temporary
+            for file in (*sorted(temporary.rglob("*")), temporary):
+                sync(file)
+            move(temporary, path)
+    finally:
+        remove_tree(temporary)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a small file atomically and durably. Raises DataError when it cannot be written."""
+    with write_atomically(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 text file atomically and durably. Raises DataError when it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """Replace a JSON file atomically and durably. Raises DataError when it cannot be written."""
+    text = json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, durably. Raises DataError when that is impossible."""
+    with disk_errors(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync(folder.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a synced file or folder into place, replacing a file of that name, durably."""
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reserve(path: Path, need: int) -> None:
+    """Raise OSError unless the disk has room for that many bytes; leaves no file behind."""
+    if need and hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, need)
+        path.unlink()
+
+
+@contextmanager
+def disk_errors(path: Path, need: int = 0) -> Iterator[None]:
+    """Turn an OSError raised while writing `path` into a DataError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            room = f"free at least {need / 1e6:.0f} MB" if need >= 1e6 else "free some space"
+            raise DataError(
+                f"disk full while writing {path}: {room} or choose another place; run the same command to resume"
+            ) from error
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}; check the folder and its permissions"
+        ) from error
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is that of a `write_atomically` in progress; a killed writer leaves such a file."""
+    return name.startswith(_TEMPORARY)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the temporary files of killed writers below a folder; only the holder of the writer's lock may."""
+    for path in list(folder.rglob(f"{_TEMPORARY}*")):
+        remove_tree(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a folder if it exists; what cannot be removed stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""How a picture becomes pixels: part of what a model is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cir.errors import ImageDecodeError
+from cir.images.decode import MAX_PIXELS, upright
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cir.arrays import Floats
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes pixels. Two models with other settings see other pixels, so the digest is in the card.
+
+    The defaults are SPRC's (TargetPad 1.25 with zeros, bicubic, centre crop 224, CLIP statistics).
+
+    Attributes:
+        size: H = W of the result.
+        target_ratio: pictures longer than this are padded to it.
+        fill: value of the padding, 0 to 255.
+        flatten: first turn the picture upright by its EXIF and lay transparency on white; SPRC does neither.
+        mean, std: per channel, of values in [0, 1].
+    """
+
+    size: int = 224
+    target_ratio: float = 1.25
+    fill: int = 0
+    flatten: bool = False
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the settings."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preprocess:
+        """Settings from JSON, where tuples have become lists."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+    def __call__(self, image: Image) -> Floats:
+        """One picture of any size and mode -> (3, size, size) float32, normalised by mean and std."""
+        import numpy as np
+
+        if self.flatten:
+            image = _flatten(image)
+            # Padding a long strip to a square before it is shrunk could take gigabytes.
+            image = image.reduce(max(1, max(image.size) // (8 * self.size)))
+        square = _crop(_shrink(_pad(image, self.target_ratio, self.fill), self.size), self.size)
+        values: Floats = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
+        mean: Floats = np.array(self.mean, dtype=np.float32)
+        std: Floats = np.array(self.std, dtype=np.float32)
+        values = (values - mean) / std
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _eight_bits(image: Image) -> Image:
+    """Pictures of 16 or 32 bits a pixel scaled down; Pillow's own conversion would clip them to white."""
+    import numpy as np
+    from PIL import Image as Images
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    top = float(values.max(initial=0))
+    full = 65535 if top > 255 else 255 if top > 1 or image.mode != "F" else 1
+    return Images.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
+
+
+def _flatten(image: Image) -> Image:
+    """Turn a photo upright by its EXIF and lay transparency on white, as a shop page would show it."""
+    from PIL import Image as Images
+
+    image = _eight_bits(upright(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Images.alpha_composite(Images.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _pad(image: Image, target_ratio: float, fill: int) -> Image:
+    from PIL import ImageOps
+
+    width, height = image.size
+    if max(width, height) / min(width, height) < target_ratio:
+        return image
+    side = max(width, height) / target_ratio
+    if side * side > MAX_PIXELS:
+        raise ImageDecodeError(f"a picture of {width} x {height} is too long and thin; cut it")
+    across, down = max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+    bands = len(image.getbands())
+    return ImageOps.expand(image, (across, down, across, down), fill=fill if bands == 1 else (fill,) * bands)
+
+
+def _shrink(image: Image, size: int) -> Image:
+    from PIL import Image
+
+    width, height = image.size
+    if width <= height:
+        new = (size, int(size * height / width))
+    else:
+        new = (int(size * width / height), size)
+    return image if new == image.size else image.resize(new, Image.Resampling.BICUBIC)
+
+
+def _crop(image: Image, size: int) -> Image:
+    width, height = image.size
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))

@@ -1,0 +1,83 @@
+"""Routes from a new model's queries to the stored vectors of an older space, and what each of them does.
+
+    trained head   the new model has a query head for the older space, trained with it
+    fitted head    a query head fitted at the replacement on the new model's query states
+    ridge          stored vectors are mapped into the new space by ridge regression
+    procrustes     query vectors are rotated into the older space
+    simplex        query vectors with the free dims set to zero: both spaces share the simplex dims
+
+A further route is an entry here, and a function of the same name that fits it in `cir.replacement.routes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cir.arrays import Floats, unit
+from cir.evidence import Evidence
+
+
+class Route(StrEnum):
+    """How queries of a new model reach the stored vectors of an older space."""
+
+    HEAD = "head"
+    FITTED = "fitted"
+    RIDGE = "ridge"
+    PROCRUSTES = "procrustes"
+    SIMPLEX = "simplex"
+
+
+@dataclass(frozen=True)
+class SpaceMapping:
+    """A measured mapping from the queries of one model to the stored vectors of another space.
+
+    Attributes:
+        model: digest of the model that encodes the queries.
+        space: id of the space of the stored vectors.
+        route: what is mapped, and by what.
+        matrix: (D_to, D_from) float32: to = unit(matrix @ from + bias). None for a trained head.
+        bias: (D_to,) float32, or None.
+        slope, intercept: slope * score + intercept puts a score in the older space on the scale of the model's own.
+        evidence: what was measured, and the verdict; None only for mappings made by hand in tests.
+    """
+
+    model: str
+    space: str
+    route: Route
+    matrix: Floats | None = None
+    bias: Floats | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    evidence: Evidence | None = None
+
+    @property
+    def maps_gallery(self) -> bool:
+        """Whether stored vectors are mapped into the model's own space, and searched there."""
+        return self.route is Route.RIDGE
+
+    @property
+    def maps_queries(self) -> bool:
+        """Whether query vectors of the model's own space are mapped into the older one."""
+        return self.route in (Route.PROCRUSTES, Route.SIMPLEX)
+
+    @property
+    def maps_states(self) -> bool:
+        """Whether `matrix` and `bias` are a query head: they project the model's query states."""
+        return self.route is Route.FITTED
+
+    def query_space(self, native: str) -> str:
+        """Id of the space in which a query for these stored vectors is encoded; `native` is the model's own."""
+        return native if self.maps_gallery else self.space
+
+    def map(self, values: Floats) -> Floats:
+        """(N, D_from) vectors or states -> (N, D_to) float32, unit-norm. Raises ValueError for a trained head."""
+        if self.matrix is None:
+            raise ValueError(f"route {self.route} maps no vectors")
+        mapped = values.astype("float32") @ self.matrix.T
+        return unit(mapped if self.bias is None else mapped + self.bias)
+
+    def calibrate(self, scores: Floats) -> Floats:
+        """Scores in the older space -> the scale of the model's own scores."""
+        calibrated: Floats = scores * self.slope + self.intercept
+        return calibrated

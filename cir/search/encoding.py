@@ -1,0 +1,192 @@
+"""From prepared queries to unit-norm vectors in one space.
+
+Reference and caption are encoded together by SPRC's passes A and B, a caption alone by pass D; a reference alone is its
+own gallery vector. Several references are averaged, and each negative is subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cir.arrays import Floats, unit
+from cir.errors import SpaceMismatchError, UsageError
+from cir.query_vectors import QueryVectors
+from cir.threads import default_workers
+from cir.types import Encoder, ExposesQueryStates
+
+if TYPE_CHECKING:
+    from cir.indexer.reading.gallery import Gallery
+    from cir.mappings import SpaceMapping
+    from cir.search.prepare import PreparedQuery, Reference
+
+# Share of a negative's direction that is subtracted. At 1 a query is more about what it is not than about what it is.
+NEGATIVE_WEIGHT = 0.5
+BATCH = 16  # composed queries that one thread encodes at once
+
+
+@dataclass(frozen=True)
+class SpaceEncoder:
+    """Encodes queries into one space.
+
+    Attributes:
+        load: gives the model; called when a query first needs it.
+        head: id of an older space whose trained query head is used; None for the model's own space.
+        fitted: a fitted query head, used instead; None for the model's own heads.
+    """
+
+    load: Callable[[], Encoder]
+    head: str | None = None
+    fitted: SpaceMapping | None = None
+
+    def compose(self, references: Sequence[Reference], captions: Sequence[str]) -> Floats:
+        """B references and captions -> (B, D) float32, unit-norm; in parallel where that pays."""
+        model = self.load()
+        parts = [slice(start, start + BATCH) for start in range(0, len(captions), BATCH)]
+        workers = min(default_workers(), len(parts))
+
+        def encode(part: slice) -> Floats:
+            pixels = np.stack([model.preprocess(reference.picture()) for reference in references[part]])
+            if self.fitted is not None:
+                return self.fitted.map(self._states(model).query_states(pixels, captions[part]))
+            return model.encode_queries(pixels, captions[part], self.head)
+
+        if workers < 2:
+            return np.concatenate([encode(part) for part in parts])
+        with model.shared_by(workers), ThreadPoolExecutor(workers, thread_name_prefix="cir-query") as pool:
+            return np.concatenate(list(pool.map(encode, parts)))
+
+    def texts(self, captions: Sequence[str]) -> Floats:
+        """B captions without a reference -> (B, D) float32, unit-norm."""
+        model = self.load()
+        if self.fitted is not None:
+            return self.fitted.map(self._states(model).text_states(captions))
+        return model.encode_texts(captions, self.head)
+
+    def image(self, reference: Reference, *, vectors: bool) -> Floats:
+        """(D,) float32, unit-norm: a reference as the gallery of this space would hold it.
+
+        Args:
+            reference: what to encode.
+            vectors: whether the gallery holds one vector per image, not only tokens.
+
+        Raises:
+            UsageError: the model gives neither vectors nor tokens.
+        """
+        if self.head is not None or self.fitted is not None:
+            # A query head encodes no images, but a query with an empty caption lies near its reference.
+            return self.compose([reference], [""])[0]
+        model = self.load()
+        encoded = model.encode_images(model.preprocess(reference.picture())[None])
+        if encoded.vectors is not None and vectors:
+            vector: Floats = encoded.vectors[0]
+            return vector
+        if encoded.tokens is None:
+            raise UsageError(f"{model.card.name} gives neither vectors nor tokens; rebuild the index with another model")
+        return unit(encoded.tokens[0].mean(axis=0))
+
+    @staticmethod
+    def _states(model: Encoder) -> ExposesQueryStates:
+        if not isinstance(model, ExposesQueryStates):
+            raise SpaceMismatchError(f"{model.card.name} does not expose the query states that a fitted head projects")
+        return model
+
+
+def encode_everywhere(
+    gallery: Gallery, encoder_for: Callable[[str], SpaceEncoder], queries: Sequence[PreparedQuery]
+) -> QueryVectors:
+    """Queries in every space that a gallery is searched in.
+
+    Args:
+        gallery: the gallery.
+        encoder_for: id of a space -> the encoder of queries for it.
+        queries: B prepared queries.
+    """
+
+    def encode(space: str, rows: Sequence[int]) -> Floats:
+        return encode_in(gallery, space, encoder_for(space), [queries[row] for row in rows])
+
+    native, everything = gallery.space.id, range(len(queries))
+    rotations = {
+        space: mapping
+        for space, mapping in gallery.mappings.items()
+        if mapping.maps_queries and space in gallery.query_spaces
+    }
+    vectors = {
+        space: encode(space, everything)
+        for space in gallery.query_spaces
+        if space not in rotations
+    }
+    if rotations:
+        # For "more like this" the stored vector of a reference is better than a rotated one, and needs no photo.
+        stored = {space: _stored_rows(gallery, space, queries) for space in rotations}
+        own = vectors.get(native)
+        if own is None:
+            spared = set.intersection(*map(set, stored.values()))
+            rows = [row for row in everything if row not in spared]
+            own = np.zeros((len(queries), gallery.space.dims), np.float32)
+            own[rows] = encode(native, rows)
+        for space, mapping in rotations.items():
+            vectors[space] = mapping.map(own)
+            vectors[space][stored[space]] = encode(space, stored[space])
+    return QueryVectors(vectors)
+
+
+def _stored_rows(gallery: Gallery, space: str, queries: Sequence[PreparedQuery]) -> list[int]:
+    """Rows of image-only queries whose references are all stored in a space."""
+    return [
+        row
+        for row, query in enumerate(queries)
+        if query.only_images
+        and all(
+            reference.id is not None and gallery.image(reference.id).query_space == space
+            for reference in query.references
+        )
+    ]
+
+
+def encode_in(
+    gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequence[PreparedQuery]
+) -> Floats:
+    """(B, D) float32, unit-norm: queries in one space, by the encoder of that space."""
+    out = np.zeros((len(queries), gallery.manifest.spaces[space].dims), np.float32)
+    composed = [
+        (row, reference) for row, query in enumerate(queries) if query.composed for reference in query.references
+    ]
+    if composed:
+        rows = [row for row, _ in composed]
+        vectors = encoder.compose([reference for _, reference in composed], [queries[row].caption for row in rows])
+        np.add.at(out, rows, vectors)
+    _add_texts(out, encoder, [(row, query.caption) for row, query in enumerate(queries) if _is_text(query)])
+    for row, query in enumerate(queries):
+        if not query.composed and not query.caption:
+            out[row] += sum(_image_vector(gallery, space, encoder, reference) for reference in query.references)
+    out = unit(out)
+    negatives = ((row, text) for row, query in enumerate(queries) for text in query.query.negatives)
+    _add_texts(out, encoder, negatives, -NEGATIVE_WEIGHT)
+    return unit(out)
+
+
+def _is_text(query: PreparedQuery) -> bool:
+    return bool(query.caption) and not query.composed
+
+
+def _add_texts(out: Floats, encoder: SpaceEncoder, texts: Iterable[tuple[int, str]], weight: float = 1.0) -> None:
+    """Add to (B, D) rows the weighted vectors of texts, each (row, text)."""
+    pairs = list(texts)
+    if pairs:
+        vectors = encoder.texts([text for _, text in pairs]) * np.float32(weight)
+        np.add.at(out, [row for row, _ in pairs], vectors)
+
+
+def _image_vector(gallery: Gallery, space: str, encoder: SpaceEncoder, reference: Reference) -> Floats:
+    """(D,) float32, unit-norm: the stored vector of a reference, or one encoded now."""
+    if reference.id is not None:
+        image = gallery.image(reference.id)
+        if image.query_space == space:
+            return image.vector
+    return encoder.image(reference, vectors=gallery.layout.vectors or space != gallery.space.id)

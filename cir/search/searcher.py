@@ -1,0 +1,244 @@
+"""Search: an index on disk and the models that encode its queries.
+
+    query -> prepared (checked, references resolved) -> vectors in every space of the index -> ranked hits
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.reading.usage import log_usage
+from cir.query_vectors import QueryVectors
+from cir.search.encoding import SpaceEncoder, encode_everywhere, encode_in
+from cir.search.prepare import PreparedQuery, prepare, resolve
+from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cir.arrays import Floats
+
+
+def open_index(
+    path: str | Path, *, model: str | Path | None = None, model_dirs: Sequence[Path] = (), device: str = "auto"
+) -> Searcher:
+    """Open an index for searching. The index names its model, which is loaded when first needed.
+
+    Args:
+        path: the index folder.
+        model: a model to query with instead; refused unless its space is the index's.
+        model_dirs: where else to look for the model's folder.
+        device: where the model runs.
+
+    Raises:
+        IndexFormatError: not an index, another version, or damaged.
+        SpaceMismatchError: `model` is another model than the index's.
+        WeightsError: there is no model of that name.
+    """
+    from cir import models
+
+    gallery = Gallery.open(path)
+    if model is not None:  # before a query that needs no encoder could pass
+        from cir.models.weights import read_card
+
+        _check_space(gallery, read_card(models.find(model, model_dirs)), gallery.space.id)
+
+    def load(card: ModelCard) -> Encoder:
+        if model is not None and card.digest == gallery.card.digest:
+            return models.load_model(model, device=device, model_dirs=model_dirs)
+        folder = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
+        return models.load_model(folder, device=device)
+
+    return Searcher(gallery, load, keep_usage=True)
+
+
+class Searcher:
+    """A gallery and the encoders of its queries.
+
+    Args:
+        gallery: an opened snapshot.
+        load: card -> encoder; called once for the serving model, when a query first needs it, and once for each older
+            model that is still needed.
+        keep_usage: log which images of older models are retrieved, for `cir backfill`.
+    """
+
+    def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder], *, keep_usage: bool = False) -> None:
+        self.gallery = gallery
+        self._load = load
+        self._keep_usage = keep_usage
+        self._encoders: dict[str, Encoder] = {}  # by space
+
+    @property
+    def card(self) -> ModelCard:
+        """Card of the model that serves the index."""
+        return self.gallery.card
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of all live images, ascending."""
+        return self.gallery.ids
+
+    @property
+    def encoder(self) -> Encoder:
+        """The serving model. Raises SpaceMismatchError or WeightsError, as `encoder_of`."""
+        return self.encoder_of(self.gallery.card)
+
+    def encoder_of(self, card: ModelCard) -> Encoder:
+        """The encoder of a model that the index names; loaded on first use.
+
+        Raises:
+            SpaceMismatchError: another model was loaded.
+            WeightsError: its folder is missing.
+        """
+        space = card.space.id
+        if space not in self._encoders:
+            encoder = self._load(card)
+            _check_space(self.gallery, encoder.card, space)
+            self._encoders[space] = encoder
+        return self._encoders[space]
+
+    def picture(self, reference: Any) -> Image:
+        """The decoded picture of a reference: an image file, an id of the gallery, or a picture already.
+
+        Raises:
+            MissingImageError: no such file or id, or the photo of a gallery image is gone.
+            ImageDecodeError: it cannot be read.
+        """
+        return resolve(self.gallery, reference).picture()
+
+    def search(self, query: Query, *, exact: bool = False) -> SearchResult:
+        """Answer one query; see `search_many`."""
+        return self.search_many([query], exact=exact)[0]
+
+    def search_many(self, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+        """Answer queries, encoded and ranked in batches.
+
+        References that are gallery images, by id or by content, are not among their own hits.
+
+        Args:
+            queries: what to search for.
+            exact: compare with every image, tokens included, instead of ranking the best candidates.
+
+        Raises:
+            UsageError: an empty query, k below 1, an unknown metadata column.
+            MissingImageError: a reference that is neither an image file nor an id of the gallery.
+            ImageDecodeError: a reference that cannot be read.
+        """
+        started = time.perf_counter()
+        prepared = prepare(self.gallery, queries)
+        vectors = encode_everywhere(self.gallery, self._encoder_for, prepared)
+        results = self._rank(prepared, vectors, exact)
+        seconds = (time.perf_counter() - started) / max(1, len(prepared))
+        return [replace(result, seconds=seconds) for result in results]
+
+    def encode(self, queries: Sequence[Query]) -> QueryVectors:
+        """B queries as unit-norm vectors in every space of the index. Raises as `search_many`."""
+        return encode_everywhere(self.gallery, self._encoder_for, prepare(self.gallery, queries))
+
+    def encode_native(self, space: str, queries: Sequence[Query]) -> Floats:
+        """(B, D) float32, unit-norm: queries encoded by the model that made a space, whichever mapping is in use.
+
+        Raises:
+            WeightsError: that model's folder is missing.
+        """
+        card = self.gallery.manifest.maker(space)
+        encoder = SpaceEncoder(lambda: self.encoder_of(card))
+        return encode_in(self.gallery, space, encoder, prepare(self.gallery, queries))
+
+    def rank(
+        self,
+        vectors: QueryVectors,
+        k: int,
+        *,
+        allowed: Sequence[str] | None = None,
+        exclude: Sequence[frozenset[str]] | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """The best k (id, score) for each of B queries, best first, ties by id.
+
+        Args:
+            vectors: from `encode`, or sums of such; need not be unit-norm.
+            k: number of hits.
+            allowed: ids to rank; all if None.
+            exclude: B sets of ids that may not be among the hits.
+        """
+        mask = None
+        if allowed is not None:
+            mask = np.zeros(len(self.gallery), np.bool_)
+            mask[[self.gallery.row(image_id) for image_id in allowed]] = True
+        return self.gallery.search(vectors.unit(), RankingOptions(k, mask), exclude=exclude)
+
+    def _encoder_for(self, space: str) -> SpaceEncoder:
+        """What encodes queries for a space: the serving model's own head, its head for that space, or a fitted one."""
+        mapping = self.gallery.mappings.get(space)
+        if mapping is None or mapping.maps_queries:
+            card = self.gallery.manifest.maker(space)
+            return SpaceEncoder(lambda: self.encoder_of(card))
+        return SpaceEncoder(lambda: self.encoder, space, mapping if mapping.maps_states else None)
+
+    def _rank(
+        self, prepared: Sequence[PreparedQuery], vectors: QueryVectors, exact: bool
+    ) -> list[SearchResult]:
+        """Rank queries that share k and conditions together."""
+        groups = defaultdict(list)
+        for row, query in enumerate(prepared):
+            groups[query.query.k, query.query.where].append(row)
+        results: dict[int, SearchResult] = {}
+        for (k, where), rows in groups.items():
+            allowed = self.gallery.select(where) if where else None
+            wanted = np.ones(len(self.gallery), np.bool_) if allowed is None else allowed
+            searched = int((wanted & self.gallery.searchable).sum())
+            unsearched = int((wanted & ~self.gallery.searchable).sum())
+            options = RankingOptions(k, allowed, exact)
+            ranked = self.gallery.search(vectors[rows], options, exclude=[prepared[row].excluded for row in rows])
+            for row, pairs in zip(rows, ranked, strict=True):
+                hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(pairs, start=1))
+                confident = self._confident(prepared[row], hits)
+                results[row] = SearchResult(
+                    prepared[row].query, hits, searched, self.card.name, 0.0, confident, unsearched
+                )
+        if self._keep_usage:
+            self._log_usage(results.values())
+        return [results[row] for row in range(len(prepared))]
+
+    def _hit(self, rank: int, image_id: str, score: float) -> Hit:
+        image = self.gallery.image(image_id)
+        try:
+            file = image.file
+            path = file.path if file.member is None else f"{file.path}/{file.member}"
+        except (MissingImageError, ImageDecodeError):
+            path = None  # vectors outlive photos
+        return Hit(rank, image_id, score, path, image.metadata)
+
+    def _confident(self, query: PreparedQuery, hits: Sequence[Hit]) -> bool | None:
+        least = self.card.min_scores.get("composed" if query.references else "text")
+        if least is None or query.query.negatives or not query.caption or not hits:
+            return None
+        return hits[0].score >= least
+
+    def _log_usage(self, results: Iterable[SearchResult]) -> None:
+        """Log the hits of older models."""
+        native = self.gallery.space.id
+        for result in results if self.gallery.mappings else ():
+            older = [hit.id for hit in result.hits if self.gallery.image(hit.id).space != native]
+            if older:
+                log_usage(self.gallery.folder, older)
+
+
+def _check_space(gallery: Gallery, card: ModelCard, space: str) -> None:
+    """Refuse a model whose own space is another. Raises SpaceMismatchError."""
+    if card.space.id != space:
+        raise SpaceMismatchError(
+            f"{gallery.folder} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
+            f"({card.digest}) cannot search; query without --model, or rebuild: "
+            f"cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
+        )

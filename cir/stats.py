@@ -1,0 +1,219 @@
+"""Measures of one ranking, intervals over many, and the comparison of two systems.
+
+A ranking is a sequence of image ids, best first, no id twice; the targets are the set of right answers.
+
+A warning about names. What papers on composed image retrieval call "Recall@k" or "R@k" asks whether *the*
+target is among the first k: with one target per query that is TREC's Success@k, the hit rate. With several
+targets hit rate and recall differ. Here `R@k` is the hit rate, as in the papers; `Recall@k` is the share of
+targets found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cir.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 1000
+
+
+def hit_rate(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
+    """1.0 when any target is among the first k, else 0.0: "R@k" in the papers, Success@k in TREC."""
+    return float(any(image in targets for image in ranking[:k]))
+
+
+def recall(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
+    """Share of the targets that are among the first k; equals `hit_rate` where there is one target."""
+    return sum(image in targets for image in ranking[:k]) / len(targets)
+
+
+def average_precision(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
+    """AP@k as CIRCO has it: the precisions at the targets within the first k, over min(number of targets, k).
+
+    The divisor makes 1.0 reachable when there are more targets than places.
+    """
+    found = 0
+    total = 0.0
+    for rank, image in enumerate(ranking[:k], start=1):
+        if image in targets:
+            found += 1
+            total += found / rank
+    return total / min(len(targets), k)
+
+
+_FUNCTIONS = {"R": hit_rate, "Rs": hit_rate, "Recall": recall, "mAP": average_precision}
+
+
+class Measure(NamedTuple):
+    """A measure as a value; `str(measure)` is its name in reports.
+
+    Attributes:
+        name: "R" hit rate, "Rs" hit rate within the query's subset (CIRR), "Recall", or "mAP".
+        k: how many places count.
+    """
+
+    name: str
+    k: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.k}"
+
+
+def parse_measure(text: str) -> Measure:
+    """The measure that is written as `text`, such as "R@10".
+
+    Raises:
+        UsageError: there is no such measure.
+    """
+    match = re.fullmatch(r"([A-Za-z]+)@([1-9][0-9]*)", text, flags=re.ASCII)
+    if match is None or match[1] not in _FUNCTIONS:
+        known = ", ".join(f"{name}@k" for name in _FUNCTIONS)
+        raise UsageError(f"unknown measure {text!r}: write one of {known}, such as 'R@10'")
+    return Measure(match[1], int(match[2]))
+
+
+def score(measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], subset: Collection[str] = ()) -> float:
+    """The value of a measure for one query, in [0, 1].
+
+    Args:
+        measure: what to compute; its mean over queries is what is reported.
+        ranking: image ids, best first, no id twice.
+        targets: the right answers, at least one.
+        subset: for "Rs", the images among which to rank; all others are taken out of the ranking first.
+
+    Raises:
+        UsageError: there are no targets, or no subset for "Rs".
+    """
+    if not targets:
+        raise UsageError(f"{measure} of a query without targets is not defined: give at least one target")
+    if measure.name == "Rs":
+        if not subset:
+            raise UsageError(
+                f"{measure} of a query without a subset is not defined: give a subset, or use R@{measure.k}"
+            )
+        ranking = [image for image in ranking if image in subset]
+    return _FUNCTIONS[measure.name](ranking, targets, measure.k)
+
+
+def mean(values: ArrayLike, strata: ArrayLike | None = None) -> float:
+    """The mean over queries; with strata the unweighted mean of the strata's means.
+
+    Args:
+        values: (Q,) the value of each query.
+        strata: (Q,) which stratum each belongs to, such as its category; None for one.
+    """
+    return float(np.mean([part.mean() for part in _parts(np.asarray(values, dtype=np.float64), strata)]))
+
+
+def interval(
+    values: ArrayLike, *, strata: ArrayLike | None = None, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of `mean`. With strata each of them is resampled by itself.
+
+    Where every query has the same value the interval is that point: the bootstrap knows only what it saw.
+
+    Args:
+        values: (Q,) the value of each query.
+        strata: as for `mean`.
+        seed: the same seed and the same Q resample the same queries, so that measures are comparable.
+        resamples: how many times Q queries are drawn with replacement.
+
+    Raises:
+        UsageError: there are no values.
+    """
+    return _percentiles(_resampled_means(np.asarray(values, dtype=np.float64), strata, seed, resamples))
+
+
+class Comparison(NamedTuple):
+    """A paired comparison of two systems on the same queries.
+
+    Attributes:
+        difference: mean of ours minus mean of theirs.
+        ci95: its 95 % interval.
+        p: two-sided; never below 2 / (resamples + 1).
+    """
+
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+
+
+def compare(
+    ours: ArrayLike,
+    theirs: ArrayLike,
+    *,
+    strata: ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """The paired bootstrap test: whole queries are resampled, so that what makes a query hard cancels out.
+
+    p is twice the smaller share of resampled differences on either side of zero (those at zero counted on
+    both, and one more added), so that it goes with the interval: small where the interval is clear of zero.
+    It serves graded measures such as mAP as well as hits, which McNemar's test does not.
+
+    Args:
+        ours: (Q,) the value of each query for the one system.
+        theirs: (Q,) the same queries in the same order for the other.
+        strata: as for `mean`.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        UsageError: there are no values, or not the same number of both.
+    """
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if a.shape != b.shape:
+        raise UsageError(f"a paired comparison needs the same queries: got {a.shape} and {b.shape} values")
+    means = _resampled_means(a - b, strata, seed, resamples)
+    side = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+    p = min(1.0, 2 * (int(side) + 1) / (resamples + 1))
+    return Comparison(mean(a - b, strata), _percentiles(means), p)
+
+
+def lower_bound95(differences: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """The one-sided 95 % lower bound of a mean paired difference: the 5th percentile of its bootstrap.
+
+    Args:
+        differences: (Q,) ours minus theirs, query by query.
+        seed, resamples: as for `interval`.
+
+    Raises:
+        UsageError: there are no values.
+    """
+    means = _resampled_means(np.asarray(differences, dtype=np.float64), None, seed, resamples)
+    return float(np.percentile(means, 5))
+
+
+def _parts(values: NDArray[np.float64], strata: ArrayLike | None) -> list[NDArray[np.float64]]:
+    """(Q,) values -> the values of each stratum."""
+    if strata is None:
+        return [values]
+    labels = np.asarray(strata)
+    return [values[labels == label] for label in np.unique(labels)]
+
+
+def _resampled_means(
+    values: NDArray[np.float64], strata: ArrayLike | None, seed: int, resamples: int
+) -> NDArray[np.float64]:
+    """(Q,) values -> (resamples,) means. One row at a time: a (resamples, Q) matrix of draws may not fit."""
+    if values.ndim != 1 or not len(values):
+        raise UsageError(f"resampling needs one value per query and at least one query: got shape {values.shape}")
+    draw = np.random.default_rng(seed)
+    parts = _parts(values, strata)
+    return np.array(
+        [np.mean([part[draw.integers(len(part), size=len(part))].mean() for part in parts]) for _ in range(resamples)]
+    )
+
+
+def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,171 @@
+"""A tiny deterministic model, folders of pictures and hand-made indexes; run as a process, a build to kill."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cir.images import scan
+from cir.indexer.writing.build import BuildReport, build_index
+from cir.files import make_folder
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.manifest import GALLERY, FileEntry, Manifest, SegmentEntry, adopt_segment, next_generation, publish
+from cir.indexer.storage.segment import Block, Layout, write_segment
+from cir.types import Encoded, ModelCard
+
+DIMS, TOKENS, SIDE = 16, 4, 4
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Rows of unit length, float32."""
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+class FakeEncoder:
+    """Fixed random projections of 4 x 4 pixels; what it says of a picture does not depend on the batch."""
+
+    def __init__(self, name: str = "fake-1", *, vector: bool = True, tokens: int = TOKENS) -> None:
+        weights = hashlib.sha256(f"{name} {vector} {tokens}".encode()).hexdigest()
+        self.card = ModelCard(name, weights, "0" * 64, DIMS, tokens, vector)
+        rng = np.random.default_rng(7)
+        self._vector = rng.standard_normal((3 * SIDE * SIDE, DIMS))
+        self._tokens = rng.standard_normal((tokens, 3 * SIDE * SIDE, DIMS))
+        self._lock = threading.Lock()
+        self.encoded = 0
+        self.batches: list[int] = []
+
+    @contextlib.contextmanager
+    def shared_by(self, workers: int) -> Iterator[None]:
+        """Nothing to divide."""
+        yield
+
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """(3, 4, 4) float32."""
+        pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), np.float32)
+        return pixels.transpose(2, 0, 1) / 255 - 0.5
+
+    def encode_images(self, pixels: np.ndarray) -> Encoded:
+        """Vectors and tokens, image by image."""
+        with self._lock:
+            self.encoded += len(pixels)
+            self.batches.append(len(pixels))
+        flat = [one.reshape(-1).astype(np.float64) for one in pixels]
+        vectors = unit(np.stack([one @ self._vector for one in flat])) if self.card.vector else None
+        tokens = (
+            unit(np.stack([np.einsum("i,tid->td", one, self._tokens) for one in flat])) if self.card.tokens else None
+        )
+        return Encoded(vectors, tokens)
+
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> np.ndarray:
+        """Unit vectors drawn from the captions."""
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in captions]
+        return unit(np.stack([np.random.default_rng(seed).standard_normal(DIMS) for seed in seeds]))
+
+
+def paint(path: Path, seed: int) -> Path:
+    """A small PNG of random pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def answer(out: Path, k: int = 100) -> list[list[tuple[str, float]]]:
+    """What the index answers to two questions."""
+    gallery = Gallery.open(out)
+    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])}, k)
+
+
+def folder_of(path: Path, count: int, start: int = 0) -> Path:
+    """A folder of `count` different pictures."""
+    for number in range(start, start + count):
+        paint(path / f"{number:04d}.png", number)
+    return path
+
+
+def build(
+    folders: Path | Sequence[Path], out: Path, encoder: FakeEncoder | None = None, **options: object
+) -> BuildReport:
+    """Scan and build with small batches and parts."""
+    paths = [folders] if isinstance(folders, Path) else list(folders)
+    small: dict[str, object] = {"workers": 2, "batch_size": 4, "part_rows": 8}
+    return build_index(scan(paths), out, encoder or FakeEncoder(), **{**small, **options})  # type: ignore[arg-type]
+
+
+@dataclass
+class Rows:
+    """Rows for a hand-made segment: ids, (n, D) vectors or None, (n, T, D) tokens or None, metadata."""
+
+    ids: list[str]
+    vectors: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    metadata: list[dict[str, str]] | None = None
+    deleted: tuple[int, ...] = ()
+
+
+def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int = 0) -> Rows:
+    """Random unit vectors and tokens; the same picture twice now and then."""
+    rng = np.random.default_rng(seed)
+    values = unit(rng.standard_normal((len(ids), 1 + tokens, DIMS)))
+    for row in range(5, len(ids), 7):
+        values[row] = values[row - 5]
+    metadata = [{"colour": ["Red", "blue", "GREEN"][row % 3]} if row % 4 else {} for row in range(len(ids))]
+    return Rows(ids, values[:, 0] if vectors else None, values[:, 1:] if tokens else None, metadata)
+
+
+def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: bool = True) -> Path:
+    """Publish one generation with these rows, as they are."""
+    card = FakeEncoder(tokens=tokens, vector=vectors).card
+    layout = Layout.of(card)
+    entries, deleted = [], {}
+    for rows in segments:
+        count = len(rows.ids)
+        folder = path / "work" / "segment"
+        make_folder(folder)
+        block = Block(
+            ids=rows.ids,
+            digests=np.frombuffer(b"".join(hashlib.sha256(i.encode()).digest() for i in rows.ids), np.uint8).reshape(
+                count, 32
+            ),
+            roots=["/photos"] * count,
+            metadata=rows.metadata or [{}] * count,
+            vectors=None if rows.vectors is None else rows.vectors.astype(np.float16),
+            tokens=None if rows.tokens is None else rows.tokens.astype(np.float16),
+        )
+        write_segment(folder / GALLERY, layout, count, [block])
+        files = {GALLERY: FileEntry.of(folder / GALLERY)}
+        name = adopt_segment(path, folder)
+        entries.append(SegmentEntry(name, count, card.digest, card.space.id, DIMS, tokens, vectors, files))
+        if rows.deleted:
+            deleted[name] = rows.deleted
+    publish(
+        path,
+        Manifest(
+            generation=next_generation(path),
+            serving=card.digest,
+            models={card.digest: card.to_json()},
+            spaces={card.space.id: asdict(card.space)},
+            segments=tuple(entries),
+            deleted=deleted,
+        ),
+    )
+    return path
+
+
+def main() -> None:
+    """Build as told by the command line: FOLDER OUT; prints a line per batch and one at the end."""
+    encoder = FakeEncoder()
+    build(Path(sys.argv[1]), Path(sys.argv[2]), encoder, progress=lambda done, _: print(done, flush=True))
+    print("built", encoder.encoded, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A read-only snapshot of an index, and the search over it."""

@@ -1,0 +1,111 @@
+"""Every path of an index folder, on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cir.files import is_temporary
+
+GALLERY = "gallery.h5"
+
+
+@dataclass(frozen=True)
+class IndexFolder:
+    """The paths of an index.
+
+        CURRENT                     name and digest of the live manifest
+        manifests/000001.json       one per generation
+        segments/000001/gallery.h5  vectors, tokens, ids, metadata; derived files beside it
+        mappings/NAME.json          how queries of one model reach vectors of another; NAME.safetensors
+        questions.zip               judged questions and their photos
+        skipped.jsonl               images that the last build could not use
+        retrieved.log               ids retrieved from older spaces
+        backfill.json               what the regression guard of a backfill has measured
+        work/                       partial output of a running or interrupted build
+        LOCK                        held by the writer
+
+    Attributes:
+        root: the index folder.
+    """
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @property
+    def current(self) -> Path:
+        """Names the live manifest; replaced when a generation is published."""
+        return self.root / "CURRENT"
+
+    def manifest(self, generation: int) -> Path:
+        """The manifest of a generation."""
+        return self.manifests / f"{generation:06d}.json"
+
+    @property
+    def manifests(self) -> Path:
+        """Folder of manifests."""
+        return self.root / "manifests"
+
+    @property
+    def segments(self) -> Path:
+        """Folder of segment folders."""
+        return self.root / "segments"
+
+    def gallery(self, segment: str) -> Path:
+        """The file of a segment."""
+        return self.segments / segment / GALLERY
+
+    @property
+    def mappings(self) -> Path:
+        """Folder of mapping files."""
+        return self.root / "mappings"
+
+    @property
+    def questions(self) -> Path:
+        """Judged questions and their photos."""
+        return self.root / "questions.zip"
+
+    @property
+    def skipped(self) -> Path:
+        """Images that the last build could not use."""
+        return self.root / "skipped.jsonl"
+
+    @property
+    def usage(self) -> Path:
+        """Ids retrieved from older spaces."""
+        return self.root / "retrieved.log"
+
+    @property
+    def guard(self) -> Path:
+        """State of the regression guard of a backfill."""
+        return self.root / "backfill.json"
+
+    @property
+    def work(self) -> Path:
+        """Partial output of a running or interrupted build."""
+        return self.root / "work"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the writer."""
+        return self.root / "LOCK"
+
+
+def is_index(path: Path) -> bool:
+    """Whether a folder holds a published index."""
+    return IndexFolder(path).current.is_file()
+
+
+def foreign_files(folder: IndexFolder) -> list[str]:
+    """Names in a folder that no index has before its first generation."""
+    paths = (folder.current, folder.lock, folder.manifests, folder.segments, folder.skipped, folder.work)
+    known = {path.name for path in paths}
+    names = (path.name for path in folder.root.iterdir())
+    return sorted(name for name in names if name not in known and not is_temporary(name))
+
+
+def numbered(folder: Path, suffix: str = "") -> list[Path]:
+    """Files or folders named by a number; copies that people make, such as `000001 (1).json`, are left out."""
+    return [path for path in folder.glob("*") if path.stem.isdecimal() and path.suffix == suffix]

@@ -1,0 +1,1 @@
+"""Everything that publishes a generation: build, backfill, serve another model, roll back."""

@@ -1,0 +1,189 @@
+"""Encoding the images of older models again, the most retrieved first: a re-index in parts.
+
+A backfill publishes one generation per part: whenever it stops, what is done counts, and the rest is still searched by
+its mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cir.errors import SpaceMismatchError
+from cir.files import remove_temporaries, remove_tree
+from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.stored_image import StoredImage
+from cir.indexer.reading.usage import read_usage
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.lock import writer_lock
+from cir.indexer.storage.manifest import Manifest, publish, read_manifest, remove_unpublished
+from cir.indexer.storage.segment import Layout
+from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest, write_rows
+from cir.indexer.writing.parts import Parts
+from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
+from cir.indexer.writing.plan import NewRow, StoredRow, stored_rows
+from cir.indexer.writing.preconditions import choose_layout
+from cir.types import GalleryEncoder
+
+PART = 8192
+_PART_ROWS = 1024  # encoded images that are held in memory at most
+
+
+@dataclass(frozen=True)
+class BackfillProgress:
+    """How far a backfill is.
+
+    Attributes:
+        images: live images of the index.
+        older: images of older models when it began.
+        done: images encoded again since.
+        skipped: (id, reason) of images whose photo is gone, changed or broken; they stay as they are.
+        generation: the last one published.
+    """
+
+    images: int
+    older: int
+    done: int = 0
+    skipped: tuple[tuple[str, str], ...] = ()
+    generation: int = 0
+
+    @property
+    def left(self) -> int:
+        """Images of older models that remain."""
+        return self.older - self.done
+
+
+def backfill(
+    index: Path,
+    encoder: GalleryEncoder,
+    *,
+    count: int | None = None,
+    part: int = PART,
+    workers: int | None = None,
+    ann_min_rows: int = ANN_MIN_ROWS,
+) -> Iterator[BackfillProgress]:
+    """Encode images of older models again with the serving one.
+
+    Args:
+        index: the index folder.
+        encoder: the serving model.
+        count: how many images at most; all if None.
+        part: images per generation.
+        workers: threads that decode and encode; default one per core.
+        ann_min_rows: when nothing is left and the serving model's segments have at least this many rows together, they
+            become one segment with an approximate index.
+
+    Yields:
+        Progress after each generation that was published, and at least once if there is anything to encode. Close the
+        iterator to stop.
+
+    Raises:
+        SpaceMismatchError: another model serves the index.
+        IndexLockedError: another process is writing to it.
+        DataError: the disk refuses; what was published stays.
+        WeightsError: the encoder's output contradicts its card.
+    """
+    folder = IndexFolder(Path(index))
+    with writer_lock(folder):
+        manifest = read_manifest(folder)
+        if manifest.serving != encoder.card.digest:
+            raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
+        remove_temporaries(folder.root)
+        remove_unpublished(folder)
+        task = _Task(folder, encoder, choose_layout(folder, manifest, encoder.card, True), workers)
+        waiting = _older_rows(folder, manifest)
+        state = BackfillProgress(manifest.rows, len(waiting), generation=manifest.generation)
+        limit = len(waiting) if count is None else count
+        while state.done < limit and waiting:
+            parts = Parts(task.work, task.layout, _PART_ROWS)  # with what an interrupted backfill had encoded
+            encoded, skipped, waiting = task.encode(waiting, min(part, limit - state.done), parts)
+            state = replace(state, skipped=(*state.skipped, *skipped))
+            if encoded:
+                manifest = task.publish(manifest, encoded, parts)
+                state = replace(state, done=state.done + len(encoded), generation=manifest.generation)
+            if encoded or not state.done:  # also if none of the photos can be used
+                yield state
+        if state.done + len(state.skipped) == state.older:
+            state = replace(state, generation=task.merge(manifest, ann_min_rows).generation)
+        if not state.left:
+            remove_tree(folder.usage)
+
+
+def _older_rows(folder: IndexFolder, manifest: Manifest) -> list[StoredRow]:
+    """Rows of older models: first those that no mapping reaches, then the most retrieved."""
+    native, usage = manifest.space.id, read_usage(folder)
+    rows = [row for row in stored_rows(folder, manifest).values() if row.segment.layout.space != native]
+    rows.sort(key=lambda row: (row.segment.layout.space in manifest.mappings, -usage[row.id], row.id))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What stays the same over the parts of a backfill."""
+
+    folder: IndexFolder
+    encoder: GalleryEncoder
+    layout: Layout
+    workers: int | None
+
+    @property
+    def work(self) -> Path:
+        """Folder of encoded parts that are not published yet."""
+        return self.folder.work / "backfill"
+
+    def encode(
+        self, waiting: Sequence[StoredRow], count: int, parts: Parts
+    ) -> tuple[list[StoredRow], list[tuple[str, str]], list[StoredRow]]:
+        """Encode the photos of the first `count` usable rows into `parts`.
+
+        Returns:
+            The rows that were encoded, (id, reason) of those that were skipped, and the rows that still wait.
+        """
+        gallery = Gallery.open(self.folder.root)
+        registry = DigestRegistry(parts.resumed)
+        encoded: list[StoredRow] = []
+        skipped: list[tuple[str, str]] = []
+        start = 0
+        while len(encoded) < count and start < len(waiting):
+            rows = waiting[start : start + count - len(encoded)]
+            start += len(rows)
+            reasons = self._encode([gallery.image(row.id) for row in rows], parts, registry)
+            skipped += reasons.items()
+            encoded += [row for row in rows if row.id not in reasons]
+        parts.flush()
+        return encoded, skipped, list(waiting[start:])
+
+    def _encode(self, photos: Sequence[StoredImage], parts: Parts, registry: DigestRegistry) -> dict[str, str]:
+        """Encode photos into `parts`; returns id -> reason of those that cannot be used."""
+        reasons: dict[str, str] = {}
+        undecodable: dict[bytes, str] = {}
+        for batch in encode_photos(photos, self.encoder, self.layout, registry, workers=self.workers):
+            parts.add(batch)
+            undecodable |= batch.undecodable
+            reasons |= {photo.id: reason for photo, reason in batch.unreadable}
+        return reasons | {photo.id: undecodable[photo.digest] for photo in photos if photo.digest in undecodable}
+
+    def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts) -> Manifest:
+        """Publish the encoded rows in a new segment, and delete them where they were."""
+        entry = write_rows(self.folder, list(map(NewRow.copy, rows)), self.layout, parts.find)
+        manifest = next_manifest(self.folder, manifest, self.encoder, [entry], rows)
+        publish(self.folder, manifest)
+        remove_tree(self.work)
+        clean_work(self.folder)
+        return manifest
+
+    def merge(self, manifest: Manifest, min_rows: int) -> Manifest:
+        """Merge the parts of a large gallery into one segment: each of many small ones is scanned and kept open."""
+        stored = stored_rows(self.folder, manifest).values()
+        rows = [row for row in stored if row.segment.layout.space == manifest.space.id]
+        if len({row.segment_name for row in rows}) < 2 or len(rows) < min_rows:
+            return manifest
+        places = {row.digest: (row.segment, row.row) for row in rows}
+        entry = write_rows(self.folder, list(map(NewRow.copy, rows)), self.layout, places.__getitem__)
+        manifest = next_manifest(self.folder, manifest, self.encoder, [entry], rows)
+        publish(self.folder, manifest)
+        build_ann(self.folder, manifest, min_rows)
+        clean_work(self.folder)
+        return manifest

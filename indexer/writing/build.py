@@ -1,0 +1,249 @@
+"""Building an index: incremental by content, resumable after a kill, published in one step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cir.errors import DataError, UsageError
+from cir.files import make_folder, remove_temporaries, remove_tree, write_bytes
+from cir.images import ImageFile
+from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.storage.folder import IndexFolder, is_index
+from cir.indexer.storage.lock import writer_lock
+from cir.indexer.storage.manifest import Manifest, publish, read_manifest, remove_unpublished
+from cir.indexer.storage.segment import Layout, Segment
+from cir.indexer.writing.assemble import build_ann, next_manifest, write_rows
+from cir.indexer.writing.parts import Parts
+from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
+from cir.indexer.writing.plan import Found, Metadata, NewRow, Plan, Skipped, StoredRow, make_plan, stored_rows
+from cir.indexer.writing.preconditions import check_request, choose_layout, refuse_foreign
+from cir.indexer.writing.report import BuildReport
+from cir.types import GalleryEncoder, ModelCard, Progress
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        workers: threads that decode and encode; default one per core.
+        batch_size: images per call of the encoder.
+        tokens: store the model's tokens, if it gives any. An index that has none stays without.
+        precision: how a new index stores numbers. "float16" moves scores by 5e-5 at most, which no person notices;
+            "float32" is for rankings that must equal another program's, at twice the size.
+        prune: delete images whose file is gone; otherwise they are kept.
+        dry_run: read and compare only.
+        part_rows: encoded images after which a resumable part is written.
+        ann_min_rows: segments of at least this many vectors get an approximate index.
+
+    Raises:
+        UsageError: a number below 1.
+    """
+
+    workers: int | None = None
+    batch_size: int = 32
+    tokens: bool = True
+    precision: str = "float16"
+    prune: bool = False
+    dry_run: bool = False
+    part_rows: int = 1024
+    ann_min_rows: int = ANN_MIN_ROWS
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "batch_size", "part_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; give at least 1")
+
+
+def build_index(
+    images: Sequence[ImageFile],
+    out: str | Path,
+    encoder: GalleryEncoder,
+    *,
+    options: BuildOptions | None = None,
+    metadata: Metadata | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Build an index of images, or bring one up to date.
+
+    Files are compared by the SHA-256 of their bytes: a content that the index holds is never encoded again, whatever
+    its name. A build that is killed is resumed by the next one. Unreadable images are skipped and listed in
+    `skipped.jsonl`.
+
+    Args:
+        images: what to index, from `cir.scan`. Rows of other roots are left alone.
+        out: the index folder; created, with its parents.
+        encoder: the model.
+        options: how to build.
+        metadata: id -> column -> value to set; merged into what the index has, "" removes a value.
+        progress: called with (images done, images in all).
+
+    Raises:
+        UsageError: duplicate ids, metadata that cannot be stored, no tokens wanted from a model that gives only tokens.
+        DataError: no usable image for a new index, or the disk is full or refuses; what was published stays.
+        IndexFormatError: `out` is not an index, or one of another version, or damaged.
+        IndexLockedError: another process is writing to it.
+        SpaceMismatchError: the index was made by another model.
+        WeightsError: the encoder's output contradicts its card.
+    """
+    started = time.perf_counter()
+    folder, options, columns = IndexFolder(Path(out)), options or BuildOptions(), metadata or {}
+    check_request(images, columns)
+    refuse_foreign(folder)
+    scan = _Scan(images, options, progress)
+    if options.dry_run:
+        existing = _Existing.read(folder, encoder.card, options)
+        scan.read(existing)
+        plan = make_plan(scan.found, existing.rows, columns, options.prune)
+        return _report(folder, existing.manifest, existing, plan, scan, time.perf_counter() - started)
+    fresh = not folder.root.exists()
+    if fresh:
+        choose_layout(folder, None, encoder.card, options.tokens)  # a refused request creates no folder
+    make_folder(folder.root)
+    with writer_lock(folder):
+        existing = _Existing.read(folder, encoder.card, options)
+        remove_temporaries(folder.root)
+        remove_unpublished(folder)
+        parts = Parts(folder.work, existing.layout, options.part_rows)
+        scan.encode(existing, encoder, parts)
+        plan = make_plan(scan.found, existing.rows, columns, options.prune)
+        if existing.manifest is None and not plan.rows:
+            remove_tree(folder.lock)
+            if fresh:
+                with suppress(OSError):
+                    folder.root.rmdir()
+            raise DataError(f"none of the {len(images)} images can be used; the first: {plan.skipped[0].reason}")
+        _write_skipped(folder, plan.skipped)
+        manifest = _publish_plan(folder, images, encoder, existing, plan, parts)
+        build_ann(folder, manifest, options.ann_min_rows)
+        remove_tree(folder.work)
+    scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.by_digest for row in plan.rows)
+    return _report(folder, manifest, existing, plan, scan, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Existing:
+    """An index before the build: its generation, if any, and its live rows by id and by digest."""
+
+    manifest: Manifest | None
+    layout: Layout
+    rows: dict[str, StoredRow]
+    by_digest: dict[bytes, StoredRow]
+
+    @classmethod
+    def read(cls, folder: IndexFolder, card: ModelCard, options: BuildOptions) -> _Existing:
+        manifest = read_manifest(folder) if is_index(folder.root) else None
+        layout = choose_layout(folder, manifest, card, options.tokens, options.precision)
+        rows = stored_rows(folder, manifest)
+        return cls(manifest, layout, rows, {row.digest: row for row in rows.values()})
+
+
+@dataclass
+class _Scan:
+    """One pass over all images, and what it found."""
+
+    images: Sequence[ImageFile]
+    options: BuildOptions
+    progress: Progress | None
+    found: Found = field(default_factory=Found)
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    resumed: int = 0
+
+    def encode(self, existing: _Existing, encoder: GalleryEncoder, parts: Parts) -> None:
+        """Read all images, and encode into `parts` what neither the index nor the parts hold."""
+        try:
+            self._run(existing, encoder, parts)
+        finally:
+            parts.flush()  # also when the user interrupts: what is encoded is kept
+
+    def read(self, existing: _Existing) -> None:
+        """Read all images and encode nothing."""
+        self._run(existing, None, None)
+
+    def _run(self, existing: _Existing, encoder: GalleryEncoder | None, parts: Parts | None) -> None:
+        registry = DigestRegistry({*existing.by_digest, *(parts.resumed if parts else ())})
+        batches = encode_photos(
+            self.images,
+            encoder,
+            existing.layout,
+            registry,
+            workers=self.options.workers,
+            batch_size=self.options.batch_size,
+        )
+        with closing(batches):
+            for batch in batches:
+                self.found.files += batch.files
+                self.found.unreadable += batch.unreadable
+                self.found.undecodable |= batch.undecodable
+                self.decode_seconds += batch.decode_seconds
+                self.encode_seconds += batch.encode_seconds
+                if parts:
+                    parts.add(batch)
+                if self.progress:
+                    self.progress(len(self.found.files) + len(self.found.unreadable), len(self.images))
+
+
+def _publish_plan(
+    folder: IndexFolder,
+    images: Sequence[ImageFile],
+    encoder: GalleryEncoder,
+    existing: _Existing,
+    plan: Plan,
+    parts: Parts,
+) -> Manifest:
+    """Publish the next generation; without changes the old one stays."""
+    if existing.manifest is not None and not plan.rows and not plan.tombstones:
+        return existing.manifest
+
+    def find(digest: bytes) -> tuple[Segment, int]:
+        stored = existing.by_digest.get(digest)
+        return (stored.segment, stored.row) if stored else parts.find(digest)
+
+    # A renamed image keeps its vectors, even those of an older model: one segment per space.
+    by_space: dict[str, tuple[Layout, list[NewRow]]] = {}
+    for row in plan.rows:
+        layout = find(row.digest)[0].layout
+        by_space.setdefault(layout.space, (layout, []))[1].append(row)
+    entries = [write_rows(folder, rows, layout, find) for layout, rows in by_space.values()]
+    old = existing.manifest or Manifest.empty(encoder.card)
+    manifest = next_manifest(folder, old, encoder, entries, plan.tombstones, [image.root for image in images])
+    publish(folder, manifest)
+    return manifest
+
+
+def _write_skipped(folder: IndexFolder, skipped: Sequence[Skipped]) -> None:
+    lines = (json.dumps(asdict(image), sort_keys=True) + "\n" for image in skipped)
+    write_bytes(folder.skipped, "".join(lines).encode())
+
+
+def _report(
+    folder: IndexFolder, manifest: Manifest | None, existing: _Existing, plan: Plan, scan: _Scan, seconds: float
+) -> BuildReport:
+    names = [entry.name for entry in manifest.segments] if manifest else []
+    used = sum(file.stat().st_size for name in names for file in folder.gallery(name).parent.iterdir())
+    rows = manifest.rows if manifest else 0
+    return BuildReport(
+        path=folder.root,
+        generation=manifest.generation if manifest else 0,
+        added=plan.added,
+        unchanged=plan.unchanged,
+        updated=plan.updated,
+        renamed=plan.renamed,
+        missing=plan.missing,
+        skipped=[(image.id, image.reason) for image in plan.skipped],
+        total=len(existing.rows) + len(plan.rows) - len(plan.tombstones),
+        resumed=scan.resumed,
+        seconds=seconds,
+        images_per_second=len(scan.images) / seconds,
+        bytes_per_image=used / rows if rows else 0.0,
+        decode_seconds=scan.decode_seconds,
+        encode_seconds=scan.encode_seconds,
+        dry_run=scan.options.dry_run,
+    )

@@ -1,0 +1,93 @@
+"""The resumable part of a build: vectors made so far, in small segment files under `work/`.
+
+They are found again by the content of the image files. A part is named by its own SHA-256, so one that a
+failing disk has damaged is recognised and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir.arrays import Stored
+from cir.errors import CorruptIndexError
+from cir.files import make_folder, move, remove_temporaries, remove_tree, sha256_file, disk_errors
+from cir.indexer.storage.segment import Layout, RowBlock, Segment, write_segment
+from cir.indexer.writing.pipeline import Batch
+
+Row = tuple[bytes, Stored | None, Stored | None]  # digest, vector, tokens
+
+_OPEN_PARTS = 64  # processes may often open 1024 files; rows are asked for in nearly the order of writing
+
+
+class Parts:
+    """Encoded contents, on disk in parts of `part_rows` rows but for the last few. Flush before reading.
+
+    Attributes:
+        resumed: contents that an interrupted build left.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, part_rows: int) -> None:
+        """Take up what an interrupted build of the same layout left; anything else in `work/` is removed."""
+        self._folder = folder
+        self._layout = layout
+        self._part_rows = part_rows
+        self._pending: list[Row] = []
+        self._open = lru_cache(maxsize=_OPEN_PARTS)(Segment)
+        self._written: dict[bytes, tuple[Path, int]] = {}
+        remove_temporaries(self._folder)
+        for path in sorted(self._folder.glob("*")):
+            try:
+                part = Segment(path) if path.suffix == ".h5" and sha256_file(path) == path.stem else None
+            except CorruptIndexError:
+                part = None
+            if part is not None and part.layout.fits(layout):
+                self._note(path, [digest.tobytes() for digest in part.digests])
+            else:
+                remove_tree(path)
+        self.resumed = frozenset(self._written)
+
+    def add(self, batch: Batch[Any]) -> None:
+        """Take what a lane encoded; full parts go to disk. Raises DataError when the disk refuses."""
+        for row, digest in enumerate(batch.digests):
+            vector = None if batch.vectors is None else batch.vectors[row]
+            tokens = None if batch.tokens is None else batch.tokens[row]
+            self._pending.append((digest, vector, tokens))
+        while len(self._pending) >= self._part_rows:
+            self._write(self._pending[: self._part_rows])
+
+    def flush(self) -> None:
+        """Put everything on disk. Raises DataError when the disk refuses."""
+        if self._pending:
+            self._write(self._pending)
+
+    def find(self, digest: bytes) -> tuple[Segment, int]:
+        """Where the vectors of a content lie: an open file and a row. Raises KeyError for one not flushed."""
+        path, row = self._written[digest]
+        return self._open(path), row
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        digests = [row[0] for row in rows]
+        block = RowBlock(
+            ids=[digest.hex() for digest in digests],
+            digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            roots=[""] * len(rows),
+            metadata=[{}] * len(rows),
+            vectors=np.stack([row[1] for row in rows if row[1] is not None]) if self._layout.vectors else None,
+            tokens=np.stack([row[2] for row in rows if row[2] is not None]) if self._layout.tokens else None,
+        )
+        make_folder(self._folder)
+        unnamed = self._folder / "part"
+        write_segment(unnamed, self._layout, len(rows), [block])
+        with disk_errors(unnamed):
+            path = self._folder / f"{sha256_file(unnamed)}.h5"
+            move(unnamed, path)
+        self._note(path, digests)
+        del self._pending[: len(rows)]
+
+    def _note(self, path: Path, digests: Sequence[bytes]) -> None:
+        self._written.update((digest, (path, row)) for row, digest in enumerate(digests))

@@ -1,0 +1,217 @@
+"""What a build has to do: the images of a scan compared with the rows of an index. Reads; never writes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cir.errors import ImageDecodeError, MissingImageError
+from cir.images import ImageFile, locate
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.segment import Segment
+
+Metadata = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A live row of an index: its id, the SHA-256 of its image file, where that was, and where the row is."""
+
+    id: str
+    digest: bytes
+    root: str
+    segment: Segment
+    segment_name: str
+    row: int
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Column -> value, without empty values."""
+        return self.segment.metadata_of(self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A row to be written; its vectors are looked up by its digest."""
+
+    id: str
+    digest: bytes
+    root: str
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def copy(cls, row: StoredRow) -> NewRow:
+        """A stored row that is written again."""
+        return cls(row.id, row.digest, row.root, row.metadata)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that is not in the index, or not as it is now, and why."""
+
+    id: str
+    reason: str
+    root: str
+
+
+@dataclass
+class Found:
+    """What a build saw: files with their digests, unreadable files and undecodable contents with reasons."""
+
+    files: list[tuple[ImageFile, bytes]] = field(default_factory=list)
+    unreadable: list[tuple[ImageFile, str]] = field(default_factory=list)
+    undecodable: dict[bytes, str] = field(default_factory=dict)
+
+
+@dataclass
+class Plan:
+    """What becomes of every image.
+
+    Attributes:
+        added: ids that are new.
+        unchanged: ids whose file is as it was.
+        updated: ids whose file has another content now.
+        renamed: (old, new) ids of contents that moved within what was scanned.
+        missing: ids whose photo is gone; kept unless they are pruned.
+        skipped: images that cannot be used.
+        rows: the rows to write, by ascending id.
+        tombstones: the rows that no longer count.
+    """
+
+    added: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    rows: list[NewRow] = field(default_factory=list)
+    tombstones: list[StoredRow] = field(default_factory=list)
+
+
+def stored_rows(folder: IndexFolder, manifest: Manifest | None) -> dict[str, StoredRow]:
+    """All live rows of a generation by id; none without a manifest. Raises CorruptIndexError."""
+    rows: dict[str, StoredRow] = {}
+    for entry in manifest.segments if manifest else ():
+        segment = open_segment(folder, entry)
+        deleted = set(manifest.deleted.get(entry.name, ())) if manifest else set()
+        digests, roots = segment.digests, segment.roots
+        for row, image_id in enumerate(segment.ids):
+            if row not in deleted:
+                rows[image_id] = StoredRow(image_id, digests[row].tobytes(), roots[row], segment, entry.name, row)
+    return rows
+
+
+def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata, prune: bool) -> Plan:
+    """Decide about every image that was found and every row that was not.
+
+    Args:
+        found: what is there.
+        stored: what the index has, by id.
+        metadata: columns to set, by id; they are merged into what the index has, "" removes a value.
+        prune: forget rows whose photo is gone.
+    """
+    plan = Plan(skipped=[Skipped(image.id, reason, image.root) for image, reason in found.unreadable])
+    moved = _moved_roots(found, stored)
+    gone = _gone(found, stored, moved)
+    files = sorted(found.files, key=lambda file: file[0].id)
+    renames = _renames([file for file in files if file[0].id not in stored], gone)
+
+    for image, digest in files:
+        old = stored.get(image.id)
+        given = metadata.get(image.id, {})
+        if old and old.digest == digest:
+            plan.unchanged.append(image.id)
+            root = image.root if old.root in moved else old.root
+            row = NewRow(image.id, digest, root, _merged(old.metadata, given) if given else old.metadata)
+            if root != old.root or row.metadata != old.metadata:
+                plan.rows.append(row)
+                plan.tombstones.append(old)
+            continue
+        if digest in found.undecodable:
+            plan.skipped.append(Skipped(image.id, found.undecodable[digest], image.root))
+            continue
+        if old and old.root != image.root and old.root not in moved:
+            reason = f"{image.id}: this id belongs to an image of {old.root}; index both folders in one command"
+            plan.skipped.append(Skipped(image.id, reason, image.root))
+            continue
+        if old:
+            plan.updated.append(image.id)
+        elif image.id in renames:
+            old = gone.pop(renames[image.id])
+            plan.renamed.append((old.id, image.id))
+        else:
+            plan.added.append(image.id)
+        plan.rows.append(NewRow(image.id, digest, image.root, _merged(old.metadata if old else {}, given)))
+        if old:
+            plan.tombstones.append(old)
+
+    plan.missing = sorted(gone)
+    if prune:
+        plan.tombstones.extend(gone[image_id] for image_id in plan.missing)
+    plan.skipped.sort(key=lambda skipped: skipped.id)
+    return plan
+
+
+def _moved_roots(found: Found, stored: Mapping[str, StoredRow]) -> set[str]:
+    """Roots that are no longer there while some of their images are, with the same id, under another root."""
+    others = {
+        old.root
+        for image, digest in found.files
+        if (old := stored.get(image.id)) and old.digest == digest and old.root != image.root
+    }
+    return {root for root in others if not Path(root).exists()}
+
+
+def _gone(found: Found, stored: Mapping[str, StoredRow], moved: set[str]) -> dict[str, StoredRow]:
+    """Rows of the scanned roots whose id was not found again, but for photos the scan left out."""
+    images = [image for image, _ in (*found.files, *found.unreadable)]
+    ids = {image.id for image in images}
+    places = {(image.path, image.member) for image in images}
+    roots = {image.root for image in images} | moved
+    files = {"/".join(filter(None, place)) for place in places}
+    return {
+        image_id: row
+        for image_id, row in stored.items()
+        if image_id not in ids
+        # Found under another id: now that several folders are given, ids begin with a folder's name.
+        and (f"{row.root}/{row.id}" in files or (row.root in roots and not _left_out(row, places)))
+    }
+
+
+def _left_out(row: StoredRow, places: set[tuple[str, str | None]]) -> bool:
+    """Whether the photo is there but was not asked for: one image was given instead of its folder."""
+    try:
+        file = locate(row.root, row.id)
+    except MissingImageError:
+        return False
+    except ImageDecodeError:
+        return True  # cannot be known now
+    return (file.path, file.member) not in places  # else it is found under another id
+
+
+def _renames(files: Sequence[tuple[ImageFile, bytes]], gone: Mapping[str, StoredRow]) -> dict[str, str]:
+    """New id -> the id that had the same content and is gone: the same file first, then of the same root, then any."""
+    by_digest: dict[bytes, list[StoredRow]] = defaultdict(list)
+    for image_id in sorted(gone):
+        by_digest[gone[image_id].digest].append(gone[image_id])
+    renames: dict[str, str] = {}
+    likeness: tuple[Callable[[StoredRow, ImageFile], bool], ...] = (
+        lambda row, image: f"{row.root}/{row.id}" == "/".join(filter(None, (image.path, image.member))),
+        lambda row, image: row.root == image.root,
+        lambda row, image: True,
+    )
+    for alike in likeness:
+        for image, digest in files:
+            rows = by_digest.get(digest, [])
+            old = next((row for row in rows if alike(row, image)), None)
+            if old is not None and image.id not in renames:
+                renames[image.id] = old.id
+                rows.remove(old)
+    return renames
+
+
+def _merged(old: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    return {column: value for column, value in {**old, **given}.items() if value}

@@ -1,0 +1,79 @@
+"""Refusals before anything is read: requests that make no sense, and folders that are not an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
+from cir.images import ImageFile
+from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
+from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.segment import Layout
+from cir.indexer.writing.plan import Metadata
+from cir.types import ModelCard
+
+
+def check_request(images: Sequence[ImageFile], metadata: Metadata) -> None:
+    """Raises UsageError for ids or metadata that cannot be stored, DataError without images."""
+    if not images:
+        raise DataError("no images found; name a folder or zip that holds some")
+    ids: set[str] = set()
+    for image in images:
+        if image.id in ids:
+            raise UsageError(f"two images have the id {image.id}; rename one, or index their folders together")
+        ids.add(image.id)
+    for image_id, columns in metadata.items():
+        for column, text in columns.items():
+            if not column or "\0" in column or "\0" in text:
+                raise UsageError(
+                    f"metadata of {image_id}: column {column!r} cannot be stored; "
+                    "columns need a name, and neither names nor values may hold NUL bytes"
+                )
+
+
+def refuse_foreign(folder: IndexFolder) -> None:
+    """Raises IndexFormatError for a path that is neither an index, finished or not, nor free."""
+    if folder.root.is_dir():
+        foreign = foreign_files(folder)
+        if foreign and not is_index(folder.root):
+            raise IndexFormatError(f"{folder} is not an index: it holds {foreign[0]}; choose another place for the index")
+    elif folder.root.exists():
+        raise IndexFormatError(f"{folder} is not an index but a file; choose another place for the index")
+
+
+def keeps_tokens(manifest: Manifest, card: ModelCard) -> bool:
+    """Whether images that a new model adds are stored with tokens: as the others are, unless it gives only tokens."""
+    return any(entry.tokens for entry in manifest.segments) or not card.vector
+
+
+def choose_layout(
+    folder: IndexFolder, manifest: Manifest | None, card: ModelCard, tokens: bool, precision: str = "float16"
+) -> Layout:
+    """The layout of new rows: that of the index, else what the model gives and the user wants.
+
+    Raises:
+        SpaceMismatchError: the index was made by another model.
+        UsageError: `tokens` is off although the index holds tokens, or the model gives nothing else.
+    """
+    if manifest is not None and manifest.serving != card.digest:
+        raise SpaceMismatchError(
+            f"{folder} was made by model {manifest.card.name} ({manifest.serving}), not {card.name} "
+            f"({card.digest}); use that model, or build another index: "
+            f"cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
+        )
+    native = [entry for entry in manifest.segments if entry.space == card.space.id] if manifest else []
+    if native:
+        has_tokens = native[0].tokens > 0
+        if has_tokens and not tokens:
+            raise UsageError(f"{folder} holds tokens; keep them, or build another index without")
+        return Layout.of(card, has_tokens, open_segment(folder, native[0]).layout.precision)
+    if manifest is not None and manifest.segments:  # all by earlier models: new rows are stored in the same way
+        kept = keeps_tokens(manifest, card)
+        if kept and not tokens and card.vector:
+            raise UsageError(f"{folder} holds tokens; keep them, or build another index without")
+        tokens = tokens and kept
+        precision = open_segment(folder, manifest.segments[0]).layout.precision
+    layout = Layout.of(card, tokens, precision)
+    if not layout.vectors and not layout.tokens:
+        raise UsageError(f"model {card.name} gives nothing but tokens; build the index with them, without --no-tokens")
+    return layout

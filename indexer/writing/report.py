@@ -1,0 +1,48 @@
+"""The report of a build."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        path: the index.
+        generation: the live generation afterwards; a build without changes publishes none.
+        added, unchanged, updated, missing: ids; the missing are kept unless they were pruned.
+        renamed: (old, new) ids.
+        skipped: (id, reason) of images that could not be used.
+        total: live images afterwards.
+        resumed: how many rows came from an interrupted build.
+        seconds: wall time.
+        images_per_second: images read, per second of wall time.
+        bytes_per_image: on disk, everything the live generation uses.
+        decode_seconds, encode_seconds: CPU time, summed over workers.
+        dry_run: whether nothing was written; then only reading has been tried, not decoding.
+    """
+
+    path: Path
+    generation: int
+    added: list[str]
+    unchanged: list[str]
+    updated: list[str]
+    renamed: list[tuple[str, str]]
+    missing: list[str]
+    skipped: list[tuple[str, str]]
+    total: int
+    resumed: int
+    seconds: float
+    images_per_second: float
+    bytes_per_image: float
+    decode_seconds: float
+    encode_seconds: float
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "path": str(self.path)}
