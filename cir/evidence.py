@@ -100,9 +100,7 @@ class Verdict:
     def from_json(cls, values: Mapping[str, Any]) -> Verdict:
         """A verdict from the values of `dataclasses.asdict`, where tuples may have become lists."""
         refused = {route: tuple(reasons) for route, reasons in values["refused"].items()}
-        return cls(
-            values["route"], tuple(values["objections"]), refused, tuple(values["warnings"]), values["advice"]
-        )
+        return cls(values["route"], tuple(values["objections"]), refused, tuple(values["warnings"]), values["advice"])
 
 
 @dataclass(frozen=True)

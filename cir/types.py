@@ -109,7 +109,8 @@ class Space:
         if self.simplex is not None:
             content["simplex"] = {
                 "blocks": [
-                    {"name": block.name, "room": block.capacity, "weight": block.weight} for block in self.simplex.blocks
+                    {"name": block.name, "room": block.capacity, "weight": block.weight}
+                    for block in self.simplex.blocks
                 ],
                 "free": self.simplex.free_weight,
                 "vertices": self.simplex.vertices_sha256,
@@ -175,9 +176,19 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values, digests included."""
-        plain = {"min_scores": dict(self.min_scores), "query_heads": dict(self.query_heads), "training": dict(self.training)}
+        plain = {
+            "min_scores": dict(self.min_scores),
+            "query_heads": dict(self.query_heads),
+            "training": dict(self.training),
+        }
         classes = {name: list(names) for name, names in self.classes.items()}
-        return {**asdict(self), **plain, "classes": classes, "digest": self.digest, "classes_sha256": self.classes_sha256}
+        return {
+            **asdict(self),
+            **plain,
+            "classes": classes,
+            "digest": self.digest,
+            "classes_sha256": self.classes_sha256,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:

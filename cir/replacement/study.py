@@ -268,4 +268,6 @@ def _unmeasured(space: str, made_by: str, images: int, anchors: int, few: bool) 
 
 
 def _mapping(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> SpaceMapping:
-    return SpaceMapping(model, space, fitted.route, fitted.matrix, fitted.bias, fitted.slope, fitted.intercept, dict(evidence))
+    return SpaceMapping(
+        model, space, fitted.route, fitted.matrix, fitted.bias, fitted.slope, fitted.intercept, dict(evidence)
+    )

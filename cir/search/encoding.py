@@ -86,7 +86,9 @@ class SpaceEncoder:
             vector: Floats = encoded.vectors[0]
             return vector
         if encoded.tokens is None:
-            raise UsageError(f"{model.card.name} gives neither vectors nor tokens; rebuild the index with another model")
+            raise UsageError(
+                f"{model.card.name} gives neither vectors nor tokens; rebuild the index with another model"
+            )
         return unit(encoded.tokens[0].mean(axis=0))
 
     @staticmethod
@@ -116,11 +118,7 @@ def encode_everywhere(
         for space, mapping in gallery.mappings.items()
         if mapping.maps_queries and space in gallery.query_spaces
     }
-    vectors = {
-        space: encode(space, everything)
-        for space in gallery.query_spaces
-        if space not in rotations
-    }
+    vectors = {space: encode(space, everything) for space in gallery.query_spaces if space not in rotations}
     if rotations:
         # For "more like this" the stored vector of a reference is better than a rotated one, and needs no photo.
         stored = {space: _stored_rows(gallery, space, queries) for space in rotations}
@@ -149,9 +147,7 @@ def _stored_rows(gallery: Gallery, space: str, queries: Sequence[PreparedQuery])
     ]
 
 
-def encode_in(
-    gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequence[PreparedQuery]
-) -> Floats:
+def encode_in(gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequence[PreparedQuery]) -> Floats:
     """(B, D) float32, unit-norm: queries in one space, by the encoder of that space."""
     out = np.zeros((len(queries), gallery.manifest.spaces[space].dims), np.float32)
     composed = [

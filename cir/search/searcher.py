@@ -1,6 +1,6 @@
 """Search: an index on disk and the models that encode its queries.
 
-    query -> prepared (checked, references resolved) -> vectors in every space of the index -> ranked hits
+query -> prepared (checked, references resolved) -> vectors in every space of the index -> ranked hits
 """
 
 from __future__ import annotations
@@ -185,9 +185,7 @@ class Searcher:
             return SpaceEncoder(lambda: self.encoder_of(card))
         return SpaceEncoder(lambda: self.encoder, space, mapping if mapping.maps_states else None)
 
-    def _rank(
-        self, prepared: Sequence[PreparedQuery], vectors: QueryVectors, exact: bool
-    ) -> list[SearchResult]:
+    def _rank(self, prepared: Sequence[PreparedQuery], vectors: QueryVectors, exact: bool) -> list[SearchResult]:
         """Rank queries that share k and conditions together."""
         groups = defaultdict(list)
         for row, query in enumerate(prepared):

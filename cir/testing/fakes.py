@@ -1,4 +1,7 @@
-"""A tiny deterministic model, folders of pictures and hand-made indexes; run as a process, a build to kill."""
+"""A tiny deterministic encoder, folders of small pictures, and indexes made by hand.
+
+`python -m cir.testing.fakes FOLDER OUT` builds an index with the fake encoder: a process for crash tests to kill.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,33 @@ import hashlib
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cir.images import scan
-from cir.indexer.writing.build import BuildReport, build_index
+from cir.arrays import Floats
 from cir.files import make_folder
+from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
-from cir.indexer.storage.manifest import GALLERY, FileEntry, Manifest, SegmentEntry, adopt_segment, next_generation, publish
-from cir.indexer.storage.segment import Block, Layout, write_segment
-from cir.types import Encoded, ModelCard
+from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, adopt_segment, publish
+from cir.indexer.storage.segment import Layout, RowBlock, write_segment
+from cir.indexer.writing.build import BuildOptions, BuildReport, build_index
+from cir.indexer.writing.plan import Metadata
+from cir.query_vectors import QueryVectors
+from cir.types import Encoded, ModelCard, Progress
 
 DIMS, TOKENS, SIDE = 16, 4, 4
 
 
-def unit(values: np.ndarray) -> np.ndarray:
-    """Rows of unit length, float32."""
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+def unit_rows(values: np.ndarray) -> Floats:
+    """(..., D) float64 -> float32, unit-norm, computed in double precision."""
+    rows: Floats = (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 class FakeEncoder:
@@ -39,6 +49,7 @@ class FakeEncoder:
         self._vector = rng.standard_normal((3 * SIDE * SIDE, DIMS))
         self._tokens = rng.standard_normal((tokens, 3 * SIDE * SIDE, DIMS))
         self._lock = threading.Lock()
+        self.directory: Path | None = None
         self.encoded = 0
         self.batches: list[int] = []
 
@@ -58,16 +69,18 @@ class FakeEncoder:
             self.encoded += len(pixels)
             self.batches.append(len(pixels))
         flat = [one.reshape(-1).astype(np.float64) for one in pixels]
-        vectors = unit(np.stack([one @ self._vector for one in flat])) if self.card.vector else None
+        vectors = unit_rows(np.stack([one @ self._vector for one in flat])) if self.card.vector else None
         tokens = (
-            unit(np.stack([np.einsum("i,tid->td", one, self._tokens) for one in flat])) if self.card.tokens else None
+            unit_rows(np.stack([np.einsum("i,tid->td", one, self._tokens) for one in flat]))
+            if self.card.tokens
+            else None
         )
         return Encoded(vectors, tokens)
 
     def encode_texts(self, captions: Sequence[str], space: str | None = None) -> np.ndarray:
         """Unit vectors drawn from the captions."""
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in captions]
-        return unit(np.stack([np.random.default_rng(seed).standard_normal(DIMS) for seed in seeds]))
+        return unit_rows(np.stack([np.random.default_rng(seed).standard_normal(DIMS) for seed in seeds]))
 
 
 def paint(path: Path, seed: int) -> Path:
@@ -81,7 +94,8 @@ def paint(path: Path, seed: int) -> Path:
 def answer(out: Path, k: int = 100) -> list[list[tuple[str, float]]]:
     """What the index answers to two questions."""
     gallery = Gallery.open(out)
-    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])}, k)
+    queries = QueryVectors({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])})
+    return gallery.search(queries, RankingOptions(k))
 
 
 def folder_of(path: Path, count: int, start: int = 0) -> Path:
@@ -92,12 +106,25 @@ def folder_of(path: Path, count: int, start: int = 0) -> Path:
 
 
 def build(
-    folders: Path | Sequence[Path], out: Path, encoder: FakeEncoder | None = None, **options: object
+    folders: Path | Sequence[Path],
+    out: Path,
+    encoder: FakeEncoder | None = None,
+    *,
+    metadata: Metadata | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> BuildReport:
-    """Scan and build with small batches and parts."""
+    """Scan folders and build an index with small batches and parts; `options` are `BuildOptions`."""
     paths = [folders] if isinstance(folders, Path) else list(folders)
-    small: dict[str, object] = {"workers": 2, "batch_size": 4, "part_rows": 8}
-    return build_index(scan(paths), out, encoder or FakeEncoder(), **{**small, **options})  # type: ignore[arg-type]
+    small: dict[str, Any] = {"workers": 2, "batch_size": 4, "part_rows": 8}
+    return build_index(
+        scan(paths),
+        out,
+        encoder or FakeEncoder(),
+        options=BuildOptions(**{**small, **options}),
+        metadata=metadata,
+        progress=progress,
+    )
 
 
 @dataclass
@@ -114,7 +141,7 @@ class Rows:
 def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int = 0) -> Rows:
     """Random unit vectors and tokens; the same picture twice now and then."""
     rng = np.random.default_rng(seed)
-    values = unit(rng.standard_normal((len(ids), 1 + tokens, DIMS)))
+    values = unit_rows(rng.standard_normal((len(ids), 1 + tokens, DIMS)))
     for row in range(5, len(ids), 7):
         values[row] = values[row - 5]
     metadata = [{"colour": ["Red", "blue", "GREEN"][row % 3]} if row % 4 else {} for row in range(len(ids))]
@@ -122,41 +149,31 @@ def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int 
 
 
 def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: bool = True) -> Path:
-    """Publish one generation with these rows, as they are."""
-    card = FakeEncoder(tokens=tokens, vector=vectors).card
-    layout = Layout.of(card)
+    """Publish a generation with these rows, as they are."""
+    encoder = FakeEncoder(tokens=tokens, vector=vectors)
+    folder, layout = IndexFolder(path), Layout.of(encoder.card)
     entries, deleted = [], {}
     for rows in segments:
         count = len(rows.ids)
-        folder = path / "work" / "segment"
-        make_folder(folder)
-        block = Block(
+        work = folder.work / "segment"
+        make_folder(work)
+        digests = b"".join(hashlib.sha256(image_id.encode()).digest() for image_id in rows.ids)
+        block = RowBlock(
             ids=rows.ids,
-            digests=np.frombuffer(b"".join(hashlib.sha256(i.encode()).digest() for i in rows.ids), np.uint8).reshape(
-                count, 32
-            ),
+            digests=np.frombuffer(digests, np.uint8).reshape(count, 32),
             roots=["/photos"] * count,
             metadata=rows.metadata or [{}] * count,
             vectors=None if rows.vectors is None else rows.vectors.astype(np.float16),
             tokens=None if rows.tokens is None else rows.tokens.astype(np.float16),
         )
-        write_segment(folder / GALLERY, layout, count, [block])
-        files = {GALLERY: FileEntry.of(folder / GALLERY)}
-        name = adopt_segment(path, folder)
-        entries.append(SegmentEntry(name, count, card.digest, card.space.id, DIMS, tokens, vectors, files))
+        write_segment(work / GALLERY, layout, count, [block])
+        files = {GALLERY: FileEntry.of(work / GALLERY)}
+        name = adopt_segment(folder, work)
+        entries.append(SegmentEntry(name, count, layout.model, layout.space, DIMS, tokens, vectors, files))
         if rows.deleted:
             deleted[name] = rows.deleted
-    publish(
-        path,
-        Manifest(
-            generation=next_generation(path),
-            serving=card.digest,
-            models={card.digest: card.to_json()},
-            spaces={card.space.id: asdict(card.space)},
-            segments=tuple(entries),
-            deleted=deleted,
-        ),
-    )
+    manifest = Manifest.empty(encoder.card)
+    publish(folder, manifest.succeed(folder, encoder=encoder, segments=entries, deleted=deleted))
     return path
 
 

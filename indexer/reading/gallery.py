@@ -196,9 +196,7 @@ class Gallery:
             [(self.ids[row], float(score)) for row, score in zip(rows, scores, strict=True)] for rows, scores in ranked
         ]
 
-    def _check(
-        self, queries: QueryVectors, options: RankingOptions, exclude: Sequence[Collection[str]] | None
-    ) -> None:
+    def _check(self, queries: QueryVectors, options: RankingOptions, exclude: Sequence[Collection[str]] | None) -> None:
         given, needed = set(queries.by_space), set(self.query_spaces)
         if given != needed:
             raise SpaceMismatchError(

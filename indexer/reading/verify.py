@@ -50,7 +50,9 @@ def verify(path: str | Path) -> list[str]:
     return problems
 
 
-def _checked_segment(folder: IndexFolder, manifest: Manifest, entry: SegmentEntry, problems: list[str]) -> Segment | None:
+def _checked_segment(
+    folder: IndexFolder, manifest: Manifest, entry: SegmentEntry, problems: list[str]
+) -> Segment | None:
     path = folder.gallery(entry.name)
     for name, file in entry.files.items():
         published = path.with_name(name)

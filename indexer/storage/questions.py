@@ -33,9 +33,7 @@ class StoredQuestions:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_questions(
-    folder: IndexFolder, questions: StoredQuestions, photos: Mapping[str, Callable[[], bytes]]
-) -> None:
+def write_questions(folder: IndexFolder, questions: StoredQuestions, photos: Mapping[str, Callable[[], bytes]]) -> None:
     """Replace the judged queries of an index, in one step.
 
     Args:

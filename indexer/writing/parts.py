@@ -15,7 +15,7 @@ import numpy as np
 
 from cir.arrays import Stored
 from cir.errors import CorruptIndexError
-from cir.files import make_folder, move, remove_temporaries, remove_tree, sha256_file, disk_errors
+from cir.files import disk_errors, make_folder, move, remove_temporaries, remove_tree, sha256_file
 from cir.indexer.storage.segment import Layout, RowBlock, Segment, write_segment
 from cir.indexer.writing.pipeline import Batch
 

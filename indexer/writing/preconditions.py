@@ -36,7 +36,9 @@ def refuse_foreign(folder: IndexFolder) -> None:
     if folder.root.is_dir():
         foreign = foreign_files(folder)
         if foreign and not is_index(folder.root):
-            raise IndexFormatError(f"{folder} is not an index: it holds {foreign[0]}; choose another place for the index")
+            raise IndexFormatError(
+                f"{folder} is not an index: it holds {foreign[0]}; choose another place for the index"
+            )
     elif folder.root.exists():
         raise IndexFormatError(f"{folder} is not an index but a file; choose another place for the index")
 
