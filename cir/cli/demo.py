@@ -39,9 +39,9 @@ SEARCHES: tuple[tuple[Attributes, Attributes, str, str], ...] = (
 def demo(folder: Path, device: str) -> None:
     """Index pictures, search them, and replace the model.
 
-    Without DIR, or if it is new, a wardrobe is drawn into it (default: ./cir-demo), recall is measured, and the model of
-    an index is replaced without re-indexing. If DIR holds pictures, those are searched instead, and the results go to
-    ./cir-demo. Every search leaves a sheet of its hits.
+    Without DIR, or if it is new, a wardrobe is drawn into it (default: ./cir-demo), recall is measured, and the model
+    of an index is replaced without re-indexing. If DIR holds pictures, those are searched instead, and the results go
+    to ./cir-demo. Every search leaves a sheet of its hits.
 
     \b
     Example:
@@ -104,12 +104,17 @@ def _wardrobe(output: Path, folder: Path, device: str) -> None:
     click.echo(f"measuring {EVALUATED} judged queries:")
     benchmark = load_wardrobe(folder, queries=EVALUATED)
     click.echo(render(evaluate(benchmark, searcher).report))
-    _replace(folder, output / "older.index", metadata, benchmark, searcher)
+    _replace(folder, output / "older.index", metadata, benchmark, searcher, device)
     _finish(output)
 
 
 def _replace(
-    folder: Path, index: Path, metadata: Mapping[str, Attributes], benchmark: Benchmark, reindexed: Searcher
+    folder: Path,
+    index: Path,
+    metadata: Mapping[str, Attributes],
+    benchmark: Benchmark,
+    reindexed: Searcher,
+    device: str,
 ) -> None:
     """Put a better model behind an index that an older one has made of the same pictures."""
     from cir.data import wardrobe
@@ -125,7 +130,7 @@ def _replace(
     _say("build-index", folder, "-o", index, "--model", OLDER, "--metadata", folder / wardrobe.TABLE)
     if is_index(index):
         shutil.rmtree(index)  # an earlier demo has replaced its model already
-    newer, older = reindexed.encoder, load_model(OLDER)
+    newer, older = reindexed.encoder, load_model(OLDER, device=device)
     build_index(scan([folder]), index, older, metadata=metadata, progress=ProgressBar("encoding"))
     searcher = _open(index, older, newer)
     kinds = {kind: kind for kind in wardrobe.KINDS}

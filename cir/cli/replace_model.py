@@ -64,8 +64,8 @@ def replace_model(
     """Measure whether MODEL may serve INDEX as it is.
 
     Every route from the new model's queries to the stored vectors is fitted on half of the judged queries and measured
-    on the other half, beside the current index and a full re-index. Exit code 0 if a route to the vectors of every older
-    model passes, else 1. Nothing changes without --apply, or if the replacement is refused.
+    on the other half, beside the current index and a full re-index. Exit code 0 if a route to the vectors of every
+    older model passes, else 1. Nothing changes without --apply, or if the replacement is refused.
 
     \b
     Example:

@@ -37,7 +37,7 @@ def table(result: SearchResult) -> str:
         lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {metadata}".rstrip())
     if result.unsearched:
         lines.append(
-            f"{result.unsearched:,} images were not searched: no validated mapping to their embedding space; see `cir info`"
+            f"{result.unsearched:,} images were not searched: no validated mapping to their space; see `cir info`"
         )
     if result.confident is False:
         lines.append("not confident: right answers of this model usually score higher than the best hit here")
