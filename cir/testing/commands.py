@@ -31,11 +31,19 @@ class Outcome:
 Run = Callable[..., Outcome]  # called with the words of a command line
 
 
-def mistake(outcome: Outcome, *words: str) -> None:
-    """Assert that a user's mistake was reported: exit code 2, one line on stderr with `words`, nothing on stdout."""
+def mistake(outcome: Outcome, *words: str, alone: bool = True) -> None:
+    """Assert that a user's mistake was reported: exit code 2, nothing on stdout, and on stderr a line with `words`.
+
+    Args:
+        outcome: of the command.
+        words: what the line must contain.
+        alone: whether the line is all of stderr; otherwise progress and warnings may precede it.
+    """
     assert outcome.code == 2, outcome
     assert outcome.out == ""
-    assert outcome.err.startswith("cir: "), outcome.err
-    assert outcome.err.count("\n") == 1, outcome.err
+    lines = outcome.err.splitlines()
+    assert lines[-1].startswith("cir: "), outcome.err
+    assert len(lines) == 1 or not alone, outcome.err
+    assert "Traceback" not in outcome.err
     for word in words:
-        assert word in outcome.err, outcome.err
+        assert word in lines[-1], outcome.err

@@ -106,7 +106,9 @@ class FakeEncoder:
     def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
         """(B, D): half the reference's projection, half the caption's vector."""
         flat = [picture.reshape(-1).astype(np.float64) for picture in pixels]
-        return unit_rows(unit_rows(np.stack([picture @ self._vector for picture in flat])) + self.encode_texts(captions))
+        return unit_rows(
+            unit_rows(np.stack([picture @ self._vector for picture in flat])) + self.encode_texts(captions)
+        )
 
     def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
         """(B, D): unit vectors drawn from the captions."""
