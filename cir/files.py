@@ -133,6 +133,8 @@ def disk_errors(path: Path, need: int = 0) -> Iterator[None]:
     """Turn an OSError raised while writing `path` into a DataError that says what to do."""
     try:
         yield
+    except DataError:  # a missing photo is an OSError too, but is not about `path`
+        raise
     except OSError as error:
         if error.errno in _FULL:
             room = f"free at least {need / 1e6:.0f} MB" if need >= 1e6 else "free some space"
