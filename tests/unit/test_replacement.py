@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from cir.arrays import Floats
-from cir.evidence import ReindexCost, Verdict
+from cir.evidence import Measures, ReindexCost, RouteResult, Verdict
 from cir.mappings import Route
 from cir.replacement import routes
 from cir.replacement.gate import MIN_QUERIES, judge
@@ -75,18 +75,31 @@ def fitted(fit: Fit, sample: PairedSample) -> FittedRoute:
     return route
 
 
-def verdict(
-    sample: PairedSample, *, cost: ReindexCost = DEAR, queries: int | None = None, margin: float = 0.0
-) -> Verdict:
-    results = [measure(sample, route) for route in fit_routes(sample)[0]]
-    return judge(queries or len(sample.fit), baselines(sample), results, cost, margin=margin)
+@dataclass(frozen=True)
+class Measured:
+    """A sample whose routes are fitted and measured."""
+
+    baselines: Mapping[str, Measures]
+    results: Sequence[RouteResult]
+
+    @classmethod
+    def of(cls, sample: PairedSample) -> Measured:
+        return cls(baselines(sample), [measure(sample, route) for route in fit_routes(sample)[0]])
+
+    def verdict(self, *, cost: ReindexCost = DEAR, queries: int = QUERIES, margin: float = 0.0) -> Verdict:
+        return judge(queries, self.baselines, self.results, cost, margin=margin)
 
 
 BETTER = simulate(old_noise=0.9, new_noise=0.2)
 
 
-def test_a_better_model_serves_by_the_best_route_that_passes() -> None:
-    given = verdict(BETTER)
+@pytest.fixture(scope="module")
+def better() -> Measured:
+    return Measured.of(BETTER)
+
+
+def test_a_better_model_serves_by_the_best_route_that_passes(better: Measured) -> None:
+    given = better.verdict()
     assert given.route in ("ridge", "procrustes")
     assert f"serve the new model by {given.route}" in given.advice
     # The head gains nothing, so that it is refused where a gain is required.
@@ -139,18 +152,21 @@ def test_queries_without_a_mapping_rank_by_chance_and_are_no_route() -> None:
     assert set(baselines(other_dims)) == {"current", "reindexed"}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_a_model_that_is_no_better_is_refused(seed: int) -> None:
-    equal = verdict(simulate(0.5, 0.5, seed=seed))
+    equal = Measured.of(simulate(0.5, 0.5, seed=seed)).verdict()
     assert equal.route is None
-    worse = verdict(simulate(0.4, 0.9, seed=seed))
+    measured = Measured.of(simulate(0.4, 0.9, seed=seed))
+    worse = measured.verdict()
     assert worse.route is None
+    within = measured.verdict(margin=0.05)
+    assert any("must be above -5.0" in reason for reasons in within.refused.values() for reason in reasons)
     assert any("no better even after a full re-index" in reason for reason in worse.objections)
     assert worse.advice == "keep the current model"
 
 
-def test_few_queries_are_refused_however_good_the_figures() -> None:
-    given = verdict(BETTER, queries=MIN_QUERIES - 1)
+def test_few_queries_are_refused_however_good_the_figures(better: Measured) -> None:
+    given = better.verdict(queries=MIN_QUERIES - 1)
     assert given.route is None
     assert any("199 judged queries, 200 are needed" in reason for reason in given.objections)
     assert "cir questions" in given.advice
@@ -164,21 +180,16 @@ def test_a_trained_head_is_a_route_if_the_model_has_one() -> None:
     assert fit_routes(without)[1]["head"] == "the new model has no query head for this space"
 
 
-def test_a_margin_accepts_a_route_that_gains_nothing() -> None:
-    refused = verdict(BETTER).refused["head"]
+def test_a_margin_accepts_a_route_that_gains_nothing(better: Measured) -> None:
+    refused = better.verdict().refused["head"]
     assert any(reason.startswith("R@10") for reason in refused)
-    accepted = verdict(BETTER, margin=0.05)
+    accepted = better.verdict(margin=0.05)
     assert "head" not in accepted.refused
     assert accepted.route in ("ridge", "procrustes")  # still the best
 
 
-def test_a_margin_names_its_limit() -> None:
-    refused = verdict(simulate(0.4, 0.9), margin=0.05).refused
-    assert any("must be above -5.0" in reason for reasons in refused.values() for reason in reasons)
-
-
-def test_a_re_index_of_minutes_is_better_than_a_mapping() -> None:
-    advice = verdict(BETTER, cost=CHEAP).advice
+def test_a_re_index_of_minutes_is_better_than_a_mapping(better: Measured) -> None:
+    advice = better.verdict(cost=CHEAP).advice
     assert advice.startswith("just re-index (--apply, then `cir backfill`): 100 images, 36 s")
 
 
@@ -226,7 +237,10 @@ def test_ties_go_to_the_earlier_image_and_references_never_win() -> None:
     assert ranked(level, np.array([1, -1]), 3).tolist() == [[0, 2, 3], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+@pytest.mark.parametrize(
+    "fit",
+    [pytest.param(fit, marks=[pytest.mark.slow] * (route is Route.FITTED), id=route) for route, fit in FITS.items()],
+)
 def test_results_are_plain_json(fit: Fit) -> None:
     complete = replace(BETTER, new_states=3 * BETTER.new_queries, simplex_dims=24)
     values = measure(complete, fitted(fit, complete)).to_json()
@@ -263,6 +277,7 @@ def test_queries_about_one_reference_stay_in_one_half() -> None:
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_fitted_head_is_calibrated_on_queries_that_it_was_not_fitted_on() -> None:
     """Its own queries would make its scores look more certain than they are."""
     sample = replace(BETTER, new_states=BETTER.new_queries)
