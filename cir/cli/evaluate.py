@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.benchmarks import BenchmarkOptions, benchmark_argument, benchmark_options
-from cir.cli.build_index import Progress
 from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries
+from cir.cli.progress import ProgressBar
 from cir.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def evaluate(
             stored = "float32" if source.official else "float16"
             path = index or Path(scratch) / "index"
             benchmark, searcher = _build(benchmark, path, model, model_dirs, device, stored, allow_missing)
-        evaluation = run_benchmark(benchmark, searcher, progress=Progress("encoding the queries", unit="queries"))
+        evaluation = run_benchmark(benchmark, searcher, progress=ProgressBar("encoding the queries", unit="queries"))
         stored = searcher.gallery.layout.precision
     if source.official and stored != "float32":
         click.echo(f"cir: {index} stores {stored}; official figures are computed with float32", err=True)
@@ -156,6 +156,6 @@ def _build(
         encoder,
         options=BuildOptions(precision=stored),
         allow_missing=allow_missing,
-        progress=Progress("encoding the gallery"),
+        progress=ProgressBar("encoding the gallery"),
     )
     return benchmark, Searcher(Gallery.open(path), lambda card: encoder)
