@@ -162,7 +162,7 @@ def test_a_mapping_of_another_version_is_refused(folder: IndexFolder, changes: d
     path = folder.mappings / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     forged = replace(entry, files={name: replace(entry.files[name], sha256=sha256_file(path))})
-    with pytest.raises(CorruptIndexError, match="not a mapping of this version: .*; update cir"):
+    with pytest.raises(CorruptIndexError, match=r"not a mapping of this version: .*; update cir"):
         read_mapping(folder, forged)
 
 
