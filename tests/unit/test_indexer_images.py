@@ -41,7 +41,9 @@ def test_a_photo_that_has_changed(photos: Path, out: Path) -> None:
     build(photos, out)
     image, before = Gallery.open(out).image("0003.png"), (photos / "0003.png").read_bytes()
     paint(photos / "0003.png", 900)
-    with pytest.raises(MissingImageError, match=r"0003\.png: the photo has changed since it was indexed; run build-index"):
+    with pytest.raises(
+        MissingImageError, match=r"0003\.png: the photo has changed since it was indexed; run build-index"
+    ):
         image.read()
     assert image.read_current() == (photos / "0003.png").read_bytes()
     write_questions(IndexFolder(out), StoredQuestions(), {image.digest.hex(): lambda: before})
