@@ -97,7 +97,7 @@ def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: 
     Raises:
         UsageError: a kind without templates, an unknown column, or no images that answer each other.
     """
-    templates = captions.templates()["train"]
+    templates = captions.templates("train")
     for kind, column in columns.items():
         if kind not in templates:
             known = ", ".join(sorted(name for name in templates if " " not in name and name not in ("joined", "same")))
@@ -116,14 +116,10 @@ def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: 
             f"{gallery.folder}: {len(items):,} images have {' and '.join(columns.values())}, and none equals another "
             "with one attribute changed; name other columns"
         )
-    rng, unseen = random.Random(seed), captions.templates()["val"]
-    queries = []
-    for number, query in enumerate(distinct):
-        phrasing = "val" if all(kind in unseen for kind, _, _ in query.changes) else "train"
-        caption = captions.change_caption(query.changes, rng, phrasing=phrasing)
-        targets = query.targets - {query.reference}
-        queries.append(replace(query, id=f"metadata-{number}", caption=caption, targets=targets))
-    return queries
+    return [
+        replace(query, id=f"metadata-{number}", targets=query.targets - {query.reference})
+        for number, query in enumerate(captions.with_captions(distinct, random.Random(seed), phrasing="val"))
+    ]
 
 
 def _weights(kinds: Sequence[str]) -> dict[tuple[str, ...], float]:
