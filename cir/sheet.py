@@ -31,8 +31,8 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     """Draw one result.
 
     Args:
-        result: what was asked and found.
-        picture: reference or gallery id -> decoded picture, such as `Searcher.picture`; a photo that is gone is shown as
+        result: the query and its hits.
+        picture: reference or gallery id -> decoded picture, such as `Searcher.picture`; a photo that is gone becomes
             an empty tile that says so.
     """
     query = result.query
@@ -47,7 +47,7 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     _draw_asked(sheet, pen, query.references, sentence, picture)
     pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
     found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
-    if result.fits is False:
+    if result.confident is False:
         found = f"unsure that anything fits · {found}"
     pen.text(
         (left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15)

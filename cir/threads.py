@@ -1,8 +1,14 @@
-"""How many threads to use."""
+"""Work in batches on several threads."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def default_workers() -> int:
@@ -10,3 +16,22 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def map_batches(
+    function: Callable[[slice], T], count: int, size: int, share: Callable[[int], AbstractContextManager[None]]
+) -> list[T]:
+    """Results of a function over `count` rows in batches, in order, on one thread per core where that pays.
+
+    Args:
+        function: rows -> result; called from several threads.
+        count: number of rows.
+        size: rows per batch.
+        share: number of threads -> a context in which they divide the cores among them (`GalleryEncoder.shared_by`).
+    """
+    batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    workers = min(default_workers(), len(batches))
+    if workers < 2:
+        return [function(batch) for batch in batches]
+    with share(workers), ThreadPoolExecutor(workers, thread_name_prefix="cir-batch") as pool:
+        return list(pool.map(function, batches))

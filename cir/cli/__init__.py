@@ -1,4 +1,4 @@
-"""The command line. stdout is data, stderr is progress; exit codes: 0 found, 1 nothing found, 2 a mistake."""
+"""The command line. stdout is data, stderr is progress; exit codes: 0 success, 1 a negative answer, 2 a mistake."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import sys
 import click
 
 from cir import __version__
+from cir.cli.backfill import backfill
 from cir.cli.build_index import build_index
 from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
-from cir.cli.inspect import info, models, verify
+from cir.cli.info import info
+from cir.cli.models import models
 from cir.cli.query import query
-from cir.cli.replace import anchors, backfill, replace_model, rollback
+from cir.cli.questions import questions
+from cir.cli.replace_model import replace_model
+from cir.cli.rollback import rollback
 from cir.cli.score import compare, score
 from cir.cli.train import train
+from cir.cli.verify import verify
 from cir.errors import CirError
 
 
@@ -40,7 +45,7 @@ for command in (
     score,
     compare,
     data,
-    anchors,
+    questions,
     replace_model,
     backfill,
     rollback,
@@ -76,7 +81,7 @@ def main() -> None:
         click.echo("cir: stopped; what was finished is kept", err=True)
         code = 130
     except SystemExit:
-        # click's answer to a closed pipe: the reader of our output has seen enough.
+        # click's answer to a closed pipe: the reader of the output has enough.
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import device_option, json_option, kinds_of, model_dir_option, quiet_libraries
+from cir.cli.options import columns_of, device_option, json_option, model_dir_option, quiet_libraries
+from cir.cli.progress import ProgressBar
 from cir.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size", default=32, show_default=True, type=click.IntRange(1, 4096), help="Images encoded at once."
 )
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode and encode.  [default: one a core]")
-@click.option("--no-tokens", is_flag=True, help="Keep one vector per image and no tokens, where a model gives both.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that decode and encode.  [default: one per core]")
+@click.option("--no-tokens", is_flag=True, help="Store one vector per image and no tokens, if a model gives both.")
 @click.option("--metadata", type=click.Path(dir_okay=False, path_type=Path), help="CSV with one row per image.")
 @click.option("--id-column", default="id", show_default=True, help="Column of the CSV: an id, a file name or its stem.")
 @click.option(
-    "--anchors",
+    "--questions",
     "kinds",
     multiple=True,
     metavar="KIND=COLUMN",
-    help="Also keep anchors made of metadata, by which a new model will be judged; as `cir anchors --metadata`.",
+    help="Also store judged queries generated from metadata, as `cir questions --metadata` does.",
 )
-@click.option("--prune", is_flag=True, help="Also drop images that are no longer found under PATH.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@click.option("--prune", is_flag=True, help="Also delete images that are no longer under PATH.")
+@click.option("--dry-run", is_flag=True, help="Report what would be done and write nothing.")
 @model_dir_option
 @json_option
 def build_index(
@@ -64,10 +64,10 @@ def build_index(
     model_dirs: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Encode the images under each PATH (folders, zips, files) into an index.
+    """Index the images under each PATH: folders, zips, files.
 
-    Run it again to add what is new: images whose content the index holds are not encoded again. A build that was
-    stopped goes on where it was. Files that cannot be read are counted and listed in skipped.jsonl in the index.
+    Run it again to add new images: a content that the index holds is not encoded again. A build that was stopped is
+    resumed. Files that cannot be read are counted, and listed in skipped.jsonl in the index.
 
     \b
     Example:
@@ -75,44 +75,40 @@ def build_index(
       cir build-index photos/ more.zip -o my.index --metadata photos.csv
     """
     quiet_libraries()
-    from cir import images, models
+    from cir.images import SUFFIXES, scan
+    from cir.indexer.writing.build import BuildOptions
     from cir.indexer.writing.build import build_index as build
+    from cir.models import load_model
 
-    asked = kinds_of(kinds, "--anchors")
-    files = images.scan(paths)
+    columns = columns_of(kinds, "--questions")
+    files = scan(paths)
     if not files:
-        raise DataError(
-            f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(images.SUFFIXES))}"
-        )
-    columns = read_metadata(metadata, id_column, files) if metadata else None
-    encoder = models.load_model(model or _model_of(output, model_dirs), device=device, model_dirs=model_dirs)
+        raise DataError(f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(SUFFIXES))}")
+    table = read_metadata(metadata, id_column, files) if metadata else None
+    encoder = load_model(model or _model_of(output, model_dirs), device=device, model_dirs=model_dirs)
     report = build(
         files,
         output,
         encoder,
-        workers=workers,
-        batch_size=batch_size,
-        tokens=not no_tokens,
-        metadata=columns,
-        prune=prune,
-        dry_run=dry_run,
-        progress=Progress("encoding"),
+        options=BuildOptions(workers, batch_size, tokens=not no_tokens, prune=prune, dry_run=dry_run),
+        metadata=table,
+        progress=ProgressBar("encoding"),
     )
     click.echo(json.dumps(report.to_json()) if as_json else summary(report, prune))
     if report.added and not metadata and not dry_run and _has_metadata(output):
         click.echo(f"cir: {len(report.added):,} images were added without metadata; give --metadata again", err=True)
-    if asked and not dry_run:
-        _keep_anchors(output, asked)
+    if columns and not dry_run:
+        _store_questions(output, columns)
 
 
-def _keep_anchors(index: Path, columns: Mapping[str, str]) -> None:
+def _store_questions(index: Path, columns: Mapping[str, str]) -> None:
     from cir.indexer.reading.gallery import Gallery
-    from cir.replacement.questions import MADE, anchors_from_metadata, keep_anchors
+    from cir.replacement import questions
 
     gallery = Gallery.open(index)
-    made = anchors_from_metadata(gallery, columns, MADE)
-    keep_anchors(index, gallery, made)
-    click.echo(f"cir: {len(made):,} anchors kept in {index}", err=True)
+    generated = questions.generate(gallery, columns, questions.GENERATED)
+    questions.store(gallery, generated)
+    click.echo(f"cir: {len(generated):,} judged queries stored in {index}", err=True)
 
 
 def _has_metadata(index: Path) -> bool:
@@ -122,15 +118,15 @@ def _has_metadata(index: Path) -> bool:
 
 
 def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
-    """The model that an existing index goes on with; the default for a new one."""
-    from cir import models
+    """The model that serves an existing index; the default for a new one."""
     from cir.indexer.reading.gallery import Gallery
-    from cir.indexer.storage.manifest import CURRENT
+    from cir.indexer.storage.folder import is_index
+    from cir.models import DEFAULT, find_for
 
-    if not (output / CURRENT).is_file():
-        return models.DEFAULT
+    if not is_index(output):
+        return DEFAULT
     gallery = Gallery.open(output)
-    return models.find_for(gallery.card, gallery.model_path, model_dirs)
+    return find_for(gallery.card, gallery.model_path, model_dirs)
 
 
 def read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:
@@ -179,57 +175,33 @@ def read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Map
     return found
 
 
-class Progress:
-    """A bar on stderr with images/s and time left; nothing where stderr is not a terminal."""
-
-    def __init__(self, what: str, *, unit: str = "images") -> None:
-        self._what = what
-        self._unit = unit
-        self._bar: object | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if self._bar is None:
-            shown = sys.stderr.isatty()
-            self._bar = tqdm(total=total, desc=self._what, unit=f" {self._unit}", disable=not shown, leave=False)
-        bar: tqdm = self._bar
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
-
-
 def summary(report: BuildReport, prune: bool) -> str:
-    """What a person wants to know when a build has ended."""
+    """A build report for people."""
     counts = [
         (len(report.added), "added"),
         (len(report.updated), "changed"),
         (len(report.renamed), "renamed"),
         (len(report.unchanged), "unchanged"),
-        (len(report.missing), "no longer found"),
+        (len(report.missing), "missing"),
         (len(report.skipped), "skipped"),
     ]
-    said = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
-    lines = [f"{report.path}: {'would be ' if report.dry_run else ''}{report.total:,} images ({said})"]
+    shown = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
+    lines = [f"{report.path}: {'would hold ' if report.dry_run else ''}{report.total:,} images ({shown})"]
     if report.images_per_second and not report.dry_run:
         lines.append(
             f"{report.images_per_second:.0f} images/s, {_seconds(report.seconds)}; "
             f"{report.bytes_per_image:,.0f} bytes per image"
         )
     if report.resumed:
-        lines.append(f"{report.resumed:,} of them were kept from a build that was stopped")
+        lines.append(f"{report.resumed:,} of them come from a build that was stopped")
     for image_id, reason in report.skipped[:3]:
         lines.append(f"  skipped {reason if image_id in reason else f'{image_id}: {reason}'}")
-    if report.skipped:
-        where = "" if report.dry_run else f"all of them are in {report.path / 'skipped.jsonl'}"
-        lines.append(f"  {where}" if where else "")
+    if report.skipped and not report.dry_run:
+        lines.append(f"  all skipped images are listed in {report.path / 'skipped.jsonl'}")
     if report.missing:
-        lines.append(
-            "images that are no longer found stay searchable; --prune drops them"
-            if not prune
-            else f"images that are no longer found {'would be' if report.dry_run else 'were'} dropped"
-        )
-    return "\n".join(line for line in lines if line)
+        deleted = f"missing images {'would be' if report.dry_run else 'were'} deleted"
+        lines.append(deleted if prune else "missing images stay searchable; --prune deletes them")
+    return "\n".join(lines)
 
 
 def _seconds(seconds: float) -> str:

@@ -137,8 +137,8 @@ class _Gallery:
         self, path: Path, model: str | None, model_dirs: tuple[Path, ...], device: str
     ) -> tuple[Benchmark, Searcher]:
         from cir import models
-        from cir.indexer.writing.build import build_index
         from cir.indexer.reading.gallery import Gallery
+        from cir.indexer.writing.build import build_index
         from cir.search.searcher import Searcher
 
         encoder = models.load_model(model or models.DEFAULT, device=device, model_dirs=model_dirs)

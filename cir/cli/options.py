@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from cir.errors import UsageError
+
 Command = Callable[..., Any]
 
 device_option = click.option(
@@ -20,28 +22,26 @@ model_dir_option = click.option(
     "model_dirs",
     multiple=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of models, also looked through by digest. May be repeated; CIR_MODELS adds more.",
+    help="Folder of models, also searched by digest. May be repeated; CIR_MODELS adds more.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from writing to stderr and from asking a hub for files; called before they are imported."""
+    """Keep libraries from writing to stderr and from contacting a hub; called before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, large pictures: what matters is an error of ours
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, large pictures: what matters becomes an error
 
 
 def index_argument(command: Command) -> Command:
-    """The index directory; what is wrong with it is told by the package, in one line."""
+    """The index folder; the package reports what is wrong with it, in one line."""
     return click.argument("index", type=click.Path(path_type=Path))(command)
 
 
-def kinds_of(told: Sequence[str], option: str) -> dict[str, str]:
-    """KIND=COLUMN, several times, as kind of change -> metadata column. Raises UsageError."""
-    from cir.errors import UsageError
-
-    pairs = [one.partition("=") for one in told]
+def columns_of(given: Sequence[str], option: str) -> dict[str, str]:
+    """Repeated KIND=COLUMN as kind of change -> metadata column. Raises UsageError."""
+    pairs = [text.partition("=") for text in given]
     if not all(kind and column for kind, _, column in pairs):
         raise UsageError(f"{option}: write KIND=COLUMN, such as colour=baseColour")
     return {kind: column for kind, _, column in pairs}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
-from cir.errors import CirError, DataError, UsageError
+from cir.cli.query_lines import answer_lines
+from cir.cli.results import table, to_json
+from cir.errors import UsageError
 from cir.types import Query, SearchResult
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ def query(
     model_dirs: tuple[Path, ...],
     as_json: bool,
 ) -> int:
-    """Find images of INDEX like the references, changed as the text says.
+    """Search INDEX with images, a sentence, or both.
 
-    An image alone finds more like it, a text alone what it names. Several references are averaged. With `-` instead of
-    -i and -t, queries are read from stdin as JSON lines {"references", "text", "negatives", "k", "where", "id"} and
-    answered as JSON lines.
+    The hits are like the references, changed as the text says. An image alone finds similar ones, a text alone what it
+    describes. Several references are averaged. With `-` instead of -i and -t, queries are read from stdin as JSON lines
+    {"references", "text", "negatives", "k", "where", "id"}, and answered as JSON lines in the same order, in batches of
+    what is there to read.
 
     \b
     Example:
@@ -70,21 +72,21 @@ def query(
       cir query my.index - < queries.jsonl > answers.jsonl
     """
     quiet_libraries()
-    from cir.search.searcher import open_index
+    from cir.search import open_index
 
     if as_json and paths:
-        raise UsageError("--json and --paths exclude each other; give one")
+        raise UsageError("--json and --paths exclude each other; give one of them")
     if batch not in (None, "-"):
         raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
     if batch == "-" and (references or text or negatives or sheet or paths or where):
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
-    opened = open_index(index, model=model, model_dirs=model_dirs, device=device)
+    searcher = open_index(index, model=model, model_dirs=model_dirs, device=device)
     if batch == "-":
-        return _answer_lines(opened, sys.stdin.buffer, k, exact)
-    asked = Query(references, text.strip(), negatives, k, tuple(_condition(part) for part in where))
-    result = opened.search(asked, exact=exact)
+        return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
+    conditions = tuple(map(_condition, where))
+    result = searcher.search(Query(references, text.strip(), negatives, k, conditions), exact=exact)
     if sheet:
-        _draw(opened, result, sheet)
+        _draw(searcher, result, sheet)
     if as_json:
         click.echo(json.dumps(to_json(result)))
     elif paths:
@@ -93,48 +95,9 @@ def query(
     else:
         click.echo(table(result), nl=bool(result.hits))
     if not result.hits:
-        meets = " and ".join(f"{column} = {value}" for column, value in asked.where)
+        meets = " and ".join(f"{column} = {value}" for column, value in conditions)
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)
     return 0 if result.hits else 1
-
-
-def to_json(result: SearchResult) -> dict[str, Any]:
-    """A result as plain JSON values."""
-    hits = [
-        {"rank": hit.rank, "id": hit.id, "score": round(hit.score, 6), "path": hit.path, "metadata": dict(hit.metadata)}
-        for hit in result.hits
-    ]
-    asked = result.query
-    return {
-        "id": asked.id,
-        "references": [str(reference) for reference in asked.references],
-        "text": asked.text,
-        "negatives": list(asked.negatives),
-        "model": result.model,
-        "searched": result.searched,
-        "unsearched": result.unsearched,
-        "seconds": round(result.seconds, 4),
-        "fits": result.fits,
-        "hits": hits,
-    }
-
-
-def table(result: SearchResult) -> str:
-    """Rank, score, id and metadata, aligned."""
-    width = max((len(hit.id) for hit in result.hits), default=0)
-    lines = []
-    for hit in result.hits:
-        metadata = ", ".join(value for value in hit.metadata.values() if value)
-        lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {metadata}".rstrip())
-    if result.unsearched:
-        lines.append(
-            f"{result.unsearched:,} images were not searched: nothing measured leads to their vectors (cir info)"
-        )
-    if result.fits is False:
-        lines.append(
-            "unsure that anything fits: right answers of this model usually score higher than the best hit here"
-        )
-    return "\n".join(lines)
 
 
 def _condition(text: str) -> tuple[str, str]:
@@ -144,74 +107,7 @@ def _condition(text: str) -> tuple[str, str]:
     return column.strip(), value.strip()
 
 
-def _draw(opened: Searcher, result: SearchResult, path: Path) -> None:
+def _draw(searcher: Searcher, result: SearchResult, path: Path) -> None:
     from cir.sheet import draw_sheet, save_sheet
 
-    save_sheet(draw_sheet(result, opened.picture), path)
-
-
-def _answer_lines(opened: Searcher, lines: Iterable[bytes], k: int, exact: bool) -> int:
-    """One answer a line, in order; a bad line is answered with its error and makes the exit code 2, no hit at all 1."""
-    _ = opened.encoder  # a model that is not there is one error, not one a line
-    bad = hits = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        identity = None
-        try:
-            values = _values(line)
-            identity = values.get("id")
-            answer = to_json(opened.search(_parse(values, k), exact=exact)) | {"id": identity}
-            hits += len(answer["hits"])
-        except CirError as error:
-            answer = {"id": identity, "error": f"line {number}: {error}"}
-            bad += 1
-        click.echo(json.dumps(answer))
-        sys.stdout.flush()
-    if bad:
-        click.echo(f"cir: {bad:,} lines could not be asked; their answers say why", err=True)
-    return 2 if bad else 0 if hits else 1
-
-
-def _values(line: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DataError('not a query; write {"references": ["a.jpg"], "text": "in red"}')
-    return values
-
-
-def _parse(values: dict[str, Any], k: int) -> Query:
-    known = {"references", "text", "negatives", "k", "where", "id"}
-    if extra := sorted(values.keys() - known):
-        raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
-    where = values.get("where", {})
-    count = values.get("k", k)
-    plain = isinstance(where, dict) and all(isinstance(value, str | int) for value in where.values())
-    if not plain or any(isinstance(value, bool) for value in where.values()):
-        raise DataError('"where" is an object of column and value, a string or a whole number')
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise DataError('"k" is a whole number')
-    text = values.get("text", "")
-    if not isinstance(text, str):
-        raise DataError('"text" is a string')
-    identity = values.get("id")
-    return Query(
-        references=tuple(_strings(values, "references")),
-        text=text.strip(),
-        negatives=tuple(_strings(values, "negatives")),
-        k=count,
-        where=tuple((column, str(value)) for column, value in where.items()),
-        id=None if identity is None else str(identity),
-    )
-
-
-def _strings(values: dict[str, Any], key: str) -> Iterator[str]:
-    given = values.get(key, [])
-    if isinstance(given, str):
-        given = [given]
-    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
-        raise DataError(f'"{key}" is a list of strings')
-    yield from given
+    save_sheet(draw_sheet(result, searcher.picture), path)

@@ -5,52 +5,44 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
-from cir.data.benchmark import Benchmark
 from cir.images import ImageFile
 
 # The official FashionIQ and CIRR loaders open .png; FashionIQ's own pictures and COCO's are .jpg.
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
+Places = Mapping[str, Path]  # image id -> where its picture belongs, without suffix
+
 
 @dataclass(frozen=True)
 class Annotated:
-    """What annotation files say.
+    """The content of a split's annotation files.
 
     Attributes:
-        benchmark: without pictures; enough to score a run.
-        places: id -> where its picture belongs, without suffix; all of the gallery and all references.
+        queries: without targets if these are not public.
+        galleries: name -> image ids; a data set with a single gallery has it under "".
+        places: of all gallery images and all references.
+        unlisted: size of the gallery if its ids are unknown (CIRCO without COCO's list); else 0.
     """
 
-    benchmark: Benchmark
-    places: Mapping[str, Path]
-
-    def with_pictures(self) -> Benchmark:
-        """The benchmark with the pictures that are there; those that are not are its `absent`."""
-        found = list(find_pictures(self.places))
-        benchmark = replace(self.benchmark, images=found)
-        return benchmark.without(self.places.keys() - {image.id for image in found})
+    queries: tuple[JudgedQuery, ...]
+    galleries: Mapping[str, AbstractSet[str]]
+    places: Places
+    unlisted: int = 0
 
 
-@dataclass(frozen=True)
-class Triplet:
-    """What a model learns from: a reference, what annotators said, and a target; both are image ids."""
-
-    reference: str
-    target: str
-    captions: tuple[str, ...]
+# The judged queries of a train split, each with one target, and the places of its pictures.
+TrainQueries = tuple[list[JudgedQuery], Places]
 
 
-# The triplets of a train split, and where their pictures belong, by id, without suffix.
-Triplets = tuple[list[Triplet], dict[str, Path]]
-
-
-def find_pictures(places: Mapping[str, Path]) -> Iterable[ImageFile]:
-    """The pictures that are there, in the order of their ids; each folder is listed once."""
+def find_pictures(places: Places) -> Iterable[ImageFile]:
+    """The pictures that exist, in the order of their ids. Each folder is listed once."""
     listed: dict[Path, frozenset[str]] = {}
     for image_id, place in sorted(places.items()):
         folder = place.parent
@@ -66,8 +58,13 @@ def find_pictures(places: Mapping[str, Path]) -> Iterable[ImageFile]:
 def read_json(path: Path, kind: type, what: str) -> Any:
     """The content of an annotation file.
 
+    Args:
+        path: the file.
+        kind: the expected type of the content.
+        what: a name for that content, for messages.
+
     Raises:
-        DataError: it is not there, not JSON, or not a `kind`.
+        DataError: the file cannot be read, is not JSON, or is not a `kind`.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -77,9 +74,9 @@ def read_json(path: Path, kind: type, what: str) -> Any:
             " and 'cir data check' says what belongs there"
         ) from None
     except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}; take the official file again") from None
+        raise DataError(f"{path}: not JSON: {error}; get the official file again") from None
     if not isinstance(content, kind):
-        raise DataError(f"{path}: not {what}; take the official file again")
+        raise DataError(f"{path}: not {what}; get the official file again")
     return content
 
 
@@ -87,7 +84,7 @@ def read_files(path: Path) -> dict[str, str]:
     """A table of image names and files. Raises DataError for anything else."""
     files: dict[str, str] = read_json(path, dict, "a table of image names and files")
     if not files or not all(isinstance(file, str) for file in files.values()):
-        raise DataError(f"{path}: not a table of image names and files; take the official file again")
+        raise DataError(f"{path}: not a table of image names and files; get the official file again")
     return files
 
 
@@ -95,29 +92,29 @@ def read_names(path: Path) -> list[str]:
     """A list of image names. Raises DataError for anything else."""
     names: list[str] = read_json(path, list, "a list of image names")
     if not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: not a list of image names; take the official file again")
+        raise DataError(f"{path}: not a list of image names; get the official file again")
     return names
 
 
 def read_entries(path: Path, keys: Mapping[str, type], *, within: str = "") -> list[dict[str, Any]]:
-    """A list of objects, each of which has the keys, with values of those types.
+    """A list of objects that all have some keys, with values of given types.
 
     Args:
         path: the file.
         keys: key -> type of its values.
-        within: the key of the list, where the file is an object.
+        within: the key of the list, if the file is an object.
 
     Raises:
-        DataError: it is something else; the message names file, entry and key.
+        DataError: the content is something else; the message names file, entry and key.
     """
-    content = read_json(path, dict if within else list, "what it should be")
+    content = read_json(path, dict if within else list, "an object" if within else "a list")
     entries = content.get(within) if within else content
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: it lists nothing; take the official file again")
+        raise DataError(f"{path}: no entries; get the official file again")
     for number, entry in enumerate(entries):
         for key, kind in keys.items():
             if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
                 raise DataError(
-                    f"{path}: entry {number} has no {key!r} of type {kind.__name__}; take the official file again"
+                    f"{path}: entry {number} has no {key!r} of type {kind.__name__}; get the official file again"
                 )
     return entries

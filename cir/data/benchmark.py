@@ -1,4 +1,4 @@
-"""What is asked and what would be right: queries with their targets over a gallery, under a protocol."""
+"""Judged queries over a gallery, under a protocol."""
 
 from __future__ import annotations
 
@@ -9,68 +9,40 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError
 
 if TYPE_CHECKING:
-    from cir.stats import Measure
     from cir.images import ImageFile
-
-
-@dataclass(frozen=True)
-class JudgedQuery:
-    """One composed query and its right answers.
-
-    Attributes:
-        id: unique within the benchmark.
-        reference: image id; empty for a query by text alone.
-        caption: the relative caption; empty for "more like this".
-        targets: image ids, at least one; none where they are not public.
-        groups: names under which it is also reported, such as "colour" or "phrasing:train".
-        subset: the images among which Rs@k ranks (CIRR); queries with equal subsets are ranked together.
-        headline: whether it counts in the overall figures.
-        gallery: which of the benchmark's galleries is searched, where it has several (FashionIQ's categories).
-        first_target: the target that Recall@k asks for, where it does not ask for all (CIRCO).
-        acceptable: further images that are counted as right in the group "target_soft" only (CIRR).
-    """
-
-    id: str
-    reference: str
-    caption: str
-    targets: frozenset[str]
-    groups: tuple[str, ...] = ()
-    subset: tuple[str, ...] = ()
-    headline: bool = True
-    gallery: str = ""
-    first_target: str = ""
-    acceptable: frozenset[str] = frozenset()
+    from cir.stats import Measure
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """Queries over a gallery, or over several.
 
-    Overall figures are over the headline queries, a group's over all queries that carry it. With several galleries a
+    Overall figures are over the headline queries, a group's over all queries of the group. With several galleries a
     figure is the unweighted mean of the galleries' figures.
 
     Attributes:
         name: such as "products".
         protocol: the name that stands beside every figure, such as "fashioniq-val/split".
-        images: the files of the gallery, no id twice; not needed to score a run.
+        images: the files of the gallery, with distinct ids; not needed to score a run.
         queries: at least one of them headline.
-        measures: what is reported, in this order.
+        measures: reported, in this order.
         keep_reference: whether the reference stays in the ranking.
-        galleries: name -> ids of each gallery; empty for one gallery of all `images`.
-        absent: ids of the protocol that are not there; none unless the user allowed it. Queries whose reference is
-            absent get no answer, and absent targets are never found: both count as misses.
-        headline: measures whose mean is the benchmark's one figure; may be empty.
+        galleries: name -> ids of that gallery; empty for a single gallery of all `images`.
+        absent: ids of the protocol whose pictures are missing; empty unless the user allowed that. A query whose
+            reference is absent gets no hits, and an absent target is never retrieved: both count as misses.
+        headline: measures whose mean is the benchmark's headline figure; may be empty.
         judged: whether the targets are public.
-        unlisted: size of the gallery where its ids are not known (CIRCO without COCO's list); else 0.
+        unlisted: size of the gallery if its ids are unknown (CIRCO without COCO's list); else 0.
 
     Raises:
-        DataError: no measures, no headline query, an id twice, a query without targets, or without the subset
+        DataError: no measures, no headline query, a duplicate id, a query without targets, or without the subset
             that Rs@k needs.
         MissingImageError: a target or a subset names an image that is neither in the gallery nor absent: no
-            ranking could find it.
+            ranking could contain it.
     """
 
     name: str
@@ -97,17 +69,17 @@ class Benchmark:
             if self.judged and not query.targets:
                 raise DataError(f"{where}: query {query.id!r} has no targets; give at least one")
             if self.ranks_subsets and not query.subset:
-                raise DataError(f"{where}: query {query.id!r} has no subset; Rs@k needs one on each")
+                raise DataError(f"{where}: query {query.id!r} has no subset; Rs@k needs a subset for every query")
             unknown = {*query.targets, *query.subset} - self.searched(query) - self.absent
             if unknown and not self.unlisted:
                 raise MissingImageError(
                     f"{where}: query {query.id!r} names {min(unknown)!r}, which is not in the gallery"
-                    " and could never be found; correct the query or add the image"
+                    " and could never be retrieved; correct the query or add the image"
                 )
 
     @cached_property
     def gallery(self) -> list[str]:
-        """The ids of all N images that are searched, in one gallery or another."""
+        """The ids of all N images, ascending if there are several galleries."""
         if not self.galleries:
             return [image.id for image in self.images]
         return sorted(set().union(*self.galleries.values()))
@@ -117,22 +89,22 @@ class Benchmark:
         return frozenset(self.gallery)
 
     def searched(self, query: JudgedQuery) -> AbstractSet[str]:
-        """The ids among which a query's targets are looked for."""
+        """The ids of the gallery that a query searches."""
         return self.galleries[query.gallery] if self.galleries else self._whole
 
     @property
     def gallery_sha256(self) -> str | None:
-        """Digest of the gallery's ids; None where they are not known."""
+        """Digest of the gallery's ids; None if they are unknown."""
         return None if self.unlisted else ids_sha256(self.gallery)
 
     @property
     def groups(self) -> list[str]:
-        """The names of the groups, in the order in which queries first carry them."""
+        """The names of the groups, in the order of their first queries."""
         return list(dict.fromkeys(group for query in self.queries for group in query.groups))
 
     @property
     def depth(self) -> int:
-        """How many places of a ranking the measures look at; subsets are ranked to their end."""
+        """The largest k of the measures, Rs@k apart: subsets are ranked to their end."""
         return max((measure.k for measure in self.measures if measure.name != "Rs"), default=1)
 
     @property
@@ -141,13 +113,13 @@ class Benchmark:
         return any(measure.name == "Rs" for measure in self.measures)
 
     def without(self, ids: Iterable[str]) -> Benchmark:
-        """The benchmark where some images are absent; nothing of it forgets that they are."""
-        gone = frozenset(ids)
+        """The benchmark with these images absent as well."""
+        absent = frozenset(ids)
         return replace(
             self,
-            images=[image for image in self.images if image.id not in gone],
-            galleries={name: gallery - gone for name, gallery in self.galleries.items()},
-            absent=self.absent | gone,
+            images=[image for image in self.images if image.id not in absent],
+            galleries={name: gallery - absent for name, gallery in self.galleries.items()},
+            absent=self.absent | absent,
         )
 
 

@@ -1,4 +1,4 @@
-"""What a data set's files should be, and what of them is there."""
+"""Compare a data set's folder with its manifest: annotation files by digest, pictures by name."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cir.errors import DataError
-from cir.data.annotations import find_pictures
+from cir.data.annotations import Places, find_pictures
 from cir.data.benchmark import ids_sha256
-from cir.data.protocols import READERS, TRAIN_READERS
+from cir.data.protocols import PROTOCOLS, TRAIN_SPLITS
+from cir.errors import DataError
 
 OK, MISSING, OTHER = "ok", "missing", "not the official file"
-UNKNOWN = "there; its digest is not known"
+UNKNOWN = "present; its official digest is not known"
 
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What of a benchmark's data is there.
+    """How far a folder holds a benchmark's data.
 
     Attributes:
-        manifest: what should be.
-        files: annotation file -> "ok", "missing", "not the official file" or that its digest is not known.
-        missing: places of pictures that are not there, without suffix.
-        images: how many pictures there should be.
-        ids: whether the ids are those of the manifest; None where they cannot be compared.
+        manifest: the data manifest that the folder was compared with.
+        files: annotation file -> OK, MISSING, OTHER or UNKNOWN.
+        missing: places of missing pictures, without suffix.
+        images: number of pictures in the manifest.
+        ids: whether the gallery's ids are those of the manifest; None if the annotations cannot be read.
         problem: why the annotations cannot be read; empty if they can.
     """
 
@@ -46,10 +46,9 @@ class DataCheck:
         return files and not self.missing and not self.problem and self.ids is not False
 
 
-def read_manifest(name: str) -> dict[str, Any]:
-    """The manifest of the split that a benchmark is on: `data_manifests/SPLIT.json`."""
-    folder = resources.files("cir.data_manifests")
-    text = (folder / f"{name.removesuffix('-union')}.json").read_text(encoding="utf-8")
+def read_data_manifest(split: str) -> dict[str, Any]:
+    """The content of `data_manifests/SPLIT.json`."""
+    text = (resources.files("cir.data_manifests") / f"{split}.json").read_text(encoding="utf-8")
     manifest: dict[str, Any] = json.loads(text)
     return manifest
 
@@ -57,27 +56,36 @@ def read_manifest(name: str) -> dict[str, Any]:
 def check_data(name: str, root: Path) -> DataCheck:
     """Compare a folder with the manifest of an official benchmark or train split. Pictures are not opened.
 
+    Args:
+        name: a key of `PROTOCOLS` or `TRAIN_SPLITS`.
+        root: the data set's folder.
+
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data-root is the data set's own folder")
-    manifest = read_manifest(name)
-    should = manifest["benchmarks"][name]
+    manifest = read_data_manifest(PROTOCOLS[name].split if name in PROTOCOLS else name)
+    expected = manifest["benchmarks"][name]
     files = {file: _state(root, file, entry) for file, entry in manifest["files"].items()}
     try:
-        if name in TRAIN_READERS:
-            places: Mapping[str, Path] = TRAIN_READERS[name](root)[1]
-            digest: str | None = ids_sha256(places)
-        else:
-            annotated = READERS[name](root, True)
-            places, digest = annotated.places, annotated.benchmark.gallery_sha256
+        places, digest = _places(name, root)
     except DataError as error:
-        return DataCheck(manifest, files, (), should["images"], None, str(error))
-    found = {image.id for image in find_pictures(places)}
-    missing = tuple(str(places[image]) for image in sorted(places.keys() - found))
-    same = digest == should["sha256"] if should["sha256"] else len(places) == should["images"]
-    return DataCheck(manifest, files, missing, should["images"], same)
+        return DataCheck(manifest, files, (), expected["images"], None, str(error))
+    present = {image.id for image in find_pictures(places)}
+    missing = tuple(str(places[image]) for image in sorted(places.keys() - present))
+    same = digest == expected["sha256"] if expected["sha256"] else len(places) == expected["images"]
+    return DataCheck(manifest, files, missing, expected["images"], same)
+
+
+def _places(name: str, root: Path) -> tuple[Places, str | None]:
+    """Where the pictures belong, and the digest of the gallery's ids."""
+    if name in TRAIN_SPLITS:
+        _, places = TRAIN_SPLITS[name].read(root)
+        return places, ids_sha256(places)
+    protocol = PROTOCOLS[name]
+    annotated = protocol.read(root, True)
+    return annotated.places, protocol.benchmark(annotated).gallery_sha256
 
 
 def _state(root: Path, file: str, entry: Mapping[str, Any]) -> str:

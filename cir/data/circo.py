@@ -1,4 +1,4 @@
-"""CIRCO: several right answers a query among the 123,403 unlabeled images of COCO 2017."""
+"""CIRCO: several targets per query among the 123,403 unlabeled images of COCO 2017."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cir.data.annotations import Annotated, read_entries
-from cir.data.benchmark import Benchmark, JudgedQuery
-from cir.stats import parse_measure
+from cir.data.judged_query import JudgedQuery
 
-MEASURES = tuple(parse_measure(f"{name}@{k}") for name in ("mAP", "Recall") for k in (5, 10, 25, 50))
 IMAGES = 123_403
 COCO = PurePosixPath("COCO2017_unlabeled")
 COCO_LIST = COCO / "annotations" / "image_info_unlabeled2017.json"
 
 
 def read_circo(root: Path, split: str, *, pictures: bool) -> Annotated:
-    """CIRCO in its official layout: `annotations/` beside `COCO2017_unlabeled/`.
-
-    mAP@k asks for all truths, Recall@k for the one the caption was written for. The reference stays in the ranking:
-    the server takes what it is given. Groups are the semantic aspects.
+    """CIRCO in its official layout: `annotations/` beside `COCO2017_unlabeled/`. Groups are the semantic aspects.
 
     Args:
         root: the data set's folder.
@@ -27,26 +22,20 @@ def read_circo(root: Path, split: str, *, pictures: bool) -> Annotated:
         pictures: COCO's list of images is needed; without it a run can be scored, but its ids cannot be checked.
 
     Raises:
-        DataError: an annotation file is missing or not what it should be.
+        DataError: an annotation file is missing or malformed.
     """
     judged = split != "test"
     path = root / "annotations" / f"{split}.json"
     keys: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str}
     entries = read_entries(path, keys | ({"target_img_id": int, "gt_img_ids": list} if judged else {}))
     files = _coco_files(root / COCO_LIST) if pictures or (root / COCO_LIST).is_file() else {}
-    benchmark = Benchmark(
-        name=f"circo-{split}",
-        protocol=f"circo-{split}",
-        images=(),
+    folder = root / COCO / "unlabeled2017"
+    return Annotated(
         queries=tuple(_query(entry, judged) for entry in entries),
-        measures=MEASURES,
-        keep_reference=True,
         galleries={"": frozenset(files)},
-        judged=judged,
+        places={name: folder / PurePosixPath(file).stem for name, file in files.items()},
         unlisted=0 if files else IMAGES,
     )
-    folder = root / COCO / "unlabeled2017"
-    return Annotated(benchmark, {name: folder / PurePosixPath(file).stem for name, file in files.items()})
 
 
 def _coco_files(path: Path) -> dict[str, str]:
@@ -61,6 +50,7 @@ def _query(entry: dict[str, Any], judged: bool) -> JudgedQuery:
         reference=str(entry["reference_img_id"]),
         caption=entry["relative_caption"],
         targets=frozenset(map(str, entry["gt_img_ids"] if judged else ())),
+        captions=(entry["relative_caption"],),
         groups=tuple(entry.get("semantic_aspects", ())),
         first_target=str(entry["target_img_id"]) if judged else "",
     )

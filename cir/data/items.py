@@ -1,6 +1,6 @@
-"""Composed queries from attributes: "the same, with this changed", and exactly which images answer it.
+"""Composed queries from attributes: "the same, with this changed", and exactly which images answer them.
 
-Real catalogues and the rendered wardrobe are both items with attributes. A change alters one or two attributes of a
+Product photos and rendered garments are both items with attributes. A query changes one or two attributes of a
 reference; its targets are all other items that equal the reference with the change applied.
 """
 
@@ -11,12 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cir.data.judged_query import JudgedQuery
+
 Key = tuple[str, ...]
+
+ATTEMPTS = 100  # draws per wanted query before `judged_queries` gives up
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image and what is known of it.
+    """One image and its known attributes.
 
     Attributes:
         id: the image's id.
@@ -29,31 +33,11 @@ class Item:
     fixed: str = ""
 
 
-@dataclass(frozen=True)
-class Change:
-    """A reference, what changes, and every item that answers.
-
-    Attributes:
-        reference: id.
-        changes: (kind, old value, new value), one or two.
-        targets: ids, at least one, without the reference.
-    """
-
-    reference: str
-    changes: tuple[tuple[str, str, str], ...]
-    targets: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        """Name of the kind of change, such as "colour" or "colour+type"."""
-        return "+".join(kind for kind, _, _ in self.changes)
-
-
 class Catalogue:
     """Items, indexed by their attributes.
 
     Args:
-        items: all of one split; ids are unique.
+        items: all items of a split; ids are unique.
         kinds: which attributes make two items the same; in this order.
     """
 
@@ -64,57 +48,85 @@ class Catalogue:
         for item in self.items:
             self.by_key[item.fixed, self.key(item)].append(item.id)
         self._items = {item.id: item for item in self.items}
-        self._near: dict[tuple[int, ...], dict[tuple[str, Key], list[Key]]] = {}
+        self._neighbours: dict[tuple[int, ...], dict[tuple[str, Key], list[Key]]] = {}
 
     def key(self, item: Item) -> Key:
         """The values that decide whether two items are the same."""
         return tuple(item.attributes[kind] for kind in self.kinds)
 
     def item(self, item_id: str) -> Item:
-        """The item of that id; KeyError when there is none."""
+        """The item of an id. Raises KeyError if the catalogue has no such item."""
         return self._items[item_id]
 
-    def change(self, item: Item, kinds: Sequence[str], rng: random.Random) -> Change | None:
-        """A random change of exactly these kinds that at least one other item answers, or None if there is none.
+    def judged_query(
+        self, item: Item, kinds: Sequence[str], rng: random.Random, *, query_id: str = ""
+    ) -> JudgedQuery | None:
+        """A random query about an item that changes exactly these kinds, without a caption.
 
-        The answer is drawn among items, so that what is common is asked for as often as it is there.
+        The change is drawn among items, so that common attribute values are queried as often as they occur.
+
+        Args:
+            item: the reference.
+            kinds: which attributes change.
+            rng: source of the choice.
+            query_id: id of the query.
+
+        Returns:
+            The query; None if no other item answers a change of these kinds.
         """
         places = tuple(sorted(self.kinds.index(kind) for kind in kinds))
         key = self.key(item)
-        rest = tuple(value for place, value in enumerate(key) if place not in places)
         candidates = [
             other
-            for other in self._neighbours(places).get((item.fixed, rest), ())
+            for other in self._grouped(places).get((item.fixed, _without(key, places)), ())
             if all(other[place] != key[place] for place in places)
         ]
         if not candidates:
             return None
         weights = [len(self.by_key[item.fixed, other]) for other in candidates]
         chosen = rng.choices(candidates, weights)[0]
-        return Change(
+        return JudgedQuery(
+            id=query_id,
             reference=item.id,
+            caption="",
+            targets=frozenset(self.by_key[item.fixed, chosen]),
             changes=tuple((self.kinds[place], key[place], chosen[place]) for place in places),
-            targets=tuple(self.by_key[item.fixed, chosen]),
         )
 
-    def changes(self, count: int, weights: Mapping[tuple[str, ...], float], *, seed: int) -> list[Change]:
-        """`count` random changes, deterministic for a seed; `weights` says how often each set of kinds is tried."""
+    def judged_queries(
+        self, count: int, weights: Mapping[tuple[str, ...], float], *, seed: int
+    ) -> list[JudgedQuery]:
+        """Random queries without captions, deterministic for a seed.
+
+        Args:
+            count: number of queries; fewer are drawn if hardly any item answers another.
+            weights: set of kinds -> how often it is tried.
+            seed: of the draws.
+
+        Returns:
+            Queries with the ids "0000", "0001", ...
+        """
         rng = random.Random(seed)
         sets, shares = list(weights), list(weights.values())
-        made: list[Change] = []
-        for _ in range(100 * count):
-            if len(made) == count:
-                return made
-            change = self.change(rng.choice(self.items), rng.choices(sets, shares)[0], rng)
-            if change is not None:
-                made.append(change)
-        return made
+        queries: list[JudgedQuery] = []
+        for _ in range(ATTEMPTS * count if self.items else 0):
+            if len(queries) == count:
+                break
+            item, kinds = rng.choice(self.items), rng.choices(sets, shares)[0]
+            query = self.judged_query(item, kinds, rng, query_id=f"{len(queries):04d}")
+            if query is not None:
+                queries.append(query)
+        return queries
 
-    def _neighbours(self, places: tuple[int, ...]) -> dict[tuple[str, Key], list[Key]]:
+    def _grouped(self, places: tuple[int, ...]) -> dict[tuple[str, Key], list[Key]]:
         """Keys grouped by what stays when the attributes at `places` change."""
-        if places not in self._near:
+        if places not in self._neighbours:
             groups: dict[tuple[str, Key], list[Key]] = defaultdict(list)
             for fixed, key in self.by_key:
-                groups[fixed, tuple(v for place, v in enumerate(key) if place not in places)].append(key)
-            self._near[places] = groups
-        return self._near[places]
+                groups[fixed, _without(key, places)].append(key)
+            self._neighbours[places] = groups
+        return self._neighbours[places]
+
+
+def _without(key: Key, places: tuple[int, ...]) -> Key:
+    return tuple(value for place, value in enumerate(key) if place not in places)

@@ -1,9 +1,9 @@
-"""Benchmarks of one's own pictures: a folder or zip, and a file with one query a line.
+"""Benchmarks of one's own pictures: a folder or zip, and a file with one judged query per line.
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"], "subset": [...]}
 
-Image names are relative to the folder or zip. Only "subset" may be left out. An empty reference asks by
-text alone, an empty caption for more of the same; one of the two is needed.
+Image names are relative to the folder or zip. Only "subset" is optional. A query with an empty reference is text alone,
+a query with an empty caption is "more like this"; one of the two is needed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from cir.data.benchmark import Benchmark
+from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError
-from cir.data.benchmark import Benchmark, JudgedQuery
 from cir.files import read_lines
-from cir.stats import Measure, parse_measure
 from cir.images import scan
+from cir.stats import Measure, parse_measure
 
 MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50", "mAP@10")))
 SUBSET_MEASURES = tuple(map(parse_measure, ("Rs@1", "Rs@2", "Rs@3")))
@@ -34,18 +35,18 @@ def load_jsonl(
     keep_reference: bool = False,
     measures: Sequence[Measure] | None = None,
 ) -> Benchmark:
-    """The benchmark in a file of queries.
+    """The benchmark in a file of judged queries.
 
     Args:
-        path: one JSON object a line; blank lines are passed over.
+        path: one JSON object per line; blank lines are skipped.
         root: folder or zip that holds the images.
-        gallery: names of the images to search; all images below `root` when None.
+        gallery: names of the images to search; all images below `root` if None.
         keep_reference: whether the reference stays in the ranking.
-        measures: what to report; None for MEASURES, and SUBSET_MEASURES where the queries have subsets.
+        measures: what to report; if None, MEASURES, and SUBSET_MEASURES if the queries have subsets.
 
     Raises:
         DataError: a line that is no query, named as file:line, or no queries at all.
-        MissingImageError: a line or `gallery` names an image that is not there.
+        MissingImageError: a line or `gallery` names an image that `root` does not hold.
     """
     images = scan([root])
     known = {image.id for image in images}
@@ -53,20 +54,20 @@ def load_jsonl(
     unknown = searched - known
     if unknown:
         raise MissingImageError(
-            f"{root}: {len(unknown)} images of the gallery list are not there, first {min(unknown)!r};"
+            f"{root}: {len(unknown)} images of the gallery list are missing, first {min(unknown)!r};"
             " names are relative to the folder or zip"
         )
     queries: dict[str, JudgedQuery] = {}
     for where, line in read_lines(path):
         query = parse_query(line, where)
         if query.id in queries:
-            raise DataError(f"{where}: the id {query.id!r} was used before; give every query its own")
+            raise DataError(f"{where}: the id {query.id!r} was used before; give every query an id of its own")
         _check_images(query, where, root, known, searched, keep_reference)
         if queries and bool(query.subset) != bool(next(iter(queries.values())).subset):
             raise DataError(f"{where}: some queries have a subset, some have none; give it to all or none")
         queries[query.id] = query
     if not queries:
-        raise DataError(f"{path}: no queries; write one JSON object a line with {', '.join(REQUIRED)}")
+        raise DataError(f"{path}: no queries; write one JSON object per line with {', '.join(REQUIRED)}")
     if measures is None:
         has_subsets = any(query.subset for query in queries.values())
         measures = MEASURES + (SUBSET_MEASURES if has_subsets else ())
@@ -81,19 +82,19 @@ def load_jsonl(
 
 
 def parse_query(line: str, where: str) -> JudgedQuery:
-    """The query on one line, as far as it can be judged without the images.
+    """The query on one line, checked as far as that is possible without the images.
 
     Args:
         line: one JSON object.
         where: file and line, for messages.
 
     Raises:
-        DataError: it is no query.
+        DataError: the line is no query.
     """
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON, {error.msg} at column {error.colno}; one object a line") from error
+        raise DataError(f"{where}: not JSON, {error.msg} at column {error.colno}; write one object per line") from error
     if not isinstance(values, dict):
         raise DataError(f"{where}: not a JSON object; write {{...}} with the keys {', '.join(REQUIRED)}")
     for key in REQUIRED:
@@ -110,9 +111,9 @@ def parse_query(line: str, where: str) -> JudgedQuery:
         subset=tuple(dict.fromkeys(_names(values, "subset", where))),
     )
     if not query.id:
-        raise DataError(f"{where}: the id is empty; give every query its own")
+        raise DataError(f"{where}: the id is empty; give every query an id of its own")
     if not query.targets:
-        raise DataError(f"{where}: 'targets' is empty; name at least one image that is right")
+        raise DataError(f"{where}: 'targets' is empty; name at least one image")
     if not query.reference and not query.caption.strip():
         raise DataError(f"{where}: neither a reference nor a caption; give at least one of them")
     return query
@@ -126,7 +127,7 @@ def _check_images(
     searched: AbstractSet[str],
     keep_reference: bool,
 ) -> None:
-    """Refuse names that are not there and targets that no ranking could reach."""
+    """Refuse names of unknown images and targets that no ranking could contain."""
     if query.reference and query.reference not in known:
         raise MissingImageError(f"{where}: the reference {query.reference!r} is not in {root}; correct or add it")
     for key, names in (("targets", query.targets), ("subset", query.subset)):
@@ -141,7 +142,7 @@ def _check_images(
             " take it out of 'targets', or keep references"
         )
     if query.subset and not query.targets & set(query.subset):
-        raise DataError(f"{where}: no target is in 'subset', where it is to be found; add it")
+        raise DataError(f"{where}: no target is in 'subset'; add it")
 
 
 def _text(values: dict[str, Any], key: str, where: str) -> str:
@@ -154,12 +155,12 @@ def _text(values: dict[str, Any], key: str, where: str) -> str:
 def _names(values: dict[str, Any], key: str, where: str) -> list[str]:
     value = values.get(key, [])
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        what = "a list with other things" if isinstance(value, list) else _kind(value)
+        what = "a list with values that are no strings" if isinstance(value, list) else _kind(value)
         raise DataError(f'{where}: {key!r} is {what}; write a list of image names, ["a.jpg", "b.jpg"]')
     return value
 
 
 def _kind(value: object) -> str:
-    """What JSON calls a value."""
+    """The JSON type of a value, with its article."""
     kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
     return "null" if value is None else kinds.get(type(value), "an object")

@@ -1,4 +1,4 @@
-"""A query with known answers: what evaluation measures, what a replacement is judged by, what training learns from."""
+"""A query with known targets, as evaluation, replacement and training share it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ AttributeChange = tuple[str, str, str]  # kind, old value, new value
 
 @dataclass(frozen=True)
 class JudgedQuery:
-    """A reference, a relative caption, and the images that answer it.
+    """A reference, a relative caption, and the images that answer the query.
 
     Attributes:
         id: unique among the queries of its source.
         reference: image id; empty for a query by text alone.
         caption: the relative caption; empty for "more like this".
-        targets: image ids, at least one; none if they are not public.
+        targets: image ids, at least one; empty if they are not public.
         captions: the captions that annotators wrote, where `caption` joins several (FashionIQ).
         changes: the attribute changes that the caption states, where it was generated from attributes.
         groups: names under which it is also reported, such as "colour" or "phrasing:train".

@@ -1,7 +1,7 @@
 """Product photos with attributes in the Kaggle layout: `styles.csv` beside `images/` or zips of it.
 
 The splits are by the hash of an id, so that they are the same for everybody whatever subset of the photos they hold
-(docs/protocols.md).
+(docs/protocols.md). A product id names a row of `styles.csv` and the stem of its photo.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cir.data import captions
+from cir.data.captions import value_in_name
 from cir.data.items import Item
 from cir.errors import DataError
 from cir.images import ImageFile, scan
 
 KINDS = ("colour", "type", "gender")
 COLUMNS = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
-NAMED = ("pattern", "neckline", "sleeves", "material")
+FROM_NAMES = ("pattern", "neckline", "sleeves", "material")  # attributes that only a product's name mentions
 # How often each set of attributes is changed together, in training and in the benchmark.
 CHANGE_WEIGHTS: dict[tuple[str, ...], float] = {
     ("colour",): 0.35,
@@ -43,7 +43,7 @@ def held_out(product: str) -> bool:
 
 
 def among_first(product: str, share: float) -> bool:
-    """Whether a product belongs to a share of all; what belongs to a small share belongs to every larger one."""
+    """Whether a product belongs to a share of all products; a smaller share is part of every larger one."""
     return _digest(product) // 10 % 1000 < 1000 * share
 
 
@@ -56,7 +56,7 @@ def _digest(product: str) -> int:
 
 
 def read_styles(data_root: Path) -> dict[str, dict[str, str]]:
-    """`styles.csv` as id -> row. Raises DataError when the file is missing or lacks a column."""
+    """`styles.csv` as product id -> row. Raises DataError when the file is missing or lacks a column."""
     path = data_root / "styles.csv"
     if not path.is_file():
         raise DataError(f"{data_root}: no styles.csv; --data-root is the folder of the product data set")
@@ -72,10 +72,14 @@ def read_styles(data_root: Path) -> dict[str, dict[str, str]]:
 
 
 def image_source(data_root: Path, images: str | None = None) -> Path:
-    """The folder or zip that holds the pictures: `images` under the root, by default the one with the largest pictures.
+    """The folder or zip that holds the pictures.
+
+    Args:
+        data_root: folder of `styles.csv`.
+        images: name of the folder or zip; by default `images/`, else the zip with the largest pictures.
 
     Raises:
-        DataError: nothing of the kind is there.
+        DataError: no such folder or zip.
     """
     if images is not None:
         chosen = data_root / images
@@ -91,7 +95,7 @@ def image_source(data_root: Path, images: str | None = None) -> Path:
 
 
 def bytes_per_image(path: Path) -> float:
-    """Mean size of a zip's files, which tells large pictures from small ones without opening any; 0 for no zip."""
+    """Mean size of a zip's files: larger for larger pictures, and known without opening any. 0 if it is no zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [member.file_size for member in archive.infolist() if not member.is_dir()]
@@ -113,13 +117,16 @@ def item(row: dict[str, str], image_id: str) -> Item:
 
 
 def details(row: dict[str, str]) -> dict[str, str]:
-    """Everything a row tells, as attribute -> value with "" for unknown: `KINDS`, usage, season, and what the product's
-    name says of pattern, neckline, sleeves and material. Names are silent more often than not."""
-    told = {kind: captions.named(kind, row["productDisplayName"] or "") for kind in NAMED}
+    """All known attributes of a product, as kind -> value with "" for unknown.
+
+    `KINDS`, usage and season are columns. Pattern, neckline, sleeves and material come from the product's name, which
+    mentions them in a minority of rows.
+    """
+    from_name = {kind: value_in_name(kind, row["productDisplayName"] or "") for kind in FROM_NAMES}
     usage = "" if row["usage"] in ("NA", "Home") else row["usage"]
     return {
         **{kind: row[column] for kind, column in COLUMNS.items()},
-        **told,
+        **from_name,
         "usage": usage,
         "season": row["season"],
     }

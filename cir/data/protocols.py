@@ -1,33 +1,153 @@
-"""The official benchmarks by name, from the folder of the data set."""
+"""The official protocols as data, and the benchmarks they define over a data set's own folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cir.errors import MissingImageError
+from cir.data.annotations import Annotated, TrainQueries, find_pictures
+from cir.data.benchmark import Benchmark
 from cir.data.circo import read_circo
 from cir.data.cirr import read_cirr, read_cirr_train
 from cir.data.fashioniq import read_fashioniq, read_fashioniq_train
+from cir.errors import MissingImageError
+from cir.images import ImageFile
+from cir.stats import Measure, parse_measure
 
-if TYPE_CHECKING:
-    from cir.data.annotations import Annotated, Triplets
-    from cir.data.benchmark import Benchmark
 
-# Each takes the data set's folder, and whether pictures will be wanted.
-READERS: Mapping[str, Callable[[Path, bool], Annotated]] = {
-    "fashioniq-val": lambda root, pictures: read_fashioniq(root),
-    "fashioniq-val-union": lambda root, pictures: read_fashioniq(root, union=True),
-    "cirr-val": lambda root, pictures: read_cirr(root, "val"),
-    "cirr-test1": lambda root, pictures: read_cirr(root, "test1"),
-    "circo-val": lambda root, pictures: read_circo(root, "val", pictures=pictures),
-    "circo-test": lambda root, pictures: read_circo(root, "test", pictures=pictures),
+@dataclass(frozen=True)
+class Protocol:
+    """How an official benchmark is measured.
+
+    Attributes:
+        name: as the command line takes it.
+        protocol: the name that stands beside every figure.
+        split: the data set's split; `data_manifests/SPLIT.json` describes its files.
+        read: (data set's folder, whether pictures are needed) -> the content of its annotation files.
+        measures: reported, in this order.
+        headline: measures whose mean is the benchmark's headline figure; may be empty.
+        keep_reference: whether the reference stays in the ranking.
+        judged: whether the targets are public.
+        server: whose server takes submissions, "cirr" or "circo"; empty if there is no server.
+    """
+
+    name: str
+    protocol: str
+    split: str
+    read: Callable[[Path, bool], Annotated]
+    measures: tuple[Measure, ...]
+    headline: tuple[Measure, ...] = ()
+    keep_reference: bool = False
+    judged: bool = True
+    server: str = ""
+
+    def benchmark(self, annotated: Annotated, images: Sequence[ImageFile] = ()) -> Benchmark:
+        """The benchmark of some annotations; without images a run can still be scored. Raises as `Benchmark`."""
+        return Benchmark(
+            name=self.name,
+            protocol=self.protocol,
+            images=images,
+            queries=annotated.queries,
+            measures=self.measures,
+            keep_reference=self.keep_reference,
+            galleries=annotated.galleries,
+            headline=self.headline,
+            judged=self.judged,
+            unlisted=annotated.unlisted,
+        )
+
+
+@dataclass(frozen=True)
+class TrainSplit:
+    """A split that models learn from; nothing is measured on it.
+
+    Attributes:
+        name: as the command line takes it, and of its file in `data_manifests/`.
+        read: data set's folder -> judged queries and places of pictures.
+    """
+
+    name: str
+    read: Callable[[Path], TrainQueries]
+
+
+def _measures(text: str) -> tuple[Measure, ...]:
+    return tuple(map(parse_measure, text.split()))
+
+
+_FASHIONIQ = _measures("R@10 R@50")
+_CIRR = _measures("R@1 R@5 R@10 R@50 Rs@1 Rs@2 Rs@3")
+_CIRR_HEADLINE = _measures("R@5 Rs@1")
+_CIRCO = _measures("mAP@5 mAP@10 mAP@25 mAP@50 Recall@5 Recall@10 Recall@25 Recall@50")
+
+# The reference stays in the ranking of FashionIQ, as in its official code, and of CIRCO, whose server takes what it is
+# given. CIRCO's mAP@k counts all targets, its Recall@k the one that the caption was written for.
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="fashioniq-val",
+            protocol="fashioniq-val/split",
+            split="fashioniq-val",
+            read=lambda root, pictures: read_fashioniq(root),
+            measures=_FASHIONIQ,
+            headline=_FASHIONIQ,
+            keep_reference=True,
+        ),
+        Protocol(
+            name="fashioniq-val-union",
+            protocol="fashioniq-val/val-union",
+            split="fashioniq-val",
+            read=lambda root, pictures: read_fashioniq(root, union=True),
+            measures=_FASHIONIQ,
+            headline=_FASHIONIQ,
+            keep_reference=True,
+        ),
+        Protocol(
+            name="cirr-val",
+            protocol="cirr-val",
+            split="cirr-val",
+            read=lambda root, pictures: read_cirr(root, "val"),
+            measures=_CIRR,
+            headline=_CIRR_HEADLINE,
+        ),
+        Protocol(
+            name="cirr-test1",
+            protocol="cirr-test1",
+            split="cirr-test1",
+            read=lambda root, pictures: read_cirr(root, "test1"),
+            measures=_CIRR,
+            headline=_CIRR_HEADLINE,
+            judged=False,
+            server="cirr",
+        ),
+        Protocol(
+            name="circo-val",
+            protocol="circo-val",
+            split="circo-val",
+            read=lambda root, pictures: read_circo(root, "val", pictures=pictures),
+            measures=_CIRCO,
+            keep_reference=True,
+            server="circo",
+        ),
+        Protocol(
+            name="circo-test",
+            protocol="circo-test",
+            split="circo-test",
+            read=lambda root, pictures: read_circo(root, "test", pictures=pictures),
+            measures=_CIRCO,
+            keep_reference=True,
+            judged=False,
+            server="circo",
+        ),
+    )
 }
-# What models learn from; nothing is measured on these.
-TRAIN_READERS: Mapping[str, Callable[[Path], Triplets]] = {
-    "fashioniq-train": read_fashioniq_train,
-    "cirr-train": read_cirr_train,
+TRAIN_SPLITS: Mapping[str, TrainSplit] = {
+    split.name: split
+    for split in (
+        TrainSplit("fashioniq-train", read_fashioniq_train),
+        TrainSplit("cirr-train", read_cirr_train),
+    )
 }
 
 
@@ -35,24 +155,27 @@ def load_official(name: str, root: Path, *, pictures: bool = True, allow_missing
     """An official benchmark.
 
     Args:
-        name: a key of READERS.
+        name: a key of PROTOCOLS.
         root: the data set's folder, in its official layout.
         pictures: look for the pictures too; without them runs can be scored.
-        allow_missing: go on without pictures that are not there; the benchmark knows which.
+        allow_missing: accept missing pictures; the benchmark lists them as `absent`.
 
     Raises:
-        DataError: an annotation file is missing or not what it should be.
-        MissingImageError: pictures are missing and that is not allowed, or none is there.
+        DataError: an annotation file is missing or malformed.
+        MissingImageError: all pictures are missing, or some are and that is not allowed.
     """
-    annotated = READERS[name](root, pictures)
+    protocol = PROTOCOLS[name]
+    annotated = protocol.read(root, pictures)
     if not pictures:
-        return annotated.benchmark
-    benchmark = annotated.with_pictures()
-    if benchmark.absent and not (allow_missing and benchmark.images):
-        gone, first = benchmark.absent, annotated.places[min(benchmark.absent)]
+        return protocol.benchmark(annotated)
+    images = list(find_pictures(annotated.places))
+    absent = annotated.places.keys() - {image.id for image in images}
+    benchmark = protocol.benchmark(annotated, images).without(absent)
+    if absent and not (allow_missing and images):
         raise MissingImageError(
-            f"{root}: {len(gone):,} of {len(annotated.places):,} images of {benchmark.protocol} are missing,"
-            f" first {first} (.png or .jpg); 'cir data check {name} --data-root {root}' says how to get them"
-            + (", --allow-missing goes on without" if benchmark.images else "")
+            f"{root}: {len(absent):,} of {len(annotated.places):,} images of {protocol.protocol} are missing,"
+            f" first {annotated.places[min(absent)]} (.png or .jpg);"
+            f" 'cir data check {name} --data-root {root}' says how to get them"
+            + (", --allow-missing goes on without" if images else "")
         )
     return benchmark

@@ -1,8 +1,8 @@
-"""Putting a new model behind an index without encoding its gallery again: what was measured decides.
+"""Replacing the model of an index without re-indexing its gallery: a study measures, a gate decides.
 
-    anchors -> study -> routes -> measures -> gate -> mapping
+    judged queries -> paired sample -> routes -> measures -> gate -> evidence and mapping
 
-Anchors are questions with known answers about images of the index. A study holds both models' vectors of them. A
-route is one way from the new model's queries to the old vectors; each is fitted on one half of the anchors and measured
-on the other, and the gate says whether the best of them is good enough to be published.
+Judged queries are about images of the index. A paired sample holds both models' vectors of them. A route takes the new
+model's queries to the old vectors; each is fitted on one half of the queries and measured on the other, and the gate
+decides whether the best of them may be published.
 """

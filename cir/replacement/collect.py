@@ -1,206 +1,167 @@
-"""Both models over the same images and the same questions: the costly part of a replacement, done once."""
+"""Collecting a paired sample: the costly part of a study, done once per older space."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cir.arrays import Floats, Mask, Stored
+from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, WeightsError
-from cir.images import decode
+from cir.indexer.reading.stored_image import StoredImage
+from cir.indexer.storage.segment import Layout
+from cir.indexer.writing.pipeline import encode_photos
 from cir.indexer.writing.preconditions import keeps_tokens
-from cir.replacement.questions import Anchor, needed_photos
-from cir.replacement.paired_sample import Study, halves
+from cir.replacement.encode_queries import encode_queries
+from cir.replacement.paired_sample import PairedSample, group_split
+from cir.replacement.questions import needed_images
 from cir.search.searcher import Searcher
-from cir.types import Query, ExposesQueryStates
+from cir.types import Encoder, ModelCard, Progress
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from cir.indexer.reading.gallery import Gallery
-    from cir.types import Encoded, Encoder, ModelCard
-
-    Floats = NDArray[np.float32]
-
-BATCH = 32
-SLICE_VALUES = 20  # a metadata column of more values than these is no set of slices
-
-Progress = Callable[[int, int], None]
+MAX_SLICE_VALUES = 20  # a metadata column with more values is not a set of slices
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What was seen.
+class Collected:
+    """A paired sample and what it is about.
 
     Attributes:
-        study: of both models.
-        anchors: those it is about, in the order of its rows.
-        images_per_second: of the new model, reading and decoding included.
+        sample: both models' vectors.
+        queries: the judged queries, in the order of its rows.
+        images_per_second: throughput of the new model, reading and decoding included, as in a build.
     """
 
-    study: Study
-    anchors: Sequence[Anchor]
+    sample: PairedSample
+    queries: Sequence[JudgedQuery]
     images_per_second: float
 
 
-def observe(
-    index: Searcher,
-    encoder: Encoder,
-    made_by: ModelCard,
-    anchors: Sequence[Anchor],
-    *,
-    sample: int,
-    rng: np.random.Generator,
-    progress: Progress | None = None,
-) -> Observation:
-    """Encode the anchors and a sample of one space of an index by a new model, beside what is stored.
+@dataclass(frozen=True)
+class SampleCollector:
+    """Encodes judged queries and a sample of an index with a new model, beside what is stored.
 
-    Args:
-        index: with the models that made it at hand.
+    Attributes:
+        searcher: the index, with the models that made it.
         encoder: the new model.
-        made_by: the model whose own space it is.
-        anchors: questions, each with an answer among its images. Those whose reference, or all of whose answers, have
-            no photo any more are left out.
-        sample: images besides those that the anchors name.
-        rng: draws the sample, and the half of the anchors that fits may see.
+        sample: images to encode beyond those that the queries name.
         progress: called with (images encoded, images to encode).
-
-    Raises:
-        MissingImageError: hardly an anchor has its photos.
-        WeightsError: the new model's vectors are not of unit length.
     """
-    gallery, space = index.gallery, made_by.space.id
-    members = gallery.ids_in(space)
-    inside = set(members)
-    named = {name for one in anchors for name in needed_photos(one, inside)}
-    others = [image_id for image_id in members if image_id not in named]
-    drawn = rng.permutation(len(others))[:sample]
-    ids = sorted([*named, *(others[place] for place in drawn)])
-    started = time.perf_counter()
-    encoded, ids = _encode(gallery, encoder, ids, progress)
-    speed = len(ids) / max(time.perf_counter() - started, 1e-6)
-    row = {image_id: number for number, image_id in enumerate(ids)}
-    usable = [one for one in anchors if not row.keys().isdisjoint(one.targets) and _seen(index, one)]
-    questions = [one.reference or one.caption for one in usable]
-    if len(set(questions)) < 2:
-        raise MissingImageError(
-            f"the photos of {len(anchors) - len(usable)} of {len(anchors)} anchors are gone or have changed; bring "
-            "them back, or keep other anchors with `cir anchors`"
+
+    searcher: Searcher
+    encoder: Encoder
+    sample: int
+    progress: Progress | None = None
+
+    def collect(self, made_by: ModelCard, queries: Sequence[JudgedQuery], rng: np.random.Generator) -> Collected:
+        """Collect the paired sample of one space.
+
+        Args:
+            made_by: the model whose own space it is.
+            queries: each with a target in the space. Those without a photo of their reference, or of any target, are
+                left out.
+            rng: draws the sample, and the half of the queries that fits may see.
+
+        Raises:
+            MissingImageError: hardly any query has its photos.
+            WeightsError: the new model's vectors are not unit-norm.
+        """
+        gallery, space, encoder = self.searcher.gallery, made_by.space.id, self.encoder
+        started = time.perf_counter()
+        drawn = [gallery.image(name) for name in _draw(gallery.ids_in(space), queries, self.sample, rng)]
+        photos, new_gallery = self._encode(drawn)
+        speed = len(drawn) / max(time.perf_counter() - started, 1e-6)
+        rows = {photo.id: row for row, photo in enumerate(photos)}
+        references = {query.reference: gallery.image(query.reference) for query in queries if query.reference}
+        readable = {"", *(name for name, photo in references.items() if _readable(photo))}
+        usable = [
+            query for query in queries if query.reference in readable and not rows.keys().isdisjoint(query.targets)
+        ]
+        groups = [query.reference or query.caption for query in usable]
+        if len(set(groups)) < 2:
+            raise MissingImageError(
+                f"the photos of {len(queries) - len(usable)} of {len(queries)} judged queries are gone or have "
+                "changed; bring them back, or store other queries with `cir questions`"
+            )
+        pictures = [references.get(query.reference) for query in usable]
+        new = encode_queries(encoder, pictures, [query.caption for query in usable], space)
+        current = self.searcher.encode([query.query for query in usable])
+        sample = PairedSample(
+            old_gallery=np.stack([photo.stored for photo in photos]).astype(np.float32),
+            new_gallery=new_gallery,
+            old_queries=current.by_space[space] if space == gallery.space.id else self._encode_native(space, usable),
+            new_queries=new.native,
+            head_queries=new.head,
+            current=gallery.scores(current, list(rows)),
+            references=np.array([rows.get(query.reference, -1) for query in usable]),
+            relevant=_relevant(usable, rows),
+            fit=group_split(groups, rng),
+            slices=_slices(pictures),
+            simplex_dims=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
+            new_states=new.states,
         )
-    right = np.zeros((len(usable), len(ids)), bool)
-    for number, one in enumerate(usable):
-        right[number, [row[target] for target in one.targets if target in row]] = True
-    queries = [Query((one.reference,) if one.reference else (), one.caption) for one in usable]
-    asked = index.vectors(queries)
-    spaces = [None, space] if space in encoder.card.query_heads else [None]
-    states, made = _queries(index, encoder, queries, spaces)
-    study = Study(
-        old_gallery=np.stack([gallery.stored_values(image_id) for image_id in ids]).astype(np.float32),
-        new_gallery=encoded,
-        old_queries=asked[space] if space == gallery.space.id else _made_by(index, space, queries),
-        new_queries=made[None],
-        head_queries=made.get(space),
-        current=gallery.scores(asked, ids),
-        references=np.array([row.get(one.reference, -1) for one in usable]),
-        right=right,
-        fit=halves(questions, rng),
-        slices=_slices(gallery, usable),
-        anchored=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
-        new_states=states,
-    )
-    return Observation(study, usable, speed)
+        return Collected(sample, usable, speed)
+
+    def _encode(self, photos: Sequence[StoredImage]) -> tuple[list[StoredImage], Floats]:
+        """The photos that can be used, and what would rank them: (n, E) vectors or (n, T, E) tokens, float32."""
+        tokens = keeps_tokens(self.searcher.gallery.manifest, self.encoder.card)
+        layout = Layout.of(self.encoder.card, tokens, "float32")
+        by_digest: dict[bytes, Stored] = {}
+        digests: dict[str, bytes] = {}
+        done = 0
+        for batch in encode_photos(photos, self.encoder, layout):
+            values = batch.tokens if layout.tokens else batch.vectors
+            if values is not None:
+                by_digest |= zip(batch.digests, values, strict=True)
+            digests |= {photo.id: digest for photo, digest in batch.files}
+            done += len(batch.files) + len(batch.unreadable)
+            if self.progress:
+                self.progress(done, len(photos))
+        usable = [photo for photo in photos if digests.get(photo.id) in by_digest]
+        if not usable:
+            raise MissingImageError(f"none of {len(photos):,} photos is where it was indexed; bring them back")
+        return usable, np.stack([by_digest[digests[photo.id]] for photo in usable]).astype(np.float32)
+
+    def _encode_native(self, space: str, queries: Sequence[JudgedQuery]) -> Floats | None:
+        """The queries by the model that made a space; None if its folder is missing."""
+        try:
+            return self.searcher.encode_native(space, [query.query for query in queries])
+        except WeightsError:
+            return None
 
 
-def _seen(index: Searcher, anchor: Anchor) -> bool:
-    """Whether the reference of an anchor can be shown to a model."""
+def _draw(members: Sequence[str], queries: Sequence[JudgedQuery], sample: int, rng: np.random.Generator) -> list[str]:
+    """Ids of a space to encode: those that queries need, and a random sample of the others; ascending."""
+    inside = set(members)
+    needed = {name for query in queries for name in needed_images(query, inside)}
+    others = [image_id for image_id in members if image_id not in needed]
+    return sorted([*needed, *(others[place] for place in rng.permutation(len(others))[:sample])])
+
+
+def _readable(photo: StoredImage) -> bool:
     try:
-        return not anchor.reference or bool(index.gallery.photo(anchor.reference, unchanged=True))
+        return bool(photo.read())
     except (DataError, OSError):
         return False
 
 
-def _made_by(index: Searcher, space: str, queries: Sequence[Query]) -> Floats | None:
-    """The queries by the model whose own space it is; None where that model is not here any more."""
-    try:
-        return index.made(space, queries)
-    except WeightsError:
-        return None
+def _relevant(queries: Sequence[JudgedQuery], rows: Mapping[str, int]) -> Mask:
+    """(Q, N) bool: which images of the sample are targets; `rows` is id -> row of the sample."""
+    relevant = np.zeros((len(queries), len(rows)), np.bool_)
+    for number, query in enumerate(queries):
+        relevant[number, [rows[target] for target in query.targets if target in rows]] = True
+    return relevant
 
 
-def _encode(
-    gallery: Gallery, encoder: Encoder, ids: Sequence[str], progress: Progress | None
-) -> tuple[Floats, list[str]]:
-    """The new model's vectors (or tokens) of images; those whose photo is gone are left out."""
-    kept, parts = [], []
-    tokens = keeps_tokens(gallery.manifest, encoder.card)
-    for start in range(0, len(ids), BATCH):
-        pixels = []
-        for image_id in ids[start : start + BATCH]:
-            try:
-                pixels.append(encoder.preprocess(decode(gallery.photo(image_id, unchanged=True), image_id)))
-            except (DataError, OSError):
-                continue
-            kept.append(image_id)
-        if pixels:
-            parts.append(_values(encoder.encode_images(np.stack(pixels)), tokens))
-        if progress:
-            progress(min(start + BATCH, len(ids)), len(ids))
-    if not parts:
-        raise MissingImageError(f"{gallery.path}: none of {len(ids):,} photos is where it was indexed; bring them back")
-    return np.concatenate(parts), kept
-
-
-def _values(encoded: Encoded, tokens: bool) -> Floats:
-    """What would decide the rank of these images."""
-    values = encoded.tokens if encoded.vectors is None or (tokens and encoded.tokens is not None) else encoded.vectors
-    assert values is not None  # an encoder gives at least one of the two
-    if not (np.abs(np.linalg.norm(values, axis=-1) - 1) < 1e-2).all():  # also where one is NaN
-        raise WeightsError("the new model gives vectors that are not of unit length; it cannot serve")
-    return values
-
-
-def _queries(
-    index: Searcher, encoder: Encoder, queries: Sequence[Query], spaces: Sequence[str | None]
-) -> tuple[Floats | None, dict[str | None, Floats]]:
-    """What the new model says of queries about gallery images: its states where it shows them, and space -> vectors.
-
-    Returns:
-        (Q, width) float32 or None, and for every space, None for its own, (Q, D) float32, unit-norm.
-    """
-    states: dict[int, Floats] = {}
-    made: dict[str | None, dict[int, Floats]] = {space: {} for space in spaces}
-    told = [row for row, query in enumerate(queries) if not query.references]
-    composed = [row for row, query in enumerate(queries) if query.references]
-    for rows in [part[start : start + BATCH] for part in (told, composed) for start in range(0, len(part), BATCH)]:
-        captions = [queries[row].text for row in rows]
-        seen = [index.picture(queries[row].references[0]) for row in rows if queries[row].references]
-        pixels = np.stack([encoder.preprocess(picture) for picture in seen]) if seen else None
-        if isinstance(encoder, ExposesQueryStates):
-            said = encoder.text_states(captions) if pixels is None else encoder.query_states(pixels, captions)
-            states |= zip(rows, said, strict=True)
-            for space, each in made.items():
-                each |= zip(rows, encoder.project_states(said, space), strict=True)
-            continue
-        for space, each in made.items():
-            if pixels is None:
-                each |= zip(rows, encoder.encode_texts(captions, space), strict=True)
-            else:
-                each |= zip(rows, encoder.encode_queries(pixels, captions, space), strict=True)
-    order = range(len(queries))
-    vectors = {space: np.stack([each[row] for row in order]) for space, each in made.items()}
-    return (np.stack([states[row] for row in order]) if states else None), vectors
-
-
-def _slices(gallery: Gallery, anchors: Sequence[Anchor]) -> dict[str, NDArray[np.bool_]]:
-    """Anchors by the metadata of their reference, for columns of few values."""
-    told = [gallery.metadata(one.reference) if one.reference else {} for one in anchors]
+def _slices(references: Sequence[StoredImage | None]) -> dict[str, Mask]:
+    """Queries by the metadata of their reference, for columns of few values."""
+    metadata = [photo.metadata if photo else {} for photo in references]
     slices = {}
-    for column in gallery.columns:
-        values = {each[column] for each in told if column in each}
-        if len(values) <= SLICE_VALUES:
+    for column in sorted({column for row in metadata for column in row}):
+        values = {row[column] for row in metadata if column in row}
+        if len(values) <= MAX_SLICE_VALUES:
             for value in sorted(values):
-                slices[f"{column}={value}"] = np.array([each.get(column) == value for each in told])
+                slices[f"{column}={value}"] = np.array([row.get(column) == value for row in metadata])
     return slices

@@ -1,145 +1,101 @@
-"""When a new model may serve old vectors. Refusing is a normal answer, and says why."""
+"""The gate: when a new model may serve old vectors. A refusal is a normal answer, with reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from cir.replacement.measure import MEASURES, Measured
+from cir.evidence import Measures, ReindexCost, RouteResult, Verdict
+from cir.replacement.measure import MEASURES
 
-ANCHORS = 200  # fewer do not tell a gain of ten points from luck
-FLIPS, MANY_FLIPS = 0.10, 0.08  # of all anchors; on real photos a good route loses 0.04 to 0.06
-LITTLE = 0.20
-CHANCE = 0.05
-SOON = 0.25  # hours that encoding everything again may take before anything else is worth considering
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What encoding the old part of the gallery again would take.
-
-    Attributes:
-        images: how many.
-        hours: at the speed measured on the sample, on this machine.
-        bytes: of the new vectors and tokens.
-    """
-
-    images: int
-    hours: float
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What came of it.
-
-    Attributes:
-        route: the route that may be published, or None.
-        refused: route -> why it may not; under "" what speaks against every route.
-        warnings: what should be known even so.
-        advice: what to do, one line.
-    """
-
-    route: str | None
-    refused: Mapping[str, Sequence[str]]
-    warnings: Sequence[str] = field(default_factory=tuple)
-    advice: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        refused = {name: list(reasons) for name, reasons in self.refused.items()}
-        return {"route": self.route, "refused": refused, "warnings": list(self.warnings), "advice": self.advice}
+MIN_QUERIES = 200  # fewer cannot tell a gain of ten points from chance
+MAX_NEGATIVE_FLIP_RATE = 0.10
+WARN_NEGATIVE_FLIP_RATE = 0.08  # on real photos a good route has 0.04 to 0.06
+WARN_RECOVERED = 0.20
+WARN_UNMAPPED = 0.05
+CHEAP_HOURS = 0.25  # a re-index that takes no longer is better than any mapping
 
 
 def judge(
-    anchors: int,
-    compared: Mapping[str, Mapping[str, float]],
-    routes: Sequence[Measured],
-    cost: Cost,
+    queries: int,
+    baselines: Mapping[str, Measures],
+    routes: Sequence[RouteResult],
+    cost: ReindexCost,
     *,
     margin: float = 0.0,
 ) -> Verdict:
-    """Choose the route that passes and is best at both measures together, or none.
+    """Choose the route that passes and has the highest R@1 + R@10, or none.
 
     Args:
-        anchors: how many there are, fitted and measured together.
-        compared: from `measure.overview`.
+        queries: number of judged queries, fitted and measured together.
+        baselines: from `measure.baselines`.
         routes: what was measured.
-        cost: of encoding everything again.
-        margin: by how much a route may fall behind the index as it is and still pass; an operator's explicit wish.
+        cost: of a re-index.
+        margin: by how much a route may fall behind the current index and still pass; an operator's explicit choice.
     """
-    now, again = compared["now"], compared["encoded again"]
-    against = []
-    few = anchors < ANCHORS
+    current, reindexed = baselines["current"], baselines["reindexed"]
+    objections = []
+    few = queries < MIN_QUERIES
     if few:
-        against.append(f"{anchors} anchors, {ANCHORS} are needed to tell a gain from luck")
-    behind = [name for name in MEASURES if again[name] <= now[name]]
+        objections.append(f"{queries} judged queries, {MIN_QUERIES} are needed to tell a gain from chance")
+    behind = [name for name in MEASURES if reindexed[name] <= current[name]]
     if behind:
-        figures = ", ".join(f"{name} {_percent(again[name])} for {_percent(now[name])}" for name in behind)
-        against.append(f"the new model is no better even with everything encoded again: {figures}")
-    refused: dict[str, list[str]] = {"": against} if against else {}
-    passing = []
-    for one in routes:
-        reasons = _reasons(one, margin)
-        if reasons:
-            refused[one.route] = reasons
-        elif not against:
-            passing.append(one)
-    best = max(passing, key=lambda one: sum(one.values.values()), default=None)
+        figures = ", ".join(f"{name} {_percent(reindexed[name])} for {_percent(current[name])}" for name in behind)
+        objections.append(f"the new model is no better even after a full re-index: {figures}")
+    refused = {result.route: tuple(reasons) for result in routes if (reasons := _reasons(result, margin))}
+    passing = [result for result in routes if result.route not in refused and not objections]
+    best = max(passing, key=lambda result: sum(result.values.values()), default=None)
+    gain = ", ".join(f"{name} {_points(reindexed[name] - current[name])}" for name in MEASURES)
+    price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB for {gain}"
+    if behind:
+        advice = "keep the current model"
+    elif few:
+        advice = f"give it {MIN_QUERIES} judged queries and measure again: `cir questions`"
+    else:
+        advice = _advice(best, cost, price)
     return Verdict(
-        best.route if best else None,
-        refused,
-        _warnings(compared, routes, best),
-        _advice(best, few, bool(behind), cost, now, again),
+        best.route if best else None, tuple(objections), refused, tuple(_warnings(baselines, routes, best)), advice
     )
 
 
-def _reasons(one: Measured, margin: float) -> list[str]:
+def _reasons(result: RouteResult, margin: float) -> list[str]:
+    """Reasons against one route."""
     reasons = []
-    for name, (gain, low) in one.gains.items():
-        if not low > -margin:
-            wanted = "above 0" if not margin else f"above {-100 * margin:.1f}"
-            reasons.append(f"{name} {_points(gain)}, at least {_points(low)} (95 %): must be {wanted}")
-    if one.flips > FLIPS:
-        reasons.append(f"{_percent(one.flips)} of the anchors are no longer answered: more than {_percent(FLIPS)}")
-    for name, loss in one.worse.items():
+    for name, gain in result.gains.items():
+        if not gain.lower95 > -margin:
+            least = "above 0" if not margin else f"above {-100 * margin:.1f}"
+            reasons.append(
+                f"{name} {_points(gain.difference)}, 95 % lower bound {_points(gain.lower95)}: must be {least}"
+            )
+    if result.negative_flips > MAX_NEGATIVE_FLIP_RATE:
+        rate, limit = _percent(result.negative_flips), _percent(MAX_NEGATIVE_FLIP_RATE)
+        reasons.append(f"{rate} negative flips: more than {limit}")
+    for name, loss in result.losing_slices.items():
         reasons.append(f"{name} loses {_points(-loss).lstrip('+')} points")
-    if one.mixed_behind > 0:
-        reasons.append(f"half encoded again it falls behind by {_points(one.mixed_behind)} points at least")
+    if result.half_reindexed_loss > 0:
+        reasons.append(f"half re-indexed, it falls behind by at least {_points(result.half_reindexed_loss)} points")
     return reasons
 
 
-def _warnings(
-    compared: Mapping[str, Mapping[str, float]], routes: Sequence[Measured], best: Measured | None
-) -> list[str]:
+def _warnings(baselines: Mapping[str, Measures], routes: Sequence[RouteResult], best: RouteResult | None) -> list[str]:
     warnings = []
-    related = any(one.route == "simplex" for one in routes)  # then it is no surprise
-    if not related and compared.get("naive", {}).get("R@10", 0.0) > CHANCE:
-        warnings.append("the new model answers on the old vectors as they are: do the two share weights?")
-    if best and best.flips > MANY_FLIPS:
-        warnings.append(f"{_percent(best.flips)} of the anchors are no longer answered")
-    share = best.recovered["R@10"] if best else None
-    if share is not None and share < LITTLE:
-        warnings.append(f"only {_percent(share)} of the gain comes without encoding again: plan to encode")
+    related = any(result.route == "simplex" for result in routes)  # then it is expected
+    if not related and baselines.get("unmapped", {}).get("R@10", 0.0) > WARN_UNMAPPED:
+        warnings.append("the new model's queries match the old vectors without a mapping: do the two share weights?")
+    if best and best.negative_flips > WARN_NEGATIVE_FLIP_RATE:
+        warnings.append(f"{_percent(best.negative_flips)} negative flips")
+    recovered = best.recovered["R@10"] if best else None
+    if recovered is not None and recovered < WARN_RECOVERED:
+        warnings.append(f"the mapping recovers only {_percent(recovered)} of a re-index's gain: plan to re-index")
     return warnings
 
 
-def _advice(
-    best: Measured | None, few: bool, hopeless: bool, cost: Cost, now: Mapping[str, float], again: Mapping[str, float]
-) -> str:
-    price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB"
-    gain = ", ".join(f"{name} {_points(again[name] - now[name])}" for name in MEASURES)
-    if hopeless:
-        return "keep the model there is"
-    if few:
-        return f"give it {ANCHORS} anchors and measure again: `cir anchors`"
-    if cost.hours <= SOON:
+def _advice(best: RouteResult | None, cost: ReindexCost, price: str) -> str:
+    if cost.hours <= CHEAP_HOURS:
         how = "--apply, then `cir backfill`" if best else "`cir build-index` with the new model into a new index"
-        return f"just encode everything again ({how}): {price} for {gain}"
+        return f"just re-index ({how}): {price}"
     if best is None:
-        return f"keep the model there is, or encode everything again: {price} for {gain}"
-    return f"serve the new model by {best.route}; encoding everything again would take {price} for {gain}"
+        return f"keep the current model, or re-index: {price}"
+    return f"serve the new model by {best.route}; a re-index would take {price}"
 
 
 def duration(hours: float) -> str:

@@ -1,133 +1,130 @@
-"""Asking the anchors of an index while it is encoded again: half old, half new must not be worse than all old."""
+"""Regression guard for a backfill: re-evaluates the judged queries at 25, 50 and 75 % and says when recall has dropped.
+
+A half re-indexed gallery can be worse than both the old and the fully re-indexed one.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cir.stats import lower_bound95
-from cir.files import write_bytes
+from cir.arrays import Rows
+from cir.data.judged_query import JudgedQuery
+from cir.files import write_json
 from cir.indexer.reading.gallery import Gallery
-from cir.replacement.questions import Anchor, Kept, kept_anchors
-from cir.replacement.gate import FLIPS
+from cir.replacement import questions
+from cir.replacement.gate import MAX_NEGATIVE_FLIP_RATE
 from cir.replacement.measure import MEASURES
 from cir.search.searcher import Searcher
-from cir.types import Query
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Ranks = NDArray[np.int64]
+from cir.stats import lower_bound95
 
 CHECKS = (0.25, 0.5, 0.75)
-K = max(MEASURES.values())
-STATE = "backfill.json"
+DEPTH = max(MEASURES.values())
 
 
-class Watch:
-    """The kept anchors, asked before a backfill and whenever another quarter of the index is of the serving model.
+class RegressionGuard:
+    """Evaluates the stored judged queries before a backfill and at each quarter of it.
 
-    What was answered before, and which quarters passed, is remembered in the index, so that a backfill in many pieces
-    is held against the same beginning, and one that was stopped is stopped again. Anchors that the mappings were fitted
-    on are not asked: over those mappings they do better than others.
+    The first ranks and the last quarter passed are stored in the index, so that a backfill in many pieces is compared
+    with the same beginning, and one that was stopped stays stopped. Queries that mappings were fitted on are left out:
+    there the mappings do better than elsewhere.
 
     Args:
-        path: the index folder.
-        index: opened, with its models at hand.
-        margin: share of the anchors that may be lost on the way, certainly (95 %), before it is worth stopping.
+        searcher: the index, with its models.
+        margin: share of the queries that may be lost, significantly (95 %), before the backfill should stop.
 
     Attributes:
-        seen: share of the index, such as "25 %" -> share of the anchors answered within 10 by the index as it was then.
+        seen: "before", or the re-indexed share such as "25 %" -> share of queries answered within 10.
     """
 
-    def __init__(self, path: Path, index: Searcher, *, margin: float = 0.0) -> None:
-        self._path, self._index, self._margin = path, index, margin
-        gallery = index.gallery
+    def __init__(self, searcher: Searcher, *, margin: float = 0.0) -> None:
+        self._searcher, self._margin = searcher, margin
+        gallery = searcher.gallery
+        self._path: Path = gallery.path
+        self._state = gallery.folder.guard
         older = [entry.space for entry in gallery.manifest.segments if entry.space != gallery.space.id]
-        # What nothing leads to is not searched yet: encoding it can only help.
-        asked = any(space in gallery.mappings for space in older)
-        kept = kept_anchors(path, gallery) if asked else Kept()
-        self._anchors = _unseen(gallery, kept)
+        # Images that no mapping reaches are not searched yet: encoding them can only help.
+        reached = any(space in gallery.mappings for space in older)
+        stored = questions.stored(gallery) if reached else questions.Questions()
+        self._queries = _not_fitted_on(gallery, stored)
         mappings = sorted(entry.name for entry in gallery.manifest.mappings.values())
-        self._about = {"model": gallery.card.digest, "anchors": kept.sha256, "mappings": mappings}
+        self._about = {"model": gallery.card.digest, "questions": stored.sha256, "mappings": mappings}
         self.seen: dict[str, float] = {}
-        self._first = np.zeros(0, np.int64)
+        self._first: Rows = np.zeros(0, np.int64)
         self._passed = 0
-        if self._anchors:
+        if self._queries:
             self._begin()
 
-    def worse(self) -> str:
-        """Why to stop, if another quarter of the index is of the serving model now and answers are worse for it."""
-        if not self._anchors:
+    def regression(self) -> str:
+        """Why to stop, if another quarter is re-indexed and recall has dropped significantly; otherwise empty."""
+        if not self._queries:
             return ""
         gallery = Gallery.open(self._path)
-        share = _share(gallery)
-        due = _due(share)
+        share = _reindexed_share(gallery)
+        due = _checks_due(share)
         if due <= self._passed:
             return ""
-        now = self._ask(gallery, f"{100 * share:.0f} %")
+        ranks = self._evaluate(gallery, f"{100 * share:.0f} %")
         for name, k in MEASURES.items():
-            before, after = (np.float64((ranks > 0) & (ranks <= k)) for ranks in (self._first, now))
+            before, after = (np.float64((given > 0) & (given <= k)) for given in (self._first, ranks))
             loss = lower_bound95(before - after)
             if loss > self._margin:
-                return f"of {len(now):,} anchors at least {100 * loss:.1f} % more are not answered any longer ({name})"
-        lost = float(((self._first > 0) & (now == 0)).mean())
-        if lost > FLIPS:
-            return f"{100 * lost:.1f} % of {len(now):,} anchors were answered within {K} and are not any longer"
+                return f"{name} of {len(ranks):,} judged queries has dropped by at least {100 * loss:.1f} points (95 %)"
+        flips = float(((self._first > 0) & (ranks == 0)).mean())
+        if flips > MAX_NEGATIVE_FLIP_RATE:
+            return f"{100 * flips:.1f} % negative flips: answered within {DEPTH} before the backfill, and no longer"
         self._passed = due
         self._write()
         return ""
 
     def _begin(self) -> None:
-        share = _share(self._index.gallery)
+        share = _reindexed_share(self._searcher.gallery)
         try:
-            known = json.loads((self._path / STATE).read_bytes())
-            if known["about"] == self._about and len(known["first"]) == len(self._anchors):
+            known = json.loads(self._state.read_bytes())
+            if known["about"] == self._about and len(known["first"]) == len(self._queries):
                 self._first = np.array(known["first"], np.int64)
-                # After a rollback less is of the serving model than was asked about.
-                self._passed = min(int(known["passed"]), _due(share))
+                # After a rollback a smaller share is re-indexed than was evaluated.
+                self._passed = min(int(known["passed"]), _checks_due(share))
                 return
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # a hint that is not there, or of another version
-        self._first = self._ask(self._index.gallery, "before")
-        self._passed = _due(share)
+            pass  # the state is only a hint; it may be missing or of another version
+        self._first = self._evaluate(self._searcher.gallery, "before")
+        self._passed = _checks_due(share)
         self._write()
 
     def _write(self) -> None:
-        told = {"about": self._about, "first": self._first.tolist(), "passed": self._passed}
-        write_bytes(self._path / STATE, json.dumps(told).encode())
+        write_json(self._state, {"about": self._about, "first": self._first.tolist(), "passed": self._passed})
 
-    def _ask(self, gallery: Gallery, when: str) -> Ranks:
-        """(Q,) the rank of each anchor's first answer in a generation of the index, 0 where it is not within 10."""
-        index = Searcher(gallery, self._index.encoder_of, note=False)
-        queries = [Query((one.reference,) if one.reference else (), one.caption, k=K) for one in self._anchors]
-        found = index.search_many(queries)
+    def _evaluate(self, gallery: Gallery, when: str) -> Rows:
+        """(Q,) the rank of each query's first target in a generation of the index, 0 if it is not within 10."""
+        searcher = Searcher(gallery, self._searcher.encoder_of)
+        exclude = [frozenset([query.reference]) for query in self._queries]
+        ranked = searcher.rank(searcher.encode([query.query for query in self._queries]), DEPTH, exclude=exclude)
         ranks = np.array(
             [
-                next((hit.rank for hit in result.hits if hit.id in one.targets), 0)
-                for result, one in zip(found, self._anchors, strict=True)
+                next((rank for rank, (image_id, _) in enumerate(hits, start=1) if image_id in query.targets), 0)
+                for hits, query in zip(ranked, self._queries, strict=True)
             ]
         )
         self.seen[when] = round(float((ranks > 0).mean()), 4)
         return ranks
 
 
-def _unseen(gallery: Gallery, kept: Kept) -> list[Anchor]:
-    """The anchors that no mapping was fitted on."""
+def _not_fitted_on(gallery: Gallery, stored: questions.Questions) -> list[JudgedQuery]:
+    """The queries that no mapping was fitted on."""
     fitted: set[str] = set()
     for mapping in gallery.mappings.values():
-        if mapping.evidence.get("anchors sha256") == kept.sha256:
-            fitted.update(mapping.evidence.get("fitted on", ()))
-    return [one for one in kept.anchors if one.id not in fitted]
+        if mapping.evidence and mapping.evidence.questions_sha256 == stored.sha256:
+            fitted.update(mapping.evidence.fitted_on)
+    return [query for query in stored.queries if query.id not in fitted]
 
 
-def _share(gallery: Gallery) -> float:
-    """Share of the live images that the serving model has made."""
+def _reindexed_share(gallery: Gallery) -> float:
+    """Share of the live images that the serving model has encoded."""
     return len(gallery.ids_in(gallery.space.id)) / max(1, len(gallery))
 
 
-def _due(share: float) -> int:
+def _checks_due(share: float) -> int:
     return sum(share >= check for check in CHECKS)

@@ -1,117 +1,85 @@
-"""How a route does on anchors that its fit did not see, beside what there is now and what encoding again would give."""
+"""Measuring a route on the judged queries that its fit has not seen, beside the current index and a re-index."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from cir.arrays import Floats, Mask
+from cir.evidence import Gain, RouteResult, SliceResult
+from cir.replacement.paired_sample import PairedSample
+from cir.replacement.routes import FittedRoute, unmapped_scores
 from cir.stats import lower_bound95
-from cir.replacement.routes import Fitted
-from cir.replacement.paired_sample import Bools, Floats, Study
 
 MEASURES = {"R@1": 1, "R@10": 10}
-FLIPS = 10  # the place within which an answer counts as found, when it is asked which answers are lost
-MIXED_SEED = 0
+FLIP_MEASURE = "R@10"  # a negative flip: answered within 10 before, and no longer
+HALF_SEED = 0
+MIN_SLICE_QUERIES, SLICE_LOSS = 50, 0.05
+
+Hits = Mapping[str, Mask]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One route, measured. Shares of anchors, as fractions.
-
-    Attributes:
-        route: its name.
-        values: measure -> share answered on the old vectors.
-        gains: measure -> (difference from the index as it is, its one-sided 95 % lower bound).
-        flips: share of the anchors that were answered within `FLIPS` and no longer are.
-        slices: slice -> how many of the anchors belong to it, and their R@10 now and by this route; where these are
-            enough to say something.
-        worse: slice -> difference in R@10, for those that lose much and are certain (95 %) to lose something.
-        mixed: measure -> share answered when a random half of the sample has been encoded again.
-        mixed_behind: how far its R@10 is certain (95 %) to fall behind the index as it is, or behind this route alone.
-        recovered: measure -> share of what encoding everything again would gain.
-    """
-
-    route: str
-    values: dict[str, float]
-    gains: dict[str, tuple[float, float]]
-    flips: float
-    slices: dict[str, dict[str, float]]
-    worse: dict[str, float]
-    mixed: dict[str, float]
-    mixed_behind: float
-    recovered: dict[str, float | None]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        gains = {name: {"difference": gain, "lower95": low} for name, (gain, low) in self.gains.items()}
-        return {**vars(self), "gains": gains}
-
-
-SLICE_ANCHORS, SLICE_LOSS = 50, 0.05
-
-
-def measure(study: Study, fitted: Fitted) -> Measured:
-    """Measure a fitted route on the anchors that fits may not see."""
-    before = _found(study, study.current)
-    now = _found(study, fitted.scores)
-    best = _found(study, study.native)
-    half = np.random.default_rng(MIXED_SEED).random(study.right.shape[1]) < 0.5
-    mixed = _found(study, np.where(half, study.native, fitted.slope * fitted.scores + fitted.intercept))
-    ahead = max((before["R@10"], now["R@10"]), key=lambda hits: float(hits.mean()))
-    gains = {name: _gain(now[name], before[name]) for name in MEASURES}
-    lost = before["R@10"] & ~now["R@10"]
-    slices = {name: members[~study.fit] for name, members in study.slices.items()}
-    slices = {name: members for name, members in slices.items() if members.sum() >= SLICE_ANCHORS}
-    return Measured(
-        route=fitted.route,
-        values={name: float(hits.mean()) for name, hits in now.items()},
+def measure(sample: PairedSample, fitted: FittedRoute) -> RouteResult:
+    """Measure a fitted route on the queries that fits may not see."""
+    current, mapped = _hits(sample, sample.current), _hits(sample, fitted.scores)
+    reindexed = _hits(sample, sample.reindexed)
+    half = np.random.default_rng(HALF_SEED).random(sample.relevant.shape[1]) < 0.5
+    mixed = _hits(sample, np.where(half, sample.reindexed, fitted.calibrated))
+    better = max((current[FLIP_MEASURE], mapped[FLIP_MEASURE]), key=lambda hits: float(hits.mean()))
+    gains = {name: _gain(mapped[name], current[name]) for name in MEASURES}
+    slices = {name: members[~sample.fit] for name, members in sample.slices.items()}
+    slices = {name: members for name, members in slices.items() if members.sum() >= MIN_SLICE_QUERIES}
+    return RouteResult(
+        route=fitted.route.value,
+        values=_means(mapped),
         gains=gains,
-        flips=float(lost.mean()),
-        slices={
-            name: {
-                "anchors": int(inside.sum()),
-                "now": float(before["R@10"][inside].mean()),
-                "by this route": float(now["R@10"][inside].mean()),
-            }
-            for name, inside in slices.items()
+        negative_flips=float((current[FLIP_MEASURE] & ~mapped[FLIP_MEASURE]).mean()),
+        slices={name: _slice(members, current, mapped) for name, members in slices.items()},
+        losing_slices=_losing(slices, current[FLIP_MEASURE], mapped[FLIP_MEASURE]),
+        half_reindexed=_means(mixed),
+        half_reindexed_loss=max(0.0, _gain(better, mixed[FLIP_MEASURE]).lower95),
+        recovered={
+            name: _share(gains[name].difference, float(reindexed[name].mean() - current[name].mean()))
+            for name in MEASURES
         },
-        worse=_worse(slices, now["R@10"], before["R@10"]),
-        mixed={name: float(hits.mean()) for name, hits in mixed.items()},
-        mixed_behind=max(0.0, _gain(ahead, mixed["R@10"])[1]),
-        recovered={name: _share(gains[name][0], float(best[name].mean() - before[name].mean())) for name in MEASURES},
     )
 
 
-def overview(study: Study, naive: Fitted | None) -> dict[str, dict[str, float]]:
-    """What the routes are compared with: the index as it is, everything encoded again, and silent mixing."""
-    compared: dict[str, Floats] = {"now": study.current, "encoded again": study.native}
-    if naive:
-        compared["naive"] = naive.scores
-    return {
-        name: {measure: float(hits.mean()) for measure, hits in _found(study, given).items()}
-        for name, given in compared.items()
+def baselines(sample: PairedSample) -> dict[str, dict[str, float]]:
+    """What routes are compared with: "current", "reindexed", and "unmapped" where dims allow it."""
+    scores: dict[str, Floats | None] = {
+        "current": sample.current,
+        "reindexed": sample.reindexed,
+        "unmapped": unmapped_scores(sample),
     }
+    return {name: _means(_hits(sample, given)) for name, given in scores.items() if given is not None}
 
 
-def _found(study: Study, given: Floats) -> dict[str, Bools]:
-    return {name: study.found(given, k) for name, k in MEASURES.items()}
+def _hits(sample: PairedSample, scores: Floats) -> Hits:
+    return {name: sample.measured_hits(scores, k) for name, k in MEASURES.items()}
 
 
-def _gain(ours: Bools, theirs: Bools) -> tuple[float, float]:
-    difference = ours.astype(np.float64) - theirs
-    return float(difference.mean()), lower_bound95(difference)
+def _means(hits: Hits) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in hits.items()}
 
 
-def _worse(slices: Mapping[str, Bools], now: Bools, before: Bools) -> dict[str, float]:
-    found = {}
-    for name, inside in slices.items():
-        loss, certain = _gain(before[inside], now[inside])
-        if loss > SLICE_LOSS and certain > 0:
-            found[name] = -loss
-    return found
+def _gain(ours: Mask, theirs: Mask) -> Gain:
+    differences = ours.astype(np.float64) - theirs
+    return Gain(float(differences.mean()), lower_bound95(differences))
+
+
+def _slice(members: Mask, current: Hits, mapped: Hits) -> SliceResult:
+    before, after = (float(hits[FLIP_MEASURE][members].mean()) for hits in (current, mapped))
+    return SliceResult(int(members.sum()), before, after)
+
+
+def _losing(slices: Mapping[str, Mask], current: Mask, mapped: Mask) -> dict[str, float]:
+    """Slices that lose more than `SLICE_LOSS`, significantly."""
+    losses = {name: _gain(current[members], mapped[members]) for name, members in slices.items()}
+    return {
+        name: -loss.difference for name, loss in losses.items() if loss.difference > SLICE_LOSS and loss.lower95 > 0
+    }
 
 
 def _share(gain: float, whole: float) -> float | None:

@@ -1,40 +1,39 @@
-"""What can be refused without measuring: a model that registry a predecessor's simplex and does not keep to it."""
+"""What is refused before anything is measured: a successor that contradicts its predecessor's simplex."""
 
 from __future__ import annotations
 
 from cir.types import ModelCard
 
 
-def objections(old: ModelCard, new: ModelCard) -> list[str]:
-    """Why a model cannot succeed another whatever is measured; empty where nothing speaks against it.
+def incompatibilities(old: ModelCard, new: ModelCard) -> list[str]:
+    """Why a model cannot succeed another, whatever a measurement would say; empty if nothing rules it out.
 
-    A gallery that is anchored to a simplex is handed on from model to model: the same vertices, the same class on
-    each, new classes only behind the old ones. A model without a simplex registry nothing, and is measured.
+    Successive models share a simplex: the same vertices, the same class on each, new classes only after the old ones.
+    A model without a simplex promises nothing, and is measured.
     """
-    found = []
+    problems = []
     if new.weights_sha256 == old.weights_sha256 and new.preprocess_sha256 != old.preprocess_sha256:
-        found.append(
-            f"{new.name} has the weights of {old.name} and other preprocessing ({new.preprocess_sha256[:8]} for "
-            f"{old.preprocess_sha256[:8]}): its vectors are not those it was trained to give"
+        problems.append(
+            f"{new.name} has the weights of {old.name} with other preprocessing ({new.preprocess_sha256[:8]} instead "
+            f"of {old.preprocess_sha256[:8]}), so it does not give the vectors it was trained to give"
         )
     if old.simplex is None or new.simplex is None:
-        return found
-    if new.simplex.vertices != old.simplex.vertices:
-        ours, theirs = new.simplex.vertices[:8], old.simplex.vertices[:8]
-        found.append(f"its vertices ({ours}) are not those of {old.name} ({theirs})")
+        return problems
+    if new.simplex.vertices_sha256 != old.simplex.vertices_sha256:
+        ours, theirs = new.simplex.vertices_sha256[:8], old.simplex.vertices_sha256[:8]
+        problems.append(f"its vertices ({ours}) are not those of {old.name} ({theirs})")
     elif new.simplex != old.simplex:
-        found.append(f"its simplex has other blocks or weights than that of {old.name}")
+        problems.append(f"its simplex has other blocks or weights than that of {old.name}")
     if new.dims != old.dims:
-        found.append(f"its vectors have {new.dims} dims, those of {old.name} {old.dims}")
-    if new.space.score != old.space.score or new.space.normalisation != old.space.normalisation:
-        found.append(f"its vectors are compared otherwise than those of {old.name}")
+        problems.append(f"its vectors have {new.dims} dims, those of {old.name} {old.dims}")
     for name, classes in old.classes.items():
-        kept = list(new.classes.get(name, ()))
-        if kept[: len(classes)] != list(classes):
-            place = next((i for i, (a, b) in enumerate(zip(classes, kept, strict=False)) if a != b), len(kept))
-            here = repr(kept[place]) if place < len(kept) else "nothing"
-            found.append(
-                f"its class map does not extend that of {old.name}: vertex {place} of {name} is {classes[place]!r} "
-                f"there, {here} here"
+        extended = list(new.classes.get(name, ()))
+        if extended[: len(classes)] != list(classes):
+            pairs = enumerate(zip(classes, extended, strict=False))
+            place = next((i for i, (a, b) in pairs if a != b), len(extended))
+            ours = repr(extended[place]) if place < len(extended) else "nothing"
+            problems.append(
+                f"its class map does not extend that of {old.name}: vertex {place} of {name} is {ours}, "
+                f"not {classes[place]!r}"
             )
-    return found
+    return problems

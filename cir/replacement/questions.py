@@ -1,10 +1,10 @@
-"""Anchors: questions about images of an index whose answers are known.
+"""Judged queries about images of an index: read from a file, generated from metadata, or stored in the index.
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"]}
 
-The format of `cir evaluate jsonl`. Names are ids of the gallery, or paths of the same pictures below a folder: pictures
-are recognised by their content. An index keeps its anchors with their photos in one file, `anchors.zip`, because the
-photos elsewhere may go; images that were renamed since are recognised there too.
+The format is that of `cir evaluate jsonl`. Names are ids of the gallery, or paths of the same pictures below a folder:
+pictures are recognised by their content. An index stores its judged queries with the photos they need, because the
+photos elsewhere may go.
 """
 
 from __future__ import annotations
@@ -12,222 +12,183 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cir.data import captions
 from cir.data.items import Catalogue, Item
-from cir.errors import DataError, MissingImageError, UsageError
-from cir.files import read_lines
 from cir.data.jsonl import parse_query
-from cir.files import write_atomically, sha256_bytes
+from cir.data.judged_query import JudgedQuery
+from cir.errors import DataError, MissingImageError, UsageError
+from cir.files import read_lines, sha256_bytes
 from cir.indexer.reading.gallery import Gallery
-from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.manifest import ANCHORS
+from cir.indexer.storage.questions import StoredQuestions, read_questions, write_questions
 
-QUESTIONS = "anchors.jsonl"
-MADE = 1000  # of metadata, if not said otherwise
-KEPT_TARGETS = 5  # photos of answers that are kept for an anchor; common things have hundreds of answers
-# What a caption from metadata may ask to change: one thing, or two.
+GENERATED = 1000  # queries generated from metadata by default
+STORED_TARGETS = 5  # photos of targets stored per query; common attributes have hundreds of targets
+# How often a generated caption changes one attribute, and two.
 CHANGES = {1: 0.7, 2: 0.3}
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """One question.
+class Questions:
+    """The judged queries that an index stores, as they are now.
 
     Attributes:
-        id: its own.
-        reference: id of a gallery image, "" for none.
-        caption: what is said about it.
-        targets: ids of the gallery images that answer; at least one.
+        queries: those whose images still exist, with the ids they have now.
+        gone: number of queries whose images are gone.
+        sha256: digest of all of them as they were stored; renaming and removing images does not change it.
     """
 
-    id: str
-    reference: str
-    caption: str
-    targets: frozenset[str]
-
-
-def read_anchors(path: Path, gallery: Gallery, data_root: Path | None = None) -> list[Anchor]:
-    """The anchors in a file, their names resolved to ids of the gallery.
-
-    Raises:
-        DataError: a line that is no anchor, an id that is there twice, or no anchors at all.
-        MissingImageError: a name that is neither an id of the gallery nor one of its pictures.
-    """
-    anchors: dict[str, Anchor] = {}
-    known: dict[str, str] = {}
-
-    def resolve(name: str, where: str) -> str:
-        if name not in known:
-            known[name] = _id_of(name, gallery, data_root, where)
-        return known[name]
-
-    for where, line in read_lines(path):
-        query = parse_query(line, where)
-        if query.id in anchors:
-            raise DataError(f"{where}: the id {query.id!r} was used before; give every anchor its own")
-        if not query.caption.strip():
-            raise DataError(f"{where}: an anchor needs a caption; what is measured is composed search")
-        reference = resolve(query.reference, where) if query.reference else ""
-        targets = frozenset(resolve(name, where) for name in query.targets)
-        if reference in targets:
-            raise DataError(f"{where}: the reference {query.reference!r} is a target too; take it out of 'targets'")
-        anchors[query.id] = Anchor(query.id, reference, query.caption, targets)
-    if not anchors:
-        raise DataError(f"{path}: no anchors; write one JSON object a line with id, reference, caption, targets")
-    return list(anchors.values())
-
-
-def anchors_from_metadata(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: int = 0) -> list[Anchor]:
-    """Anchors made of what an index knows of its images: "the same, but in red".
-
-    Args:
-        gallery: with metadata.
-        columns: kind of change ("colour", "type", "gender", ...: what the caption bank has words for) -> column.
-        count: how many at most; no question is asked twice, so that there may be fewer.
-        seed: of the choices.
-
-    Returns:
-        Anchors in phrasings that the embedded models were not trained on, but for kinds that have no others.
-
-    Raises:
-        UsageError: a kind without words, a column that is not there, or no images that answer each other.
-    """
-    bank = captions.bank()["train"]
-    for kind, column in columns.items():
-        if kind not in bank:
-            known = ", ".join(sorted(each for each in bank if " " not in each and each not in ("joined", "same")))
-            raise UsageError(f"no words for changes of {kind!r}; there are {known}")
-        if column not in gallery.columns:
-            raise UsageError(f"{gallery.path}: no metadata column {column!r}; there are {', '.join(gallery.columns)}")
-    items = []
-    for image_id in gallery.ids:
-        told = gallery.metadata(image_id)
-        if all(told.get(column) for column in columns.values()):
-            items.append(Item(image_id, {kind: told[column] for kind, column in columns.items()}))
-    kinds = tuple(columns)
-    singles: dict[tuple[str, ...], float] = {(kind,): CHANGES[1] / len(kinds) for kind in kinds}
-    pairs = [(a, b) for place, a in enumerate(kinds) for b in kinds[place + 1 :]]
-    weights = singles | {pair: CHANGES[2] / len(pairs) for pair in pairs}
-    drawn = Catalogue(items, kinds).changes(4 * count, weights, seed=seed) if items else []
-    made = list({(change.reference, change.changes): change for change in drawn}.values())[:count]
-    if not made:
-        raise UsageError(
-            f"{gallery.path}: {len(items):,} images have {' and '.join(columns.values())}, and none is another one "
-            "changed; name other columns"
-        )
-    rng, unseen = random.Random(seed), captions.bank()["val"]
-    return [
-        Anchor(
-            f"metadata-{number}",
-            change.reference,
-            captions.change_caption(
-                change.changes, rng, phrasing="val" if all(kind in unseen for kind, _, _ in change.changes) else "train"
-            ),
-            frozenset(change.targets) - {change.reference},
-        )
-        for number, change in enumerate(made)
-    ]
-
-
-def keep_anchors(index: Path, gallery: Gallery, anchors: Sequence[Anchor]) -> None:
-    """Write anchors and the photos they need into an index, in place of those it has, in one step.
-
-    Raises:
-        MissingImageError: a photo is gone, or has changed since it was indexed.
-        IndexLockedError: another process is writing to the index.
-        DataError: the disk refuses; what was there stays.
-    """
-    names = {name for one in anchors for name in (one.reference, *one.targets) if name}
-    digests = {name: gallery.digest(name).hex() for name in sorted(names)}
-    lines = [
-        json.dumps(
-            {
-                "id": one.id,
-                "reference": one.reference,
-                "caption": one.caption,
-                "targets": sorted(one.targets),
-                "digests": {name: digests[name] for name in (one.reference, *sorted(one.targets)) if name},
-            }
-        )
-        for one in anchors
-    ]
-    needed = sorted({name for one in anchors for name in needed_photos(one)})
-    with writer_lock(index), write_atomically(index / ANCHORS) as temporary, zipfile.ZipFile(temporary, "w") as kept:
-        kept.writestr(QUESTIONS, "\n".join(lines))
-        for digest, name in {digests[name]: name for name in needed}.items():
-            kept.writestr(f"photos/{digest}", gallery.photo(name, unchanged=True))
-
-
-def needed_photos(anchor: Anchor, among: Collection[str] | None = None) -> list[str]:
-    """The images, of some or of all, that must be seen to measure an anchor: its reference, a few of its answers."""
-    named = [*([anchor.reference] if anchor.reference else []), *sorted(anchor.targets)]
-    there = [name for name in named if among is None or name in among]
-    return there[: KEPT_TARGETS + (anchor.reference in there)]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The anchors that an index keeps.
-
-    Attributes:
-        anchors: those whose images are still there, by the names they have now.
-        gone: how many others there are.
-        sha256: digest of all of them as they were kept; renaming and removing images does not change it.
-    """
-
-    anchors: Sequence[Anchor] = ()
+    queries: Sequence[JudgedQuery] = ()
     gone: int = 0
     sha256: str = ""
 
 
-def kept_anchors(index: Path, gallery: Gallery) -> Kept:
-    """What an index keeps. Raises DataError when the file cannot be read."""
-    path = index / ANCHORS
-    if not path.is_file():
-        return Kept()
-    try:
-        with zipfile.ZipFile(path) as kept:
-            told = [json.loads(line) for line in kept.read(QUESTIONS).decode().splitlines()]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read: {error}; keep anchors again with `cir anchors`") from None
-    anchors = []
-    for one in told:
-        now = {name: _now(name, digest, gallery) for name, digest in one["digests"].items()}
-        reference = now[one["reference"]] if one["reference"] else ""
-        targets = frozenset(found for name in one["targets"] if (found := now[name])) - {reference}
+def read_file(path: Path, gallery: Gallery, data_root: Path | None = None) -> list[JudgedQuery]:
+    """The judged queries in a file, their names resolved to ids of the gallery.
+
+    Args:
+        path: one JSON object per line.
+        gallery: the index.
+        data_root: folder of the pictures that the file names, where those are not ids of the gallery.
+
+    Raises:
+        DataError: a line that is not a judged query, a duplicate id, or an empty file.
+        MissingImageError: a name that is neither an id of the gallery nor one of its pictures.
+    """
+    queries: dict[str, JudgedQuery] = {}
+    known: dict[str, str] = {}
+
+    def resolve(name: str, where: str) -> str:
+        if name not in known:
+            known[name] = _gallery_id(name, gallery, data_root, where)
+        return known[name]
+
+    for where, line in read_lines(path):
+        query = parse_query(line, where)
+        if query.id in queries:
+            raise DataError(f"{where}: the id {query.id!r} was used before; give every query its own")
+        if not query.caption.strip():
+            raise DataError(f"{where}: a judged query needs a caption; a replacement is judged by composed search")
+        reference = resolve(query.reference, where) if query.reference else ""
+        targets = frozenset(resolve(name, where) for name in query.targets)
+        if reference in targets:
+            raise DataError(f"{where}: the reference {query.reference!r} is a target too; take it out of 'targets'")
+        queries[query.id] = JudgedQuery(query.id, reference, query.caption, targets)
+    if not queries:
+        raise DataError(f"{path}: no queries; write one JSON object per line with id, reference, caption, targets")
+    return list(queries.values())
+
+
+def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: int = 0) -> list[JudgedQuery]:
+    """Judged queries generated from the metadata of an index: "the same, but in red".
+
+    Args:
+        gallery: with metadata.
+        columns: kind of change ("colour", "type", "gender", ...: kinds that the caption templates know) -> column.
+        count: how many at most; no query is generated twice, so there may be fewer.
+        seed: of the random choices.
+
+    Returns:
+        Queries in phrasings that the embedded models were not trained on, except for kinds without such phrasings.
+
+    Raises:
+        UsageError: a kind without templates, an unknown column, or no images that answer each other.
+    """
+    templates = captions.templates("train")
+    for kind, column in columns.items():
+        if kind not in templates:
+            known = ", ".join(sorted(name for name in templates if " " not in name and name not in ("joined", "same")))
+            raise UsageError(f"no caption templates for changes of {kind!r}; there are {known}")
+        if column not in gallery.columns:
+            raise UsageError(f"{gallery.folder}: no metadata column {column!r}; there are {', '.join(gallery.columns)}")
+    items = []
+    for image_id in gallery.ids:
+        metadata = gallery.image(image_id).metadata
+        if all(metadata.get(column) for column in columns.values()):
+            items.append(Item(image_id, {kind: metadata[column] for kind, column in columns.items()}))
+    drawn = Catalogue(items, tuple(columns)).judged_queries(4 * count, _weights(tuple(columns)), seed=seed)
+    distinct = list({(query.reference, query.changes): query for query in drawn}.values())[:count]
+    if not distinct:
+        raise UsageError(
+            f"{gallery.folder}: {len(items):,} images have {' and '.join(columns.values())}, and none equals another "
+            "with one attribute changed; name other columns"
+        )
+    return [
+        replace(query, id=f"metadata-{number}", targets=query.targets - {query.reference})
+        for number, query in enumerate(captions.with_captions(distinct, random.Random(seed), phrasing="val"))
+    ]
+
+
+def _weights(kinds: Sequence[str]) -> dict[tuple[str, ...], float]:
+    """How often each set of attributes is changed: one, or any pair."""
+    singles: dict[tuple[str, ...], float] = {(kind,): CHANGES[1] / len(kinds) for kind in kinds}
+    pairs = [(first, second) for place, first in enumerate(kinds) for second in kinds[place + 1 :]]
+    return singles | {pair: CHANGES[2] / len(pairs) for pair in pairs}
+
+
+def store(gallery: Gallery, queries: Sequence[JudgedQuery]) -> None:
+    """Store judged queries in an index with the photos they need, in place of those it has, in one step.
+
+    Raises:
+        MissingImageError: a photo is gone, or has changed since it was indexed.
+        IndexLockedError: another process is writing to the index.
+        DataError: the disk refuses; the stored queries are unchanged.
+    """
+    names = {name for query in queries for name in (query.reference, *query.targets) if name}
+    images = {name: gallery.image(name) for name in sorted(names)}
+    digests = {name: image.digest.hex() for name, image in images.items()}
+    needed = sorted({name for query in queries for name in needed_images(query)})
+    photos = {digests[name]: images[name].read for name in needed}
+    write_questions(gallery.folder, StoredQuestions(tuple(queries), digests), photos)
+
+
+def needed_images(query: JudgedQuery, among: Collection[str] | None = None) -> list[str]:
+    """The images whose photos are needed to measure a query: its reference and a few targets, among some or all."""
+    named = [*([query.reference] if query.reference else []), *sorted(query.targets)]
+    needed = [name for name in named if among is None or name in among]
+    return needed[: STORED_TARGETS + (query.reference in needed)]
+
+
+def stored(gallery: Gallery) -> Questions:
+    """The judged queries that an index stores. Raises DataError when the file cannot be read."""
+    content = read_questions(gallery.folder)
+    if not content.queries:
+        return Questions()
+    now = {name: _current_id(name, digest, gallery) for name, digest in content.digests.items()}
+    queries = []
+    for query in content.queries:
+        reference = now[query.reference] if query.reference else ""
+        targets = frozenset(name for target in query.targets if (name := now[target])) - {reference}
         if targets and reference is not None:
-            anchors.append(Anchor(one["id"], reference, one["caption"], targets))
-    stored = [Anchor(one["id"], one["reference"], one["caption"], frozenset(one["targets"])) for one in told]
-    return Kept(anchors, len(told) - len(anchors), digest(stored))
+            queries.append(replace(query, reference=reference, targets=targets))
+    return Questions(queries, len(content.queries) - len(queries), digest(content.queries))
 
 
-def _now(name: str, digest: str, gallery: Gallery) -> str | None:
-    """What an image is called now: as it was, or whatever has its content."""
-    if name in gallery and gallery.digest(name).hex() == digest:
+def digest(queries: Sequence[JudgedQuery]) -> str:
+    """SHA-256 (16 hex digits) of ids, references, captions and targets: evidence names the queries it is about."""
+    content = sorted((query.id, query.reference, query.caption, sorted(query.targets)) for query in queries)
+    return sha256_bytes(json.dumps(content).encode("utf-8", "surrogateescape"))[:16]
+
+
+def _current_id(name: str, digest: str, gallery: Gallery) -> str | None:
+    """The id of an image now: the same, or that of an image with its content; None if it is gone."""
+    if name in gallery and gallery.image(name).digest.hex() == digest:
         return name
     return min(gallery.ids_of(bytes.fromhex(digest)), default=None)
 
 
-def digest(anchors: Sequence[Anchor]) -> str:
-    """SHA-256 (16 hex digits) of what is asked: evidence is about these anchors and no others."""
-    told = sorted((one.id, one.reference, one.caption, sorted(one.targets)) for one in anchors)
-    return sha256_bytes(json.dumps(told).encode("utf-8", "surrogateescape"))[:16]
-
-
-def _id_of(name: str, gallery: Gallery, data_root: Path | None, where: str) -> str:
+def _gallery_id(name: str, gallery: Gallery, data_root: Path | None, where: str) -> str:
     if name in gallery:
         return name
     if data_root is not None:
         try:
             same = gallery.ids_of(hashlib.sha256((data_root / name).read_bytes()).digest())
-        except (OSError, ValueError):  # not there, or no name of a file
+        except (OSError, ValueError):  # missing, or not a file name
             same = []
         if same:
             return same[0]
     place = f" nor a picture of it below {data_root}" if data_root else "; --data-root names a folder of its pictures"
-    raise MissingImageError(f"{where}: {name!r} is not an id of {gallery.path}{place}")
+    raise MissingImageError(f"{where}: {name!r} is not an id of {gallery.folder}{place}")

@@ -1,209 +1,181 @@
-"""The ways from a new model's queries to stored vectors of an old one: a head of its own, or a map that is fitted.
+"""Fitting the routes from a new model's queries to the stored vectors of an old one (see `cir.mappings`).
 
-What each brings differs from pair to pair (docs/results/replace-model.md), and none can be assumed to bring anything:
-that is why each is measured before it is used. A route that a pair of models does not have says why.
+What a route gains differs from pair to pair (docs/results/replace-model.md), and none can be assumed to gain anything:
+each is measured before it is used. A route that a pair of models does not have says why.
+
+A further route is a function here, an entry in `FITS`, and an entry in `cir.mappings.Route`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cir.replacement.paired_sample import Floats, Rows, Study, ranked, scores
+from cir.arrays import Floats, Rows, unit
+from cir.mappings import Route
+from cir.replacement.head_fit import fit_head
+from cir.replacement.paired_sample import PairedSample, ranked, similarities
+from cir.replacement.ridge import fit_ridge
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-FEWEST_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be laid on each other in any way
-HEAD_RATE, HEAD_STEPS, HEAD_BATCH, HEAD_TEMPERATURE = 1e-3, 400, 128, 0.07
-_GONE = "the model that made these vectors is not here"
-CANDIDATES = 20  # of each anchor, on which scores are calibrated: mostly hard negatives
+RIDGE_WEIGHTS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+MIN_IMAGES = 50  # with fewer, two spaces of hundreds of dims can be mapped onto each other in many ways
+CALIBRATION_CANDIDATES = 20  # per query: mostly hard negatives
+OLD_MODEL_MISSING = "the folder of the model that made these vectors is missing"
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedRoute:
     """A route after fitting.
 
     Attributes:
-        route: its name in an `SpaceMapping`.
+        route: which.
         scores: (Q, N) of the new model's queries on the old vectors.
-        matrix, bias: as in `SpaceMapping`; None where nothing is carried.
-        slope, intercept: put its scores on the scale of the new model's own.
+        matrix, bias, slope, intercept: as in `SpaceMapping`.
     """
 
-    route: str
+    route: Route
     scores: Floats
     matrix: Floats | None = None
     bias: Floats | None = None
     slope: float = 1.0
     intercept: float = 0.0
 
+    @property
+    def calibrated(self) -> Floats:
+        """(Q, N) scores on the scale of the new model's own."""
+        calibrated: Floats = self.slope * self.scores + self.intercept
+        return calibrated
 
-def head(study: Study) -> Fitted | str:
+
+def fit_routes(sample: PairedSample) -> tuple[list[FittedRoute], dict[str, str]]:
+    """Every route that the pair of models has, fitted; and route -> why the pair does not have it."""
+    fitted, absent = [], {}
+    for route, fit in FITS.items():
+        result = fit(sample)
+        if isinstance(result, FittedRoute):
+            fitted.append(result)
+        else:
+            absent[route.value] = result
+    return fitted, absent
+
+
+def trained_head(sample: PairedSample) -> FittedRoute | str:
     """The new model's own query head for the old space, trained with it."""
-    if study.head_queries is None:
+    if sample.head_queries is None:
         return "the new model has no query head for this space"
-    return _calibrated(study, Fitted("head", scores(study.head_queries, study.old_gallery)))
+    return platt_scaled(sample, FittedRoute(Route.HEAD, similarities(sample.head_queries, sample.old_gallery)))
 
 
-def fitted(study: Study) -> Fitted | str:
-    """A query head for the old space, fitted here on what the new model's own heads project; the model stays.
+def fitted_head(sample: PairedSample) -> FittedRoute | str:
+    """A query head for the old space, fitted on the query states of the new model, which is not changed.
 
-    It starts as the linear map to the old model's queries, and is contrasted with the stored answers from there. A
-    fifth of the anchors that fits may see decides when to stop. Few anchors make a poor head: `cir train --heads-only`
-    fits one on training triplets.
+    Few queries give a poor head; `cir train --heads-only` fits one on training triplets.
     """
-    shown = study.new_states
-    if shown is None:
-        return "the new model does not show what a head would project"
-    if study.old_queries is None:
-        return _GONE
-    import torch
-    from torch.nn.functional import normalize
-
-    rows = np.flatnonzero(study.fit & study.right.any(axis=1))
-    rng = np.random.default_rng(0)
-    apart = rng.random(len(rows)) < 0.2
-    if apart.all() or not apart.any():
-        return f"{len(rows)} anchors to fit on are too few"
-    scale = float(np.abs(shown[rows]).std()) or 1.0
-    inside, outside = rows[~apart], rows[apart]
-    matrix, bias = _ridge(shown[inside] / scale, study.old_queries[inside], len(rows) / 10)
-    weights = [torch.from_numpy(matrix).requires_grad_(), torch.from_numpy(bias).requires_grad_()]
-    optimiser = torch.optim.AdamW(weights, lr=HEAD_RATE, weight_decay=0.01)
-
-    def lost(asked: Rows, among: Rows) -> torch.Tensor:
-        queries = normalize(torch.from_numpy(shown[asked] / scale) @ weights[0].T + weights[1], dim=-1)
-        gallery = torch.from_numpy(study.old_gallery[among])
-        found = queries @ gallery.T if gallery.ndim == 2 else torch.einsum("qd,ntd->qnt", queries, gallery).amax(-1)
-        itself = torch.from_numpy(study.references[asked][:, None] == among)
-        chances = torch.log_softmax(found.masked_fill(itself, -1.0) / HEAD_TEMPERATURE, dim=1)
-        # An answer is as good as the others: all that is asked is that they come before the rest.
-        answers = torch.from_numpy(study.right[np.ix_(asked, among)])
-        return -torch.logsumexp(chances.masked_fill(~answers, float("-inf")), dim=1).clamp(min=-30).mean()
-
-    every = np.arange(len(study.old_gallery))
-    best, kept = float("inf"), [value.detach().clone() for value in weights]
-    for step in range(HEAD_STEPS + 1):
-        if step % 20 == 0:
-            with torch.no_grad():
-                held_out = float(lost(outside, every))
-            if held_out < best:
-                best, kept = held_out, [value.detach().clone() for value in weights]
-        asked = rng.permutation(inside)[:HEAD_BATCH]
-        others = rng.permutation(every)[: 4 * HEAD_BATCH]
-        answers = [rng.choice(np.flatnonzero(study.right[row])) for row in asked]
-        optimiser.zero_grad()
-        torch.autograd.backward(lost(asked, np.union1d(others, answers)))
-        optimiser.step()
-    head_matrix: Floats = (kept[0].numpy() / scale).astype(np.float32)
-    head_bias: Floats = kept[1].numpy()
-    given = scores(_unit(shown @ head_matrix.T + head_bias), study.old_gallery)
-    # On its own questions it is surer than on others: the scale of its scores comes from those kept apart.
-    return _calibrated(study, Fitted("fitted", given, head_matrix, head_bias), outside)
+    if sample.new_states is None:
+        return "the new model does not expose its query states"
+    if sample.old_queries is None:
+        return OLD_MODEL_MISSING
+    head = fit_head(sample)
+    if head is None:
+        return f"{int((sample.fit & sample.relevant.any(axis=1)).sum())} queries are too few to fit on"
+    scores = similarities(unit(sample.new_states @ head.matrix.T + head.bias), sample.old_gallery)
+    # The head is over-confident on its training queries, so its scores are calibrated on the held-out fifth.
+    return platt_scaled(sample, FittedRoute(Route.FITTED, scores, head.matrix, head.bias), head.held_out)
 
 
-def transform(study: Study) -> Fitted | str:
-    """Stored vectors carried into the new space: ridge regression on images that both models have seen.
+def ridge(sample: PairedSample) -> FittedRoute | str:
+    """Stored vectors mapped into the new space by ridge regression on images that both models have encoded.
 
     One space, one query vector, and scores that merge as they are. Not for tokens, since those of two models have no
     pairs, nor for few images.
     """
-    rows = study.fit_images
-    if study.old_gallery.ndim == 3 or study.new_gallery.ndim == 3:
+    rows = sample.fit_images
+    if sample.old_gallery.ndim == 3 or sample.new_gallery.ndim == 3:
         return "images are ranked by tokens, and those of two models have no pairs"
-    if len(rows) < FEWEST_IMAGES:
-        return (
-            f"{len(rows)} images that no measured anchor is about, {FEWEST_IMAGES} are needed; give a larger --sample"
-        )
-    old, new = study.old_gallery[rows], study.new_gallery[rows]
-    apart = np.random.default_rng(0).random(len(rows)) < 0.2
+    if len(rows) < MIN_IMAGES:
+        return f"{len(rows)} images outside the measured queries, {MIN_IMAGES} are needed; give a larger --sample"
+    old, new = sample.old_gallery[rows], sample.new_gallery[rows]
+    held_out = np.random.default_rng(0).random(len(rows)) < 0.2
 
     def error(weight: float) -> float:
-        matrix, bias = _ridge(old[~apart], new[~apart], weight)
-        return -float((_unit(old[apart] @ matrix.T + bias) * new[apart]).sum(axis=1).mean())
+        matrix, bias = fit_ridge(old[~held_out], new[~held_out], weight)
+        return -float((unit(old[held_out] @ matrix.T + bias) * new[held_out]).sum(axis=1).mean())
 
-    best = min(RIDGES, key=error) if apart.any() and not apart.all() else 1.0
-    matrix, bias = _ridge(old, new, best)
-    carried = _unit(study.old_gallery @ matrix.T + bias)
-    return Fitted("transform", scores(study.new_queries, carried), matrix, bias)
+    best = min(RIDGE_WEIGHTS, key=error) if held_out.any() and not held_out.all() else 1.0
+    matrix, bias = fit_ridge(old, new, best)
+    mapped = unit(sample.old_gallery @ matrix.T + bias)
+    return FittedRoute(Route.RIDGE, similarities(sample.new_queries, mapped), matrix, bias)
 
 
-def procrustes(study: Study) -> Fitted | str:
-    """Query vectors turned into the old space by the best orthogonal map of images, or of queries if images do not do.
+def procrustes(sample: PairedSample) -> FittedRoute | str:
+    """Query vectors rotated into the old space by the best orthogonal map of images, or of queries with few images.
 
     An orthogonal map commutes with the maximum over tokens.
     """
-    if study.old_gallery.ndim == 2 and study.new_gallery.ndim == 2 and len(study.fit_images) >= FEWEST_IMAGES:
-        old, new = study.old_gallery[study.fit_images], study.new_gallery[study.fit_images]
-    elif study.old_queries is None:
-        return _GONE
+    if sample.old_gallery.ndim == 2 and sample.new_gallery.ndim == 2 and len(sample.fit_images) >= MIN_IMAGES:
+        old, new = sample.old_gallery[sample.fit_images], sample.new_gallery[sample.fit_images]
+    elif sample.old_queries is None:
+        return OLD_MODEL_MISSING
     else:
-        old, new = study.old_queries[study.fit], study.new_queries[study.fit]
+        old, new = sample.old_queries[sample.fit], sample.new_queries[sample.fit]
     left, _, right = np.linalg.svd(old.T.astype(np.float64) @ new, full_matrices=False)
     matrix = (left @ right).astype(np.float32)
-    given = scores(_unit(study.new_queries @ matrix.T), study.old_gallery)
-    return _calibrated(study, Fitted("procrustes", given, matrix))
+    scores = similarities(unit(sample.new_queries @ matrix.T), sample.old_gallery)
+    return platt_scaled(sample, FittedRoute(Route.PROCRUSTES, scores, matrix))
 
 
-def simplex(study: Study) -> Fitted | str:
-    """Query vectors without the dims that no vertex anchors: nothing is fitted, neither model has seen the other."""
-    if not study.anchored or study.old_gallery.ndim == 3:
-        return "the two models are not anchored to one simplex"
-    matrix = np.eye(study.old_gallery.shape[1], study.new_queries.shape[1], dtype=np.float32)
-    matrix[study.anchored :] = 0
-    given = scores(_unit(study.new_queries @ matrix.T), study.old_gallery)
-    return _calibrated(study, Fitted("simplex", given, matrix))
+def simplex(sample: PairedSample) -> FittedRoute | str:
+    """Query vectors with the free dims set to zero: nothing is fitted, and neither model has seen the other."""
+    if not sample.simplex_dims or sample.old_gallery.ndim == 3:
+        return "the two models do not share a simplex"
+    matrix = np.eye(sample.old_gallery.shape[1], sample.new_queries.shape[1], dtype=np.float32)
+    matrix[sample.simplex_dims :] = 0
+    scores = similarities(unit(sample.new_queries @ matrix.T), sample.old_gallery)
+    return platt_scaled(sample, FittedRoute(Route.SIMPLEX, scores, matrix))
 
 
-def encoder(study: Study) -> Fitted | str:
-    """The old model goes on making queries for its own vectors: nothing gained there, nothing lost."""
-    if study.old_queries is None:
-        return _GONE
-    return _calibrated(study, Fitted("encoder", scores(study.old_queries, study.old_gallery)))
-
-
-def naive(study: Study) -> Fitted | None:
-    """The new model's queries on the old vectors as they are: what silent mixing does. Never a route."""
-    if study.new_queries.shape[1] != study.old_gallery.shape[-1]:
-        return None
-    return Fitted("naive", scores(study.new_queries, study.old_gallery))
-
-
-ROUTES: dict[str, Callable[[Study], Fitted | str]] = {
-    "head": head,
-    "fitted": fitted,
-    "transform": transform,
-    "procrustes": procrustes,
-    "simplex": simplex,
-    "encoder": encoder,
+FITS: Mapping[Route, Callable[[PairedSample], FittedRoute | str]] = {
+    Route.HEAD: trained_head,
+    Route.FITTED: fitted_head,
+    Route.RIDGE: ridge,
+    Route.PROCRUSTES: procrustes,
+    Route.SIMPLEX: simplex,
 }
 
 
-def _ridge(x: Floats, y: Floats, weight: float) -> tuple[Floats, Floats]:
-    """Matrix (E, D) and bias (E,) of y = matrix x + bias with a penalty on the matrix."""
-    mean_x, mean_y = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
-    centred = x - mean_x
-    gram = centred.T @ centred + weight * np.eye(x.shape[1])
-    matrix = np.linalg.solve(gram, centred.T @ (y - mean_y)).T
-    return matrix.astype(np.float32), (mean_y - matrix @ mean_x).astype(np.float32)
+def unmapped_scores(sample: PairedSample) -> Floats | None:
+    """(Q, N) scores of the new model's queries on the old vectors without a mapping, or None if dims differ.
+
+    What mixing two models' vectors would do; never a route.
+    """
+    if sample.new_queries.shape[1] != sample.old_gallery.shape[-1]:
+        return None
+    return similarities(sample.new_queries, sample.old_gallery)
 
 
-def _calibrated(study: Study, fitted: Fitted, rows: Rows | None = None) -> Fitted:
-    """Scores of two spaces meet where the odds of being an answer are equal, on anchors that fits may see."""
-    rows = np.flatnonzero(study.fit) if rows is None else rows
-    old, new = _odds(study, fitted.scores, rows), _odds(study, study.native, rows)
-    if old[0] <= 0 or new[0] <= 0:  # scores that say nothing: as they are
+def platt_scaled(sample: PairedSample, fitted: FittedRoute, rows: Rows | None = None) -> FittedRoute:
+    """Platt-scale both score distributions and map old scores to new ones of equal odds.
+
+    Args:
+        sample: the paired sample.
+        fitted: a route without calibration.
+        rows: queries to calibrate on; all that fits may see if None.
+    """
+    rows = np.flatnonzero(sample.fit) if rows is None else rows
+    old = _platt_parameters(sample, fitted.scores, rows)
+    new = _platt_parameters(sample, sample.reindexed, rows)
+    if old[0] <= 0 or new[0] <= 0:  # scores without information stay as they are
         return fitted
-    slope, intercept = old[0] / new[0], (old[1] - new[1]) / new[0]
-    return Fitted(fitted.route, fitted.scores, fitted.matrix, fitted.bias, float(slope), float(intercept))
+    return replace(fitted, slope=float(old[0] / new[0]), intercept=float((old[1] - new[1]) / new[0]))
 
 
-def _odds(study: Study, given: Floats, chosen: Rows) -> tuple[float, float]:
-    """Weights (a, b) of the log-odds a s + b that a candidate of score s, one of an anchor's first, answers."""
-    order = ranked(given[chosen], study.references[chosen], CANDIDATES)
-    values = np.take_along_axis(given[chosen], order, axis=1).ravel().astype(np.float64)
-    labels = np.take_along_axis(study.right[chosen], order, axis=1).ravel()
+def _platt_parameters(sample: PairedSample, scores: Floats, rows: Rows) -> tuple[float, float]:
+    """(a, b) of the log-odds a s + b that a candidate of score s, among a query's first, is a target."""
+    order = ranked(scores[rows], sample.references[rows], CALIBRATION_CANDIDATES)
+    values = np.take_along_axis(scores[rows], order, axis=1).ravel().astype(np.float64)
+    labels = np.take_along_axis(sample.relevant[rows], order, axis=1).ravel()
     centre, spread = values.mean(), max(float(values.std()), 1e-6)
     x = np.stack([(values - centre) / spread, np.ones_like(values)], axis=1)
     weights = np.zeros(2)
@@ -213,8 +185,3 @@ def _odds(study: Study, given: Floats, chosen: Rows) -> tuple[float, float]:
         curvature = (x * (chance * (1 - chance))[:, None]).T @ x + 1e-3 * np.eye(2)
         weights -= np.linalg.solve(curvature, gradient)
     return float(weights[0] / spread), float(weights[1] - weights[0] * centre / spread)
-
-
-def _unit(values: Floats) -> Floats:
-    unit: Floats = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
-    return unit.astype(np.float32)

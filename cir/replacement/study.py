@@ -1,273 +1,185 @@
-"""The whole of a replacement: encode anchors and a sample with both models, measure, judge, publish."""
+"""A replacement study: collect both models' vectors, fit the routes, measure them, and judge."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cir import __version__
-from cir.errors import StaleEvidenceError, UsageError
-from cir.indexer.storage.mappings import write_mapping
-from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.manifest import Manifest, next_generation, publish, read_manifest
-from cir.indexer.writing.preconditions import keeps_tokens
+from cir.data.judged_query import JudgedQuery
+from cir.errors import UsageError
+from cir.evidence import Evidence, ReindexCost, Verdict
 from cir.indexer.storage.segment import Layout
-from cir.replacement import routes
-from cir.replacement.questions import Anchor, digest
-from cir.replacement.gate import ANCHORS, Cost, Verdict, judge
-from cir.replacement.precheck import objections
-from cir.replacement.measure import Measured, measure, overview
-from cir.replacement.collect import Progress, observe
-from cir.replacement.routes import Fitted
+from cir.indexer.writing.preconditions import keeps_tokens
+from cir.indexer.writing.serve import check_successor
+from cir.mappings import SpaceMapping
+from cir.replacement.collect import Collected, SampleCollector
+from cir.replacement.gate import MIN_QUERIES, judge
+from cir.replacement.measure import baselines, measure
+from cir.replacement.precheck import incompatibilities
+from cir.replacement.questions import digest
+from cir.replacement.routes import FittedRoute, fit_routes
 from cir.search.searcher import Searcher
-from cir.types import SpaceMapping, ModelCard
+from cir.types import Encoder, ModelCard, Progress
 
-if TYPE_CHECKING:
-    from cir.types import Encoder
-
-SAMPLE = 2000
-FEWEST = 20  # anchors without which not even a refusal can be measured
-FEW_IMAGES = 0.05  # share of an index that may go unsearched until it is encoded again, when few anchors ask about it
+FEWEST = 20  # judged queries below which not even a refusal can be measured
+FEW_IMAGES = 0.05  # share of an index that may go unsearched until a backfill, if few queries are about it
 
 
 @dataclass(frozen=True)
-class Replacement:
-    """What was found for one older space.
+class StudyOptions:
+    """How to study a replacement.
 
     Attributes:
-        space: its id.
-        images: how many live images it has.
-        made_by: the name of the model whose vectors they are.
-        anchors, measured: how many there are, and how many of them the fits did not see.
-        unusable: further anchors whose photos are gone.
-        sample: images both models have seen.
-        compared: "now", "encoded again" and "naive" -> measure -> share answered.
-        routes: what was measured.
-        absent: route -> why this pair of models does not have it.
-        cost: of encoding these images again.
-        verdict: of the gate.
-        mappings: route -> the mapping it would be published as.
-        left_out: nothing was measured, and these few images may wait, unsearched, for `cir backfill`.
+        sample: images that both models encode, beyond those that the queries name.
+        margin: by how much a route may fall behind the current index and still pass.
+        seed: of the sample and the halves.
+        questions_sha256: digest that names the queries in the evidence; that of the queries given if empty.
     """
 
-    space: str
-    made_by: str
-    images: int
-    anchors: int
-    verdict: Verdict
-    cost: Cost
-    measured: int = 0
-    unusable: int = 0
-    sample: int = 0
-    compared: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    routes: Sequence[Measured] = ()
-    absent: Mapping[str, str] = field(default_factory=dict)
+    sample: int = 2000
+    margin: float = 0.0
+    seed: int = 0
+    questions_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class SpaceStudy:
+    """The outcome for one older space.
+
+    Attributes:
+        evidence: what was measured, and the verdict.
+        mappings: route -> the mapping that would be published.
+        left_out: nothing was measured, and its few images may go unsearched until `cir backfill`.
+    """
+
+    evidence: Evidence
     mappings: Mapping[str, SpaceMapping] = field(default_factory=dict)
     left_out: bool = False
 
     @property
+    def mapping(self) -> SpaceMapping | None:
+        """The mapping that may be published."""
+        route = self.evidence.verdict.route
+        return self.mappings[route] if route else None
+
+    @property
     def passes(self) -> bool:
-        """Whether this space is no reason to keep the old model."""
-        return self.verdict.route is not None or self.left_out
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: the evidence."""
-        plain = {key: value for key, value in vars(self).items() if key != "mappings"}
-        return {
-            **plain,
-            "compared": {name: dict(values) for name, values in self.compared.items()},
-            "routes": [one.to_json() for one in self.routes],
-            "cost": asdict(self.cost),
-            "verdict": self.verdict.to_json(),
-        }
+        """Whether this space is no reason to keep the current model."""
+        return self.mapping is not None or self.left_out
 
 
-def passed(found: Sequence[Replacement]) -> bool:
-    """Whether the new model may serve: no older space speaks against it, and at least one is reached."""
-    return all(one.passes for one in found) and any(one.verdict.route for one in found)
-
-
-def check(manifest: Manifest, encoder: Encoder) -> None:
-    """Refuse what needs no measurement. Raises UsageError."""
-    if encoder.card.digest == manifest.serving:
-        raise UsageError(f"{encoder.card.name} serves this index already; name another model")
-    for card in manifest.models.values():
-        if card["name"] == encoder.card.name and card["digest"] != encoder.card.digest:
-            raise UsageError(
-                f"{encoder.card.name} is already the name of another model in this index ({card['digest']}); give the "
-                'new one a name of its own: "name" in its card.json, or in the configuration it is trained by'
-            )
+def may_serve(studies: Sequence[SpaceStudy]) -> bool:
+    """Whether the new model may serve: every older space passes, and at least one has a mapping."""
+    return all(study.passes for study in studies) and any(study.mapping for study in studies)
 
 
 def study_replacement(
-    index: Searcher,
+    searcher: Searcher,
     encoder: Encoder,
-    anchors: Sequence[Anchor],
+    queries: Sequence[JudgedQuery],
     *,
-    sample: int = SAMPLE,
-    asked: str = "",
-    margin: float = 0.0,
-    seed: int = 0,
+    options: StudyOptions | None = None,
     progress: Progress | None = None,
-) -> list[Replacement]:
+) -> list[SpaceStudy]:
     """Measure every route from a new model to every space of an index.
 
     Args:
-        index: with the models that made it at hand.
+        searcher: the index, with the models that made it.
         encoder: the new model.
-        anchors: questions about images of the index; half of those of a space are for fitting.
-        sample: images of the gallery that both models look at, besides those the anchors name.
-        asked: digest that names the anchors in the evidence; their own if empty.
-        margin: by how much a route may fall behind and still pass.
-        seed: of the sample and the halves.
+        queries: judged queries about images of the index; half of those about a space are for fitting.
+        options: sample, margin, seed.
         progress: called with (images encoded, images to encode).
 
     Raises:
-        UsageError: the model serves already, or its name is taken.
-        MissingImageError: hardly an anchor has its photos.
+        UsageError: the model serves already, its name is taken, or it made all vectors.
+        MissingImageError: hardly any query has its photos.
     """
-    gallery, asked = index.gallery, asked or digest(anchors)
-    check(gallery.manifest, encoder)
-    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {encoder.card.space.id})
+    options = options or StudyOptions()
+    gallery, card = searcher.gallery, encoder.card
+    check_successor(gallery.manifest, card)
+    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {card.space.id})
     if not spaces:
-        raise UsageError(f"{gallery.path}: all of it was made by {encoder.card.name}; `cir rollback` lets that serve")
-    return [
-        _study_space(
-            index, encoder, space, anchors, asked, sample, margin, np.random.default_rng([seed, number]), progress
-        )
-        for number, space in enumerate(spaces)
-    ]
-
-
-def apply(path: Path, encoder: Encoder, found: Iterable[Replacement], generation: int) -> Manifest:
-    """Let the new model serve, over the mappings that passed; no stored vector is touched.
-
-    Args:
-        path: the index folder.
-        encoder: the new model.
-        found: what was measured.
-        generation: of the index at that time.
-
-    Raises:
-        StaleEvidenceError: the index has changed since it was measured.
-        UsageError: a space has no route that passes.
-        IndexLockedError: another process is writing to it.
-        DataError: the disk refuses; the old generation stays.
-    """
-    measured = {one.space for one in found if one.passes} | {encoder.card.space.id}
-    mappings = {one.space: one.mappings[one.verdict.route] for one in found if one.verdict.route}
-    with writer_lock(path):
-        manifest = read_manifest(path)
-        if manifest.generation != generation:
-            raise StaleEvidenceError(
-                f"{path}: generation {manifest.generation} is not what was measured, {generation}; measure again"
-            )
-        check(manifest, encoder)
-        unknown = {entry.space for entry in manifest.segments} - measured
-        if unknown:
-            raise UsageError(f"{path}: no measured way to space {min(unknown)}; measure again, or keep the model")
-        card = encoder.card
-        directory = getattr(encoder, "directory", None)
-        paths = {card.digest: str(Path(directory).resolve())} if directory else {}
-        manifest = replace(
-            manifest,
-            generation=next_generation(path),
-            previous=manifest.generation,
-            serving=card.digest,
-            models={**manifest.models, card.digest: card.to_json()},
-            model_paths={**manifest.model_paths, **paths},
-            spaces={**manifest.spaces, card.space.id: asdict(card.space)},
-            mappings={space: write_mapping(path, mapping) for space, mapping in mappings.items()},
+        raise UsageError(f"{gallery.folder}: all of it was made by {card.name}; use `cir rollback`")
+    collector = SampleCollector(searcher, encoder, options.sample, progress)
+    layout = Layout.of(card, keeps_tokens(gallery.manifest, card), gallery.layout.precision)
+    studies = []
+    for number, space in enumerate(spaces):
+        made_by, members = gallery.manifest.maker(space), set(gallery.ids_in(space))
+        about = [query for query in queries if query.targets & members]
+        refusal = _refuse(made_by, card, len(members), len(about), len(members) <= FEW_IMAGES * len(gallery))
+        if refusal:
+            studies.append(refusal)
+            continue
+        collected = collector.collect(made_by, about, np.random.default_rng([options.seed, number]))
+        hours = len(members) / collected.images_per_second / 3600
+        evidence = Evidence(
+            space=space,
+            made_by=made_by.name,
+            images=len(members),
+            cost=ReindexCost(len(members), hours, layout.row_bytes * len(members)),
+            questions=len(collected.queries),
+            unusable=len(about) - len(collected.queries),
+            questions_sha256=options.questions_sha256 or digest(queries),
+            margin=options.margin,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             cir=__version__,
         )
-        publish(path, manifest)
-    return manifest
+        studies.append(_judge(collected, evidence, card))
+    return studies
 
 
-def _study_space(
-    index: Searcher,
-    encoder: Encoder,
-    space: str,
-    anchors: Sequence[Anchor],
-    asked: str,
-    sample: int,
-    margin: float,
-    rng: np.random.Generator,
-    progress: Progress | None,
-) -> Replacement:
-    gallery = index.gallery
-    members = gallery.ids_in(space)
-    made_by = _maker(gallery.manifest, space)
-    against = objections(made_by, encoder.card)
-    if against:
-        advice = f"keep the model there is; `cir train --replaces {gallery.path}` trains a successor"
-        verdict = Verdict(None, {"": against}, advice=advice)
-        return Replacement(space, made_by.name, len(members), 0, verdict, Cost(len(members), 0.0, 0))
-    inside = set(members)
-    about = [one for one in anchors if one.targets & inside]
-    few = len(members) <= FEW_IMAGES * len(gallery)
-    if len(about) < (ANCHORS if few else FEWEST):
-        return _unmeasured(space, made_by.name, len(members), len(about), few)
-    seen = observe(index, encoder, made_by, about, sample=sample, rng=rng, progress=progress)
-    study = seen.study
-    tried = {name: make(study) for name, make in routes.ROUTES.items()}
-    fitted = {name: made for name, made in tried.items() if isinstance(made, Fitted)}
-    measured = [measure(study, one) for one in fitted.values()]
-    compared = overview(study, routes.naive(study))
-    row_bytes = Layout.of(encoder.card, keeps_tokens(gallery.manifest, encoder.card), gallery.precision).row_bytes
-    cost = Cost(len(members), len(members) / seen.images_per_second / 3600, row_bytes * len(members))
-    found = Replacement(
-        space=space,
-        made_by=made_by.name,
-        images=len(members),
-        anchors=len(seen.anchors),
-        verdict=judge(len(seen.anchors), compared, measured, cost, margin=margin),
-        cost=cost,
-        measured=int((~study.fit).sum()),
-        unusable=len(about) - len(seen.anchors),
-        sample=len(study.old_gallery),
-        compared=compared,
-        routes=measured,
-        absent={name: made for name, made in tried.items() if isinstance(made, str)},
+def _refuse(made_by: ModelCard, successor: ModelCard, images: int, queries: int, few_images: bool) -> SpaceStudy | None:
+    """What rules out a measurement of a space: an incompatible model, or too few judged queries."""
+    problems = incompatibilities(made_by, successor)
+    left_out = False
+    if problems:
+        advice = "keep the current model; `cir train --replaces INDEX` trains a successor"
+        queries = 0
+    elif queries < (MIN_QUERIES if few_images else FEWEST):
+        problems = [f"{queries} judged queries are about its {images:,} images, {MIN_QUERIES} are needed"]
+        left_out = few_images
+        advice = "store judged queries about all of the gallery with `cir questions`"
+        if few_images:
+            advice = f"its {images:,} images go unsearched until `cir backfill` encodes them again"
+    else:
+        return None
+    verdict = Verdict(None, tuple(problems), advice=advice)
+    cost = ReindexCost(images, 0.0, 0)
+    evidence = Evidence(made_by.space.id, made_by.name, images, cost, verdict, questions=queries)
+    return SpaceStudy(evidence, left_out=left_out)
+
+
+def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> SpaceStudy:
+    """Fit and measure the routes of a paired sample, and judge; `about` is the evidence before any measurement."""
+    sample = collected.sample
+    fitted, absent = fit_routes(sample)
+    results = tuple(measure(sample, route) for route in fitted)
+    compared = baselines(sample)
+    evidence = replace(
+        about,
+        verdict=judge(about.questions, compared, results, about.cost, margin=about.margin),
+        measured=int((~sample.fit).sum()),
+        sample=len(sample.old_gallery),
+        baselines=compared,
+        routes=results,
+        absent=absent,
+        fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit, strict=True) if fit),
     )
-    evidence = {
-        **found.to_json(),
-        "anchors sha256": asked,
-        "fitted on": [one.id for one, fit in zip(seen.anchors, study.fit, strict=True) if fit],
-        "made by": made_by.digest,
-        "margin": margin,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cir": __version__,
-    }
-    mappings = {name: _mapping(encoder.card.digest, space, one, evidence) for name, one in fitted.items()}
-    return replace(found, mappings=mappings)
+    return SpaceStudy(evidence, {route.route.value: _mapping(route, successor, evidence) for route in fitted})
 
 
-def _maker(manifest: Manifest, space: str) -> ModelCard:
-    """The model whose own space it is."""
-    made = next(entry.model for entry in manifest.segments if entry.space == space)
-    return ModelCard.from_json(manifest.models[made])
-
-
-def _unmeasured(space: str, made_by: str, images: int, anchors: int, few: bool) -> Replacement:
-    """A space that too few anchors ask about."""
-    reason = f"{anchors} anchors are about its {images:,} images, {ANCHORS} are needed"
-    advice = (
-        f"its {images:,} images go unsearched until `cir backfill` encodes them again"
-        if few
-        else "keep anchors about all of the gallery with `cir anchors`"
-    )
-    verdict = Verdict(None, {"": [reason]}, advice=advice)
-    return Replacement(space, made_by, images, anchors, verdict, Cost(images, 0.0, 0), left_out=few)
-
-
-def _mapping(model: str, space: str, fitted: Fitted, evidence: Mapping[str, Any]) -> SpaceMapping:
+def _mapping(fitted: FittedRoute, successor: ModelCard, evidence: Evidence) -> SpaceMapping:
     return SpaceMapping(
-        model, space, fitted.route, fitted.matrix, fitted.bias, fitted.slope, fitted.intercept, dict(evidence)
+        successor.digest,
+        evidence.space,
+        fitted.route,
+        fitted.matrix,
+        fitted.bias,
+        fitted.slope,
+        fitted.intercept,
+        evidence,
     )

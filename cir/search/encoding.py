@@ -7,7 +7,6 @@ own gallery vector. Several references are averaged, and each negative is subtra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ import numpy as np
 from cir.arrays import Floats, unit
 from cir.errors import SpaceMismatchError, UsageError
 from cir.query_vectors import QueryVectors
-from cir.threads import default_workers
+from cir.threads import map_batches
 from cir.types import Encoder, ExposesQueryStates
 
 if TYPE_CHECKING:
@@ -46,19 +45,15 @@ class SpaceEncoder:
     def compose(self, references: Sequence[Reference], captions: Sequence[str]) -> Floats:
         """B references and captions -> (B, D) float32, unit-norm; in parallel where that pays."""
         model = self.load()
-        parts = [slice(start, start + BATCH) for start in range(0, len(captions), BATCH)]
-        workers = min(default_workers(), len(parts))
 
-        def encode(part: slice) -> Floats:
-            pixels = np.stack([model.preprocess(reference.picture()) for reference in references[part]])
+        def encode(rows: slice) -> Floats:
+            pixels = np.stack([model.preprocess(reference.picture()) for reference in references[rows]])
             if self.fitted is not None:
-                return self.fitted.map(self._states(model).query_states(pixels, captions[part]))
-            return model.encode_queries(pixels, captions[part], self.head)
+                return self.fitted.map(self._states(model).query_states(pixels, captions[rows]))
+            return model.encode_queries(pixels, captions[rows], self.head)
 
-        if workers < 2:
-            return np.concatenate([encode(part) for part in parts])
-        with model.shared_by(workers), ThreadPoolExecutor(workers, thread_name_prefix="cir-query") as pool:
-            return np.concatenate(list(pool.map(encode, parts)))
+        vectors: Floats = np.concatenate(map_batches(encode, len(captions), BATCH, model.shared_by))
+        return vectors
 
     def texts(self, captions: Sequence[str]) -> Floats:
         """B captions without a reference -> (B, D) float32, unit-norm."""
@@ -79,7 +74,8 @@ class SpaceEncoder:
         """
         if self.head is not None or self.fitted is not None:
             # A query head encodes no images, but a query with an empty caption lies near its reference.
-            return self.compose([reference], [""])[0]
+            composed: Floats = self.compose([reference], [""])[0]
+            return composed
         model = self.load()
         encoded = model.encode_images(model.preprocess(reference.picture())[None])
         if encoded.vectors is not None and vectors:

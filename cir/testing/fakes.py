@@ -25,8 +25,9 @@ from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, adopt_segment, publish
 from cir.indexer.storage.segment import Layout, RowBlock, write_segment
-from cir.indexer.writing.build import BuildOptions, BuildReport, build_index
+from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.plan import Metadata
+from cir.indexer.writing.report import BuildReport
 from cir.query_vectors import QueryVectors
 from cir.types import Encoded, ModelCard, Progress
 

@@ -58,7 +58,8 @@ def read_mapping(folder: IndexFolder, entry: MappingEntry) -> SpaceMapping:
         arrays: Mapping[str, Floats] = load(contents[_ARRAYS]) if _ARRAYS in contents else {}
         values = json.loads(contents[_JSON])
         evidence = Evidence.from_json(values["evidence"]) if values["evidence"] else None
-        return SpaceMapping(**{**values, "route": Route(values["route"]), "evidence": evidence}, **arrays)
+        parsed = {"route": Route(values["route"]), "evidence": evidence, **arrays}
+        return SpaceMapping(**{**values, **parsed})
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         path = folder.mappings / entry.name
         raise CorruptIndexError(f"{path}: not a mapping of this version: {error}; update cir") from None

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cir.data.wardrobe.garments import Garment
-
-Points = NDArray[Any]  # (n, 2) float64
+from cir.data.wardrobe.outlines import Points, arc, box, curve, disc, mirror, polyline, ribbon, whole
 
 
 @dataclass(frozen=True)
@@ -31,53 +28,6 @@ class Part:
     ribbed: float = 0.0  # how strongly the knit's ribs show
     within: Points | None = None  # the part shows only inside this outline
     raised: float = 1.0  # how strong a shadow it throws on what lies below
-
-
-def _points(*points: tuple[float, float]) -> Points:
-    return np.array(points, dtype=np.float64)
-
-
-def _curve(*points: tuple[float, float], steps: int = 8) -> Points:
-    """A smooth line through the points (Catmull-Rom)."""
-    knots = _points(points[0], *points, points[-1])
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    pieces = []
-    for a, b, c, d in zip(knots, knots[1:], knots[2:], knots[3:], strict=False):
-        bend = 2 * a - 5 * b + 4 * c - d
-        pieces.append(0.5 * (2 * b + (c - a) * t + bend * t**2 + (3 * b - a - 3 * c + d) * t**3))
-    return np.concatenate([*pieces, knots[-1:]])
-
-
-def _mirror(points: Points) -> Points:
-    mirrored: Points = points * np.array([-1.0, 1.0])
-    return mirrored
-
-
-def _whole(half: Points) -> Points:
-    """Close a right half, running from the midline at the top to the midline at the bottom."""
-    return np.concatenate([half, _mirror(half)[::-1]])
-
-
-def _arc(width: float, depth: float, top: float = 0.0) -> Points:
-    """The lower half of an ellipse, from the right end to the left end."""
-    t = np.linspace(0, math.pi, 25)
-    return np.stack([width * np.cos(t), top + depth * np.sin(t)], axis=1)
-
-
-def _disc(x: float, y: float, radius: float) -> Points:
-    t = np.linspace(0, 2 * math.pi, 16, endpoint=False)
-    return np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], axis=1)
-
-
-def _ribbon(path: Points, width: float) -> Points:
-    """A band of the given width to the right-hand side of a path (seen walking along it)."""
-    along = np.gradient(path, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-9
-    return np.concatenate([path, (path + width * np.stack([along[:, 1], -along[:, 0]], axis=1))[::-1]])
-
-
-def _box(x0: float, y0: float, x1: float, y1: float) -> Points:
-    return _points((x0, y0), (x1, y0), (x1, y1), (x0, y1))
 
 
 @dataclass(frozen=True)
@@ -125,18 +75,18 @@ def _measure(garment: Garment, rng: random.Random) -> _Top:
 def _neck_path(neckline: str, top: _Top) -> Points:
     """The edge of the front neck opening, from the right shoulder to the left one."""
     if neckline != "v-neck":
-        return _arc(top.neck, top.drop)
-    right = _curve((top.neck, 0.0), (top.neck * 0.6, top.drop * 0.46), (0.0, top.drop))
-    return np.concatenate([right, _mirror(right)[-2::-1]])
+        return arc(top.neck, top.drop)
+    right = curve((top.neck, 0.0), (top.neck * 0.6, top.drop * 0.46), (0.0, top.drop))
+    return np.concatenate([right, mirror(right)[-2::-1]])
 
 
 def _hem(half: float, length: float, tail: float) -> Points:
     """The lower edge from the right side to the midline."""
-    return _curve((half, length), (half * 0.6, length + tail * 0.7), (0.0, length + tail))
+    return curve((half, length), (half * 0.6, length + tail * 0.7), (0.0, length + tail))
 
 
 def _hem_seam(hem: Points) -> Points:
-    seam: Points = np.concatenate([hem, _mirror(hem)[-2::-1]])
+    seam: Points = np.concatenate([hem, mirror(hem)[-2::-1]])
     seam[:, 1] -= 0.02
     return seam
 
@@ -145,23 +95,23 @@ def _bodice(garment: Garment, top: _Top) -> Points:
     neck = _neck_path(garment.neckline, top)
     (tx, ty), (ax, ay) = top.tip, top.armpit
     if garment.sleeves == "sleeveless":
-        armhole = _curve((tx, ty), (tx - 0.012, 0.12), (tx - 0.002, 0.19), (tx + (ax - tx) * 0.45, 0.24), (ax, ay))
+        armhole = curve((tx, ty), (tx - 0.012, 0.12), (tx - 0.002, 0.19), (tx + (ax - tx) * 0.45, 0.24), (ax, ay))
     else:
-        armhole = _curve((tx, ty), (tx - 0.005, 0.12), (tx - 0.002, 0.2), (ax, ay))
+        armhole = curve((tx, ty), (tx - 0.005, 0.12), (tx - 0.002, 0.2), (ax, ay))
     if garment.type == "dress":
-        side = _curve(
+        side = curve(
             (ax, ay),
             (top.waist, 0.41),
             (top.waist + (top.hem - top.waist) * 0.45, 0.62),
             (top.hem, top.length),
         )
     else:
-        side = _curve((ax, ay), (top.waist, (ay + top.length) / 2), (top.hem, top.length))
+        side = curve((ax, ay), (top.waist, (ay + top.length) / 2), (top.hem, top.length))
     hem = _hem(top.hem, top.length, top.tail)
     if garment.type in _BANDED:
         side, hem = side[:-2], hem - np.array([0.0, 0.03])  # the band covers the rest
-    shoulder = _curve((top.neck, 0.0), ((top.neck + tx) / 2, ty * 0.42), (tx, ty))
-    return _whole(np.concatenate([neck[len(neck) // 2 :: -1], shoulder, armhole, side, hem]))
+    shoulder = curve((top.neck, 0.0), ((top.neck + tx) / 2, ty * 0.42), (tx, ty))
+    return whole(np.concatenate([neck[len(neck) // 2 :: -1], shoulder, armhole, side, hem]))
 
 
 def _sleeve(garment: Garment, top: _Top, rng: random.Random) -> list[Part]:
@@ -184,18 +134,18 @@ def _sleeve(garment: Garment, top: _Top, rng: random.Random) -> list[Part]:
     upper = 0.012 if long else 0.004
     middle = tip * 0.5 + np.array(at(half, 0)) * 0.5 + out * upper
     inner = pit * 0.5 + np.array(at(-half, 0)) * 0.5 + out * (0.008 if long else 0.0)
-    inside = _points((tip[0] - 0.05, pit[1]), (tip[0] - 0.05, tip[1] + 0.03))
-    outer = _curve((tip[0] - 0.002, tip[1] + 0.001), tuple(middle), at(half, 0))
-    under = _curve(at(-half, 0), tuple(inner), (pit[0], pit[1] + 0.012), (pit[0] - 0.04, pit[1]))
+    inside = polyline((tip[0] - 0.05, pit[1]), (tip[0] - 0.05, tip[1] + 0.03))
+    outer = curve((tip[0] - 0.002, tip[1] + 0.001), tuple(middle), at(half, 0))
+    under = curve(at(-half, 0), tuple(inner), (pit[0], pit[1] + 0.012), (pit[0] - 0.04, pit[1]))
     outline = np.concatenate([outer, under, inside])
     cuffed = long and garment.type in ("sweater", "hoodie", "jacket", "shirt")
-    hem = _points(at(half, 0.022), at(-half, 0.022))
+    hem = polyline(at(half, 0.022), at(-half, 0.022))
     seams = () if cuffed else (hem,)
     knit = 0.022 if garment.type == "sweater" else 0.0
     parts = [Part(outline, "fabric", angle, seams, creases=7 if long else 3, ribbed=knit)]
     if cuffed:
         wide = half * (0.86 if garment.type != "shirt" else 1.06)
-        cuff = _points(at(wide, 0.008), at(wide, -0.05), at(-wide, -0.05), at(-wide, 0.008))
+        cuff = polyline(at(wide, 0.008), at(wide, -0.05), at(-wide, -0.05), at(-wide, 0.008))
         ribbed = garment.type != "shirt"
         cloth = "plain" if ribbed else "fabric"
         parts.append(Part(cuff, cloth, angle, ribbed=0.07 if ribbed else 0.0, raised=0.5))
@@ -204,89 +154,89 @@ def _sleeve(garment: Garment, top: _Top, rng: random.Random) -> list[Part]:
 
 def _flip(part: Part) -> Part:
     """The same part for the left side."""
-    seams = tuple(_mirror(seam) for seam in part.seams)
-    return replace(part, outline=_mirror(part.outline), grain=-part.grain, seams=seams)
+    seams = tuple(mirror(seam) for seam in part.seams)
+    return replace(part, outline=mirror(part.outline), grain=-part.grain, seams=seams)
 
 
 def _inside(top: _Top, path: Points) -> list[Part]:
     """What shows of the back through the neck opening, with the maker's label."""
-    back = _arc(top.neck, 0.014, -0.002)
+    back = arc(top.neck, 0.014, -0.002)
     opening = np.concatenate([path, back[::-1]])
     parts = [Part(opening, "inside", raised=0.0)]
     if top.drop > 0.07:
-        parts.append(Part(_ribbon(back[::-1], -0.016), "plain", ribbed=0.07, within=opening, raised=0.4))
-        parts.append(Part(_box(-0.02, 0.024, 0.02, 0.044), "light", raised=0.2))
+        parts.append(Part(ribbon(back[::-1], -0.016), "plain", ribbed=0.07, within=opening, raised=0.4))
+        parts.append(Part(box(-0.02, 0.024, 0.02, 0.044), "light", raised=0.2))
     return parts
 
 
 def _stand(top: _Top) -> Part:
     """The back of a collar, seen through its front."""
-    rise = _curve((0, -0.026), (top.neck * 0.7, -0.034), (top.neck + 0.004, -0.004))
-    return Part(_whole(np.concatenate([rise, _arc(top.neck, top.drop)[1:13]])), "inside", raised=0.2)
+    rise = curve((0, -0.026), (top.neck * 0.7, -0.034), (top.neck + 0.004, -0.004))
+    return Part(whole(np.concatenate([rise, arc(top.neck, top.drop)[1:13]])), "inside", raised=0.2)
 
 
 def _leaf(top: _Top) -> Part:
     """The right collar leaf; the two meet at the throat."""
     n, d = top.neck, top.drop
     outline = [
-        _curve((n * 0.78, -0.034), (n + 0.016, -0.004), (n + 0.028, 0.04)),
-        _curve((n + 0.028, 0.04), (n * 0.98, 0.088), (n * 0.74, 0.122)),
-        _curve((n * 0.74, 0.122), (n * 0.34, d + 0.03), (0.002, d - 0.002)),
-        _curve((0.002, d - 0.002), (n * 0.58, d * 0.42), (n * 0.8, -0.014)),
+        curve((n * 0.78, -0.034), (n + 0.016, -0.004), (n + 0.028, 0.04)),
+        curve((n + 0.028, 0.04), (n * 0.98, 0.088), (n * 0.74, 0.122)),
+        curve((n * 0.74, 0.122), (n * 0.34, d + 0.03), (0.002, d - 0.002)),
+        curve((0.002, d - 0.002), (n * 0.58, d * 0.42), (n * 0.8, -0.014)),
     ]
     return Part(np.concatenate(outline), grain=0.5, raised=1.3)
 
 
 def _turtleneck(top: _Top) -> list[Part]:
     n = top.neck
-    side = _curve((n - 0.004, -0.085), (n + 0.002, -0.04), (n + 0.014, 0.016))
-    rim, base = _arc(n - 0.004, -0.012, -0.085), _arc(n + 0.014, 0.034, 0.016)
-    tube = np.concatenate([side, base, _mirror(side)[::-1], rim[::-1]])
-    mouth = np.concatenate([_arc(n - 0.01, 0.009, -0.086), _arc(n - 0.01, -0.009, -0.086)[::-1]])
+    side = curve((n - 0.004, -0.085), (n + 0.002, -0.04), (n + 0.014, 0.016))
+    rim, base = arc(n - 0.004, -0.012, -0.085), arc(n + 0.014, 0.034, 0.016)
+    tube = np.concatenate([side, base, mirror(side)[::-1], rim[::-1]])
+    mouth = np.concatenate([arc(n - 0.01, 0.009, -0.086), arc(n - 0.01, -0.009, -0.086)[::-1]])
     return [Part(tube, "plain", ribbed=0.07, raised=1.4), Part(mouth, "inside", raised=0.0)]
 
 
 def _hood(top: _Top) -> list[Part]:
     n, d = top.neck, top.drop
     brow, cheek, nape = (0.085, -0.19), (0.135, -0.09), (n + 0.055, 0.0)
-    outer = _curve((0, -0.215), brow, cheek, nape, (n + 0.02, 0.05), (0.03, d + 0.03), (0, d + 0.03))
-    opening = _curve((0, -0.165), (0.058, -0.142), (0.085, -0.06), (0.06, 0.02), (0.0, d))
-    return [Part(_whole(outer), creases=3, raised=1.2), Part(_whole(opening), "inside", raised=0.0)]
+    outer = curve((0, -0.215), brow, cheek, nape, (n + 0.02, 0.05), (0.03, d + 0.03), (0, d + 0.03))
+    opening = curve((0, -0.165), (0.058, -0.142), (0.085, -0.06), (0.06, 0.02), (0.0, d))
+    return [Part(whole(outer), creases=3, raised=1.2), Part(whole(opening), "inside", raised=0.0)]
 
 
 def _hem_band(top: _Top) -> Part:
     low, width = top.length + top.tail, top.hem
     corner, bend = (width, top.length - 0.052), (width, top.length - 0.025)
     end = (width * 0.965, top.length + 0.008)
-    upper = _curve((0, low - 0.052), (width * 0.6, low - 0.054), corner)
-    lower = _curve(end, (width * 0.6, low + 0.004), (0, low + 0.008))
-    half = np.concatenate([upper, _curve(corner, bend, end), lower])
-    return Part(_whole(half), "plain", ribbed=0.07, raised=0.6)
+    upper = curve((0, low - 0.052), (width * 0.6, low - 0.054), corner)
+    lower = curve(end, (width * 0.6, low + 0.004), (0, low + 0.008))
+    half = np.concatenate([upper, curve(corner, bend, end), lower])
+    return Part(whole(half), "plain", ribbed=0.07, raised=0.6)
 
 
 def _buttons(first: float, last: float, gap: float) -> list[Part]:
-    return [Part(_disc(0.0, y, 0.0075), "light", raised=0.8) for y in np.arange(first, last, gap)]
+    return [Part(disc(0.0, y, 0.0075), "light", raised=0.8) for y in np.arange(first, last, gap)]
 
 
 def _front(garment: Garment, top: _Top) -> list[Part]:
     """What is sewn on the bodice: plackets, pockets, zips and bands."""
     low = top.length + top.tail
     if garment.type == "shirt":
-        pocket = _points((0.08, 0.2), (0.17, 0.2), (0.17, 0.29), (0.125, 0.305), (0.08, 0.29))
-        strip = Part(_box(-0.017, top.drop, 0.017, low - 0.002), raised=0.5)
+        pocket = polyline((0.08, 0.2), (0.17, 0.2), (0.17, 0.29), (0.125, 0.305), (0.08, 0.29))
+        strip = Part(box(-0.017, top.drop, 0.017, low - 0.002), raised=0.5)
         return [Part(pocket, raised=0.4), strip, *_buttons(top.drop + 0.05, low - 0.05, 0.088)]
     if garment.type == "polo shirt" or (garment.type == "dress" and garment.neckline == "collar"):
-        placket = Part(_box(-0.017, top.drop, 0.017, 0.21), raised=0.6)
+        placket = Part(box(-0.017, top.drop, 0.017, 0.21), raised=0.6)
         return [placket, *_buttons(top.drop + 0.03, 0.2, 0.05)]
     if garment.type == "hoodie":
-        opening = _curve((0.1, 0.43), (0.135, 0.49), (0.165, 0.56))
-        pouch = _whole(np.concatenate([_points((0, 0.43)), opening, _points((0.165, 0.6), (0, 0.605))]))
-        cord = Part(_ribbon(_curve((0.035, 0.07), (0.04, 0.14), (0.033, 0.22)), 0.008), "light")
+        opening = curve((0.1, 0.43), (0.135, 0.49), (0.165, 0.56))
+        pouch = whole(np.concatenate([polyline((0, 0.43)), opening, polyline((0.165, 0.6), (0, 0.605))]))
+        cord = Part(ribbon(curve((0.035, 0.07), (0.04, 0.14), (0.033, 0.22)), 0.008), "light")
         return [Part(pouch, creases=2, raised=0.8), _hem_band(top), cord, _flip(cord)]
     if garment.type == "jacket":
-        slit = Part(_points((0.1, 0.44), (0.112, 0.444), (0.15, 0.54), (0.138, 0.538)), "dark", raised=0.3)
-        zipper = Part(_box(-0.006, top.drop, 0.006, low), "metal", raised=0.4)
-        facing = Part(_box(-0.02, top.drop, 0.02, low), "plain", raised=0.7)
+        slit = Part(polyline((0.1, 0.44), (0.112, 0.444), (0.15, 0.54), (0.138, 0.538)), "dark", raised=0.3)
+        zipper = Part(box(-0.006, top.drop, 0.006, low), "metal", raised=0.4)
+        facing = Part(box(-0.02, top.drop, 0.02, low), "plain", raised=0.7)
         return [slit, _flip(slit), _hem_band(top), facing, zipper]
     return [_hem_band(top)] if garment.type == "sweater" else []
 
@@ -307,7 +257,7 @@ def _cut_top(garment: Garment, rng: random.Random) -> list[Part]:
     if garment.type in ("t-shirt", "polo shirt", "shirt", "dress"):
         seams.append(_hem_seam(_hem(top.hem, top.length, top.tail)))
     if garment.type == "dress":
-        seams.append(_curve((-top.waist, 0.41), (0, 0.42), (top.waist, 0.41)))
+        seams.append(curve((-top.waist, 0.41), (0, 0.42), (top.waist, 0.41)))
     knit = 0.022 if garment.type == "sweater" else 0.0
     parts.append(Part(body, seams=tuple(seams), creases=12, ribbed=knit, raised=0.8))
     parts += _front(garment, top)
@@ -325,23 +275,23 @@ def _cut_top(garment: Garment, rng: random.Random) -> list[Part]:
 
 
 def _waistband(half: float, depth: float = 0.036) -> list[Part]:
-    upper = _curve((0, 0.008), (half * 0.6, 0.006), (half, 0.0))
-    lower = _curve((half + 0.004, depth), (0, depth + 0.008))
-    front = _whole(np.concatenate([upper, lower]))
-    back = np.concatenate([_arc(half, 0.01), _arc(half, -0.004)[::-1]])
+    upper = curve((0, 0.008), (half * 0.6, 0.006), (half, 0.0))
+    lower = curve((half + 0.004, depth), (0, depth + 0.008))
+    front = whole(np.concatenate([upper, lower]))
+    back = np.concatenate([arc(half, 0.01), arc(half, -0.004)[::-1]])
     return [Part(front, "plain", raised=0.7), Part(back, "inside", raised=0.0)]
 
 
 def _cut_skirt(garment: Garment, rng: random.Random) -> list[Part]:
     waist, hem, length = rng.uniform(0.165, 0.185), rng.uniform(0.26, 0.37), rng.uniform(0.5, 0.64)
     hip = waist + 0.05
-    side = _curve((waist, 0.01), (hip, 0.16), (hip + (hem - hip) * 0.55, 0.36), (hem, length))
+    side = curve((waist, 0.01), (hip, 0.16), (hip + (hem - hip) * 0.55, 0.36), (hem, length))
     edge = _hem(hem, length, 0.03)
-    half = np.concatenate([_points((0, 0.012)), side, edge])
+    half = np.concatenate([polyline((0, 0.012)), side, edge])
     pleats = tuple(
-        _curve((waist * k, 0.045), (waist * k * 1.25, length * 0.4), (hem * k * 0.96, length)) for k in (-0.55, 0.55)
+        curve((waist * k, 0.045), (waist * k * 1.25, length * 0.4), (hem * k * 0.96, length)) for k in (-0.55, 0.55)
     )
-    return [Part(_whole(half), seams=(_hem_seam(edge), *pleats), creases=16), *_waistband(waist)]
+    return [Part(whole(half), seams=(_hem_seam(edge), *pleats), creases=16), *_waistband(waist)]
 
 
 def _cut_legs(garment: Garment, rng: random.Random) -> list[Part]:
@@ -351,20 +301,20 @@ def _cut_legs(garment: Garment, rng: random.Random) -> list[Part]:
     if garment.type == "shorts":
         length, outer, inner = rng.uniform(0.42, 0.5), hip + rng.uniform(0.008, 0.028), 0.018
     knee = ((hip + outer) / 2, (0.27 + length) / 2)
-    side = _curve((waist, 0.01), (hip - 0.006, 0.15), (hip, 0.27), knee, (outer, length))
-    hem = _curve((outer, length), ((outer + inner) / 2, length + 0.012), (inner, length + 0.008))
-    inseam = _curve((inner, length + 0.008), ((inner + 0.008) / 2, (length + 0.3) / 2), (0.0, 0.3))
-    half = np.concatenate([_points((0, 0.012)), side, hem, inseam])
+    side = curve((waist, 0.01), (hip - 0.006, 0.15), (hip, 0.27), knee, (outer, length))
+    hem = curve((outer, length), ((outer + inner) / 2, length + 0.012), (inner, length + 0.008))
+    inseam = curve((inner, length + 0.008), ((inner + 0.008) / 2, (length + 0.3) / 2), (0.0, 0.3))
+    half = np.concatenate([polyline((0, 0.012)), side, hem, inseam])
     cuff = hem - np.array([0.0, 0.022])
-    pocket = _curve((waist * 0.68, 0.04), (waist * 0.78, 0.1), (hip - 0.012, 0.13))
-    fly = _curve((0.0, 0.04), (0.0, 0.2), (0.0, 0.3))
-    stitch = _curve((0.03, 0.04), (0.03, 0.14), (0.004, 0.19))
-    seams = (cuff, _mirror(cuff), pocket, _mirror(pocket), fly, stitch)
+    pocket = curve((waist * 0.68, 0.04), (waist * 0.78, 0.1), (hip - 0.012, 0.13))
+    fly = curve((0.0, 0.04), (0.0, 0.2), (0.0, 0.3))
+    stitch = curve((0.03, 0.04), (0.03, 0.14), (0.004, 0.19))
+    seams = (cuff, mirror(cuff), pocket, mirror(pocket), fly, stitch)
     return [
-        Part(_whole(half), seams=seams, creases=16),
+        Part(whole(half), seams=seams, creases=16),
         *_waistband(waist),
-        *[Part(_box(x - 0.006, 0.0, x + 0.006, 0.046), raised=0.5) for x in (-0.11, 0.11)],
-        Part(_disc(0.0, 0.025, 0.009), "metal"),
+        *[Part(box(x - 0.006, 0.0, x + 0.006, 0.046), raised=0.5) for x in (-0.11, 0.11)],
+        Part(disc(0.0, 0.025, 0.009), "metal"),
     ]
 
 

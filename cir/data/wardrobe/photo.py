@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from cir.data.wardrobe.cloth import Cloth, luminance
-from cir.data.wardrobe.cut import Part, Points
+from cir.data.wardrobe.cut import Part
+from cir.data.wardrobe.outlines import Points
 
 Array = NDArray[Any]
 

@@ -1,0 +1,157 @@
+"""`cir info`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cir.cli.options import index_argument, json_option
+
+if TYPE_CHECKING:
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.storage.manifest import Manifest
+    from cir.mappings import SpaceMapping
+    from cir.types import ModelCard
+
+
+EARLIER = 10  # generations shown
+
+
+@click.command()
+@index_argument
+@json_option
+def info(index: Path, as_json: bool) -> None:
+    """Show what INDEX holds.
+
+    Images, serving model, spaces and the mappings between them, metadata columns, size, and earlier generations.
+
+    \b
+    Example:
+      cir info my.index
+    """
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.writing.history import generations
+    from cir.replacement import questions
+
+    gallery = Gallery.open(index)
+    stored, history = questions.stored(gallery).sha256, generations(index)
+    if as_json:
+        click.echo(json.dumps(_to_json(gallery, history, stored)))
+    else:
+        click.echo("\n".join(_lines(gallery, history, stored)))
+
+
+def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str, Any]:
+    manifest, card = gallery.manifest, gallery.card
+    return {
+        "path": str(gallery.path),
+        "generation": manifest.generation,
+        "previous": manifest.previous,
+        "created": manifest.created,
+        "images": len(gallery),
+        "searched": int(gallery.searchable.sum()),
+        "deleted": sum(map(len, manifest.deleted.values())),
+        "model": {"name": card.name, "digest": card.digest, "path": gallery.model_path},
+        "space": {"id": gallery.space.id, "dims": gallery.space.dims},
+        "simplex": _simplex(card),
+        "vectors": gallery.layout.vectors,
+        "tokens": gallery.layout.tokens,
+        "columns": gallery.columns,
+        "roots": list(manifest.roots),
+        "segments": [{"name": entry.name, "rows": entry.rows, "space": entry.space} for entry in manifest.segments],
+        "mappings": {
+            space: {
+                "route": mapping.route.value,
+                "stale": _stale(mapping, stored),
+                "evidence": mapping.evidence.to_json() if mapping.evidence else None,
+            }
+            for space, mapping in gallery.mappings.items()
+        },
+        "generations": [
+            {
+                "generation": earlier.generation,
+                "created": earlier.created,
+                "model": earlier.card.name,
+                "images": earlier.rows,
+                "spaces": _spaces(earlier),
+            }
+            for earlier in history
+        ],
+        "bytes": _size(manifest),
+    }
+
+
+def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
+    manifest, card, layout = gallery.manifest, gallery.card, gallery.layout
+    outputs = [f"one vector of {card.dims} dims"] * layout.vectors + [f"{layout.tokens} tokens"] * bool(layout.tokens)
+    simplex = _simplex(card)
+    rows = {
+        "images": f"{len(gallery):,} in {len(manifest.segments)} segments",
+        "model": f"{card.name} ({card.digest})",
+        "stored": f"{' and '.join(outputs)}, {_size(manifest) / max(1, len(gallery)):,.0f} bytes per image",
+        "space": gallery.space.id + (f"; {simplex}" if simplex else ""),
+        "columns": ", ".join(gallery.columns) or "none",
+        "photos in": ", ".join(manifest.roots),
+        "generation": f"{manifest.generation}, {manifest.created}",
+    }
+    lines = [f"{name:<11} {value}" for name, value in rows.items()]
+    earlier = [other for other in history if other.generation != manifest.generation]
+    for other in earlier[:EARLIER]:
+        spaces = f" in {_spaces(other)} spaces" if _spaces(other) > 1 else ""
+        lines.append(
+            f"{'earlier':<11} {other.generation}, {other.created}: {other.rows:,} images{spaces}, "
+            f"served by {other.card.name}"
+        )
+    if len(earlier) > EARLIER:
+        lines.append(f"{'':<11} and {len(earlier) - EARLIER:,} before them; --json lists all")
+    older = dict.fromkeys(entry.space for entry in manifest.segments if entry.space != gallery.space.id)
+    return lines + [f"{'older':<11} {_older(gallery, space, stored)}" for space in older]
+
+
+def _older(gallery: Gallery, space: str, stored: str) -> str:
+    """How the images of an older model are searched."""
+    images = f"{len(gallery.ids_in(space)):,} images of {gallery.manifest.maker(space).name} ({space})"
+    mapping = gallery.mappings.get(space)
+    if mapping is None:
+        return f"{images}, not searched: measure a mapping with `cir replace-model`"
+    if mapping.evidence is None:
+        return f"{images}, searched by {mapping.route}"
+    evidence = mapping.evidence
+    gains = ", ".join(
+        f"{name} {100 * gain.difference:+.1f} (95 % lower bound {100 * gain.lower95:+.1f})"
+        for name, gain in evidence.result(mapping.route).gains.items()
+    )
+    stale = "; stale: other judged queries are stored now" if _stale(mapping, stored) else ""
+    return (
+        f"{images}, searched by {mapping.route}: {gains} on {evidence.measured:,} judged queries, "
+        f"{evidence.created}{stale}"
+    )
+
+
+def _stale(mapping: SpaceMapping, stored: str) -> bool:
+    """Whether the evidence is about other judged queries than the index stores now."""
+    evidence = mapping.evidence
+    return bool(stored) and evidence is not None and evidence.questions_sha256 != stored
+
+
+def _simplex(card: ModelCard) -> str:
+    """The simplex of a stationary gallery; empty for others."""
+    if card.simplex is None:
+        return ""
+    classes = sum(map(len, card.classes.values()))
+    return (
+        f"{card.simplex.dims} of {card.dims} dims on a simplex of {classes} classes "
+        f"(vertices {card.simplex.vertices_sha256[:16]}, class map {card.classes_sha256})"
+    )
+
+
+def _spaces(manifest: Manifest) -> int:
+    return len({entry.space for entry in manifest.segments})
+
+
+def _size(manifest: Manifest) -> int:
+    """Bytes of the published segment files."""
+    return sum(file.bytes for entry in manifest.segments for file in entry.files.values())

@@ -1,0 +1,145 @@
+"""`cir query INDEX -`: queries as JSON lines on stdin, answers as JSON lines on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from cir.cli.results import to_json
+from cir.errors import CirError, DataError
+from cir.types import Query, SearchResult
+
+if TYPE_CHECKING:
+    from cir.search import Searcher
+
+CHUNK = 65_536  # bytes read at once
+BATCH = 256  # queries answered at once
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of input: its number, the "id" it has, and its query or what is wrong with it."""
+
+    number: int
+    id: Any
+    query: Query | None
+    error: str = ""
+
+
+def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -> int:
+    """Answer JSON lines in order; a bad line is answered with its error.
+
+    Args:
+        searcher: the index.
+        stream: one query per line.
+        k: number of hits for queries that do not say.
+        exact: compare with every image.
+
+    Returns:
+        The exit code: 0, 1 without any hit, 2 with a bad line.
+    """
+    _ = searcher.encoder  # a model that is missing is one error, not one per line
+    bad = hits = 0
+    for lines in read_batches(stream, k):
+        for line, result in zip(lines, _answers(searcher, lines, exact), strict=True):
+            if isinstance(result, SearchResult):
+                hits += len(result.hits)
+                answer = to_json(result) | {"id": line.id}
+            else:
+                bad += 1
+                answer = {"id": line.id, "error": f"line {line.number}: {result}"}
+            click.echo(json.dumps(answer))
+        sys.stdout.flush()
+    if bad:
+        click.echo(f"cir: {bad:,} lines could not be answered; their answers say why", err=True)
+    return 2 if bad else 0 if hits else 1
+
+
+def read_batches(stream: BinaryIO, k: int) -> Iterator[list[Line]]:
+    """Lines in batches of what can be read without waiting, so that a slow writer gets each answer at once."""
+    number, rest, end = 0, b"", False
+    while not end:
+        data = stream.read1(CHUNK)  # type: ignore[attr-defined]
+        end = not data
+        *complete, rest = (rest + data).split(b"\n") if not end else [rest, b""]
+        batch = []
+        for text in complete:
+            number += 1
+            if text.strip():
+                batch.append(_read(number, text, k))
+        for start in range(0, len(batch), BATCH):
+            yield batch[start : start + BATCH]
+
+
+def _answers(searcher: Searcher, lines: Sequence[Line], exact: bool) -> list[SearchResult | str]:
+    """The result of each line, or what is wrong with it. A batch with a bad query is split until that one is alone."""
+    queries = [line.query for line in lines if line.query is not None]
+    if len(queries) < len(lines):
+        results = iter(_answers(searcher, [line for line in lines if line.query is not None], exact))
+        return [line.error if line.query is None else next(results) for line in lines]
+    try:
+        return list(searcher.search_many(queries, exact=exact))
+    except CirError as error:
+        if len(lines) == 1:
+            return [str(error)]
+    half = len(lines) // 2
+    return _answers(searcher, lines[:half], exact) + _answers(searcher, lines[half:], exact)
+
+
+def _read(number: int, text: bytes, k: int) -> Line:
+    identity = None
+    try:
+        values = _values(text)
+        identity = values.get("id")
+        return Line(number, identity, _parse(values, k))
+    except CirError as error:
+        return Line(number, identity, None, str(error))
+
+
+def _values(line: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError('not a query; write {"references": ["a.jpg"], "text": "in red"}')
+    return values
+
+
+def _parse(values: dict[str, Any], k: int) -> Query:
+    known = {"references", "text", "negatives", "k", "where", "id"}
+    if extra := sorted(values.keys() - known):
+        raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
+    where = values.get("where", {})
+    count = values.get("k", k)
+    plain = isinstance(where, dict) and all(isinstance(value, str | int) for value in where.values())
+    if not plain or any(isinstance(value, bool) for value in where.values()):
+        raise DataError('"where" is an object of column and value, a string or a whole number')
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise DataError('"k" is a whole number')
+    text = values.get("text", "")
+    if not isinstance(text, str):
+        raise DataError('"text" is a string')
+    identity = values.get("id")
+    return Query(
+        references=tuple(_strings(values, "references")),
+        text=text.strip(),
+        negatives=tuple(_strings(values, "negatives")),
+        k=count,
+        where=tuple((column, str(value)) for column, value in where.items()),
+        id=None if identity is None else str(identity),
+    )
+
+
+def _strings(values: dict[str, Any], key: str) -> Iterator[str]:
+    given = values.get(key, [])
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise DataError(f'"{key}" is a list of strings')
+    yield from given

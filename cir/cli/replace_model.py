@@ -1,0 +1,124 @@
+"""`cir replace-model`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.cli.progress import ProgressBar
+from cir.errors import StaleEvidenceError, UsageError
+
+REFUSED = 1
+
+
+@click.command("replace-model")
+@index_argument
+@click.argument("model")
+@click.option(
+    "--questions",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Judged queries about images of INDEX, one per line, as for `evaluate jsonl`; at least 200.  "
+    "[default: those that `cir questions` has stored in INDEX]",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The judged queries name pictures below this folder instead of ids of INDEX.",
+)
+@click.option(
+    "--sample",
+    default=2000,
+    show_default=True,
+    help="Images to encode with MODEL beyond those that the queries name. Routes are fitted on them, and every R@k is "
+    "measured among them: among all images of a larger index it would be lower.",
+)
+@click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
+@click.option(
+    "--accept-noninferior",
+    default=0.0,
+    metavar="PP",
+    help="Let a route pass that is significantly (95 %) less than PP percentage points worse; recorded in the index.  "
+    "[default: it must be better]",
+)
+@device_option
+@model_dir_option
+@json_option
+@click.pass_context
+def replace_model(
+    context: click.Context,
+    index: Path,
+    model: str,
+    file: Path | None,
+    data_root: Path | None,
+    sample: int,
+    publish: bool,
+    accept_noninferior: float,
+    device: str,
+    model_dirs: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Measure whether MODEL may serve INDEX as it is.
+
+    Every route from the new model's queries to the stored vectors is fitted on half of the judged queries and measured
+    on the other half, beside the current index and a full re-index. Exit code 0 if a route to the vectors of every
+    older model passes, else 1. Nothing changes without --apply, or if the replacement is refused.
+
+    \b
+    Example:
+      cir replace-model my.index better-model --questions questions.jsonl
+      cir replace-model my.index better-model --apply
+    """
+    quiet_libraries()
+    from cir import models
+    from cir.indexer.writing.serve import serve_model
+    from cir.replacement import questions
+    from cir.replacement.report import render
+    from cir.replacement.study import StudyOptions, may_serve, study_replacement
+    from cir.search import open_index
+
+    if sample < 0 or not 0 <= accept_noninferior <= 100:
+        raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
+    searcher = open_index(index, model_dirs=model_dirs, device=device)
+    gallery = searcher.gallery
+    given = questions.Questions(questions.read_file(file, gallery, data_root)) if file else questions.stored(gallery)
+    if given.gone:
+        click.echo(f"cir: {given.gone:,} judged queries name images that are gone; they are left out", err=True)
+    if not given.queries:
+        raise UsageError(
+            f"{index} stores no judged queries: give --questions FILE, or store some: `cir questions {index}`"
+        )
+    encoder = models.load_model(model, device=device, model_dirs=model_dirs)
+    studies = study_replacement(
+        searcher,
+        encoder,
+        given.queries,
+        options=StudyOptions(sample, accept_noninferior / 100, questions_sha256=given.sha256),
+        progress=ProgressBar("encoding the sample"),
+    )
+    passed, generation, stale = may_serve(studies), None, ""
+    if not as_json:
+        click.echo("\n\n".join(render(study, encoder.card.name) for study in studies))
+    if publish and passed:
+        mappings = {study.evidence.space: study.mapping for study in studies if study.mapping}
+        unsearched = frozenset(study.evidence.space for study in studies if study.left_out)
+        try:
+            generation = serve_model(
+                index, encoder, mappings, unsearched=unsearched, generation=gallery.manifest.generation
+            ).generation
+        except StaleEvidenceError as error:
+            stale = str(error)
+    if as_json:
+        spaces = [{**study.evidence.to_json(), "left_out": study.left_out} for study in studies]
+        click.echo(json.dumps({"spaces": spaces, "passed": passed, "applied": generation, "stale": stale}))
+    elif generation:
+        click.echo(f"\n{index}: generation {generation}, served by {encoder.card.name}; undo: `cir rollback {index}`")
+    elif passed and not publish:
+        click.echo("\nnothing has changed; --apply lets it serve")
+    if stale:
+        click.echo(f"cir: refused: {stale}", err=True)
+    if not passed or stale:
+        context.exit(REFUSED)
