@@ -98,6 +98,8 @@ def write_json(path: Path, content: Any, *, indent: int | None = 2, sort_keys: b
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents, durably. Raises DataError when that is impossible."""
+    if path.is_dir():
+        return
     with disk_errors(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)

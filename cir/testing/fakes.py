@@ -153,6 +153,12 @@ def folder_of(path: Path, count: int, start: int = 0) -> Path:
     return path
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of an index but its lock, which every writer signs, by path."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "LOCK")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def build(
     folders: Path | Sequence[Path],
     out: Path,
