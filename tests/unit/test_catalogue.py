@@ -111,13 +111,13 @@ def test_judged_queries_get_captions_in_order() -> None:
     assert seen == unseen
 
 
-def test_one_typo_changes_one_longer_word() -> None:
+def test_a_typo_changes_at_most_one_longer_word() -> None:
     rng = random.Random(0)
     assert captions.with_typo("in red", rng) == "in red"
     for _ in range(50):
         words = captions.with_typo("in bright colours", rng).split(" ")
         assert (words[0], len(words)) == ("in", 3)
-        assert (words[1] == "bright") != (words[2] == "colours")
+        assert words[1] == "bright" or words[2] == "colours"
 
 
 @pytest.mark.parametrize(

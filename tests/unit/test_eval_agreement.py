@@ -91,13 +91,13 @@ def test_agreement_with_ir_measures(
         return
     measures = [Success @ measure.k for measure in benchmark.measures if measure.name == "R"]
     parts = {part: theirs(measures, [q for q in judged.values() if q.gallery == part]) for part in benchmark.galleries}
-    for measure in map(str, measures):
-        ours = measure.replace("Success", "R")
+    for their_name in map(str, measures):
+        our_name = their_name.replace("Success", "R")
         for part, values in parts.items():
             figures = report.groups[part] if part else report.metrics
-            assert figures[ours].value == pytest.approx(values[measure], abs=1e-9)
-        average = np.mean([values[measure] for values in parts.values()])
-        assert report.metrics[ours].value == pytest.approx(average, abs=1e-9)
+            assert figures[our_name].value == pytest.approx(values[their_name], abs=1e-9)
+        average = np.mean([values[their_name] for values in parts.values()])
+        assert report.metrics[our_name].value == pytest.approx(average, abs=1e-9)
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["small", "real"])

@@ -19,7 +19,7 @@ from cir.data.judged_query import JudgedQuery
 from cir.errors import MissingImageError
 from cir.eval import engine
 from cir.eval.engine import evaluate
-from cir.eval.report import Figure, Report, make_report
+from cir.eval.report import Confidence, Figure, Report, make_report
 from cir.eval.runs import ordered, read_run, write_run
 from cir.images import ImageFile
 from cir.query_vectors import QueryVectors
@@ -32,7 +32,7 @@ CARD = ModelCard("fake-1", "w", "p", dims=DIMS, tokens=0, vector=True, sum_weigh
 
 
 class Fake:
-    """An exact index; a caption "to X" composes to the vector of X, and alone to a vector of its own."""
+    """Exact search; a caption "to X" composes to the vector of X, and alone to a vector of its own."""
 
     def __init__(self, ids: Sequence[str] = GALLERY) -> None:
         self.card = CARD
@@ -173,7 +173,7 @@ def test_reference_is_removed_unless_kept() -> None:
     assert kept["composed"]["q"][0][0] == "i00"
 
 
-def test_each_thing_is_encoded_once_and_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_distinct_query_is_encoded_once_and_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BATCH", 3)
     monkeypatch.setattr(engine, "RANKED_AT_ONCE", 3)
     searcher = Fake()
@@ -265,14 +265,43 @@ def test_subset_members_that_a_search_overlooked_do_not_rise() -> None:
 
 def test_a_run_file_scores_as_the_evaluation_did(tmp_path: Path) -> None:
     queries = [to(f"q{n}", GALLERY[n], GALLERY[n + 20], subset=tuple(GALLERY[n + 18 : n + 22])) for n in range(18)]
-    asked = benchmark(queries, "R@1 R@5 mAP@5 Rs@1 Rs@2")
-    found = evaluate(asked, Fake())
+    with_subsets = benchmark(queries, "R@1 R@5 mAP@5 Rs@1 Rs@2")
+    found = evaluate(with_subsets, Fake())
     for system, run in found.runs.items():
         write_run(tmp_path / system, run, tag=system)
-        report = make_report(asked, {"composed": read_run(tmp_path / system)}, model={"name": "x"}, seconds=0)
+        report = make_report(with_subsets, {"composed": read_run(tmp_path / system)}, model={"name": "x"}, seconds=0)
         assert report.metrics == {**found.report.baselines, "composed": found.report.metrics}[system]
         assert (report.baselines, report.model, report.comparison) == ({}, {"name": "x"}, {})
         assert "comparison" not in report.to_json()
+
+
+def test_how_well_a_threshold_separates() -> None:
+    searcher = Fake()
+    report = evaluate(benchmark(RIGHT), searcher).report
+    assert report.confidence is None
+    searcher.card = replace(CARD, min_scores={"composed": 0.9})
+    report = evaluate(benchmark(RIGHT), searcher).report
+    assert report.confidence == Confidence(0.9, false_alarms=0.0, recognised=1.0)
+    searcher.card = replace(CARD, min_scores={"text": 0.9})
+    assert evaluate(benchmark(RIGHT), searcher).report.confidence is None
+
+
+def test_the_sum_is_made_in_every_space() -> None:
+    class TwoSpaces(Fake):
+        """A second space whose vectors are mirrored."""
+
+        def encode(self, queries: Sequence[Query]) -> QueryVectors:
+            vectors = super().encode(queries).by_space[SPACE]
+            return QueryVectors({SPACE: vectors, "mirrored": -vectors[:, ::-1]})
+
+        def rank(self, vectors: QueryVectors, k: int, *, allowed: Any = None, exclude: Any = None) -> Any:
+            first, second = vectors.by_space.values()
+            assert np.allclose(second, -first[:, ::-1], atol=1e-6)
+            assert np.linalg.norm(first, axis=1) == pytest.approx(np.ones(len(first)), abs=1e-6)
+            return super().rank(QueryVectors({SPACE: first}), k, allowed=allowed, exclude=exclude)
+
+    queries = [*RIGHT, JudgedQuery("alone", "i00", "", frozenset({"i01"}))]
+    assert evaluate(benchmark(queries), TwoSpaces()).runs == evaluate(benchmark(queries), Fake()).runs
 
 
 def test_a_target_may_be_missing_where_the_user_allowed_it() -> None:

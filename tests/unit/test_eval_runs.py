@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir.errors import DataError, UsageError
-from cir.files import read_lines, write_text
 from cir.eval.runs import Run, ordered, read_run, write_run
+from cir.files import read_lines, write_text
 
 
 def test_file_as_written(tmp_path: Path) -> None:
