@@ -90,7 +90,7 @@ class Verdict:
         advice: what to do, one line.
     """
 
-    route: str | None
+    route: str | None = None
     objections: tuple[str, ...] = ()
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class Evidence:
         space: id of the older space.
         made_by: name of the model that made its vectors.
         images: live images in it.
-        verdict, cost: see there.
+        cost, verdict: of a re-index, and of the gate.
         questions, measured: judged questions used, and those among them that fits did not see.
         unusable: further questions whose photos are gone or have changed.
         sample: images encoded by both models.
@@ -128,8 +128,8 @@ class Evidence:
     space: str
     made_by: str
     images: int
-    verdict: Verdict
     cost: ReindexCost
+    verdict: Verdict = field(default_factory=Verdict)
     questions: int = 0
     measured: int = 0
     unusable: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,71 +39,97 @@ class Collected:
     images_per_second: float
 
 
-def collect_sample(
-    searcher: Searcher,
-    encoder: Encoder,
-    made_by: ModelCard,
-    queries: Sequence[JudgedQuery],
-    *,
-    sample: int,
-    rng: np.random.Generator,
-    progress: Progress | None = None,
-) -> Collected:
-    """Encode judged queries and a sample of one space with a new model, beside what is stored.
+@dataclass(frozen=True)
+class SampleCollector:
+    """Encodes judged queries and a sample of an index with a new model, beside what is stored.
 
-    Args:
+    Attributes:
         searcher: the index, with the models that made it.
         encoder: the new model.
-        made_by: the model whose own space it is.
-        queries: each with a target in the space. Those without a photo of their reference, or of any target, are left
-            out.
-        sample: images beyond those that the queries name.
-        rng: draws the sample, and the half of the queries that fits may see.
+        sample: images to encode beyond those that the queries name.
         progress: called with (images encoded, images to encode).
-
-    Raises:
-        MissingImageError: hardly any query has its photos.
-        WeightsError: the new model's vectors are not unit-norm.
     """
-    gallery, space = searcher.gallery, made_by.space.id
-    started = time.perf_counter()
-    drawn = [gallery.image(image_id) for image_id in _draw(gallery.ids_in(space), queries, sample, rng)]
-    layout = Layout.of(encoder.card, keeps_tokens(gallery.manifest, encoder.card), "float32")
-    photos, new_gallery = _encode_photos(drawn, encoder, layout, progress)
-    speed = len(drawn) / max(time.perf_counter() - started, 1e-6)
-    rows = {photo.id: row for row, photo in enumerate(photos)}
-    references = {query.reference: gallery.image(query.reference) for query in queries if query.reference}
-    readable = {"", *(name for name, photo in references.items() if _readable(photo))}
-    usable = [query for query in queries if query.reference in readable and not rows.keys().isdisjoint(query.targets)]
-    groups = [query.reference or query.caption for query in usable]
-    if len(set(groups)) < 2:
-        raise MissingImageError(
-            f"the photos of {len(queries) - len(usable)} of {len(queries)} judged queries are gone or have changed; "
-            "bring them back, or store other queries with `cir questions`"
+
+    searcher: Searcher
+    encoder: Encoder
+    sample: int
+    progress: Progress | None = None
+
+    def collect(self, made_by: ModelCard, queries: Sequence[JudgedQuery], rng: np.random.Generator) -> Collected:
+        """Collect the paired sample of one space.
+
+        Args:
+            made_by: the model whose own space it is.
+            queries: each with a target in the space. Those without a photo of their reference, or of any target, are
+                left out.
+            rng: draws the sample, and the half of the queries that fits may see.
+
+        Raises:
+            MissingImageError: hardly any query has its photos.
+            WeightsError: the new model's vectors are not unit-norm.
+        """
+        gallery, space, encoder = self.searcher.gallery, made_by.space.id, self.encoder
+        started = time.perf_counter()
+        drawn = [gallery.image(name) for name in _draw(gallery.ids_in(space), queries, self.sample, rng)]
+        photos, new_gallery = self._encode(drawn)
+        speed = len(drawn) / max(time.perf_counter() - started, 1e-6)
+        rows = {photo.id: row for row, photo in enumerate(photos)}
+        references = {query.reference: gallery.image(query.reference) for query in queries if query.reference}
+        readable = {"", *(name for name, photo in references.items() if _readable(photo))}
+        usable = [
+            query for query in queries if query.reference in readable and not rows.keys().isdisjoint(query.targets)
+        ]
+        groups = [query.reference or query.caption for query in usable]
+        if len(set(groups)) < 2:
+            raise MissingImageError(
+                f"the photos of {len(queries) - len(usable)} of {len(queries)} judged queries are gone or have "
+                "changed; bring them back, or store other queries with `cir questions`"
+            )
+        pictures = [references.get(query.reference) for query in usable]
+        new = encode_queries(encoder, pictures, [query.caption for query in usable], space)
+        current = self.searcher.encode([query.query for query in usable])
+        sample = PairedSample(
+            old_gallery=np.stack([photo.stored for photo in photos]).astype(np.float32),
+            new_gallery=new_gallery,
+            old_queries=current.by_space[space] if space == gallery.space.id else self._encode_native(space, usable),
+            new_queries=new.native,
+            head_queries=new.head,
+            current=gallery.scores(current, list(rows)),
+            references=np.array([rows.get(query.reference, -1) for query in usable]),
+            relevant=_relevant(usable, rows),
+            fit=group_split(groups, rng),
+            slices=_slices(pictures),
+            simplex_dims=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
+            new_states=new.states,
         )
-    relevant = np.zeros((len(usable), len(photos)), np.bool_)
-    for number, query in enumerate(usable):
-        relevant[number, [rows[target] for target in query.targets if target in rows]] = True
-    searches = [query.query for query in usable]
-    current = searcher.encode(searches)
-    made_here = space == gallery.space.id
-    pictures = [references.get(query.reference) for query in usable]
-    new = encode_queries(encoder, pictures, [query.caption for query in usable], space)
-    paired = PairedSample(
-        old_gallery=np.stack([photo.stored for photo in photos]).astype(np.float32),
-        new_gallery=new_gallery,
-        old_queries=current.by_space[space] if made_here else _encode_native(searcher, space, usable),
-        new_queries=new.native,
-        head_queries=new.head,
-        current=gallery.scores(current, list(rows)),
-        references=np.array([rows.get(query.reference, -1) for query in usable]),
-        relevant=relevant,
-        fit=group_split(groups, rng),
-        slices=_slices(pictures),
-        simplex_dims=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
-        new_states=new.states,
-    )
-    return Collected(paired, usable, speed)
+        return Collected(sample, usable, speed)
+
+    def _encode(self, photos: Sequence[StoredImage]) -> tuple[list[StoredImage], Floats]:
+        """The photos that can be used, and what would rank them: (n, E) vectors or (n, T, E) tokens, float32."""
+        tokens = keeps_tokens(self.searcher.gallery.manifest, self.encoder.card)
+        layout = Layout.of(self.encoder.card, tokens, "float32")
+        by_digest: dict[bytes, Stored] = {}
+        digests: dict[str, bytes] = {}
+        done = 0
+        for batch in encode_photos(photos, self.encoder, layout):
+            values = batch.tokens if layout.tokens else batch.vectors
+            if values is not None:
+                by_digest |= zip(batch.digests, values, strict=True)
+            digests |= {photo.id: digest for photo, digest in batch.files}
+            done += len(batch.files) + len(batch.unreadable)
+            if self.progress:
+                self.progress(done, len(photos))
+        usable = [photo for photo in photos if digests.get(photo.id) in by_digest]
+        if not usable:
+            raise MissingImageError(f"none of {len(photos):,} photos is where it was indexed; bring them back")
+        return usable, np.stack([by_digest[digests[photo.id]] for photo in usable]).astype(np.float32)
+
+    def _encode_native(self, space: str, queries: Sequence[JudgedQuery]) -> Floats | None:
+        """The queries by the model that made a space; None if its folder is missing."""
+        try:
+            return self.searcher.encode_native(space, [query.query for query in queries])
+        except WeightsError:
+            return None
 
 
 def _draw(members: Sequence[str], queries: Sequence[JudgedQuery], sample: int, rng: np.random.Generator) -> list[str]:
@@ -114,27 +140,6 @@ def _draw(members: Sequence[str], queries: Sequence[JudgedQuery], sample: int, r
     return sorted([*needed, *(others[place] for place in rng.permutation(len(others))[:sample])])
 
 
-def _encode_photos(
-    photos: Sequence[StoredImage], encoder: Encoder, layout: Layout, progress: Progress | None
-) -> tuple[list[StoredImage], Floats]:
-    """The photos that can be used, and what would rank them: (n, E) vectors or (n, T, E) tokens, float32."""
-    by_digest: dict[bytes, Stored] = {}
-    digests: dict[str, bytes] = {}
-    done = 0
-    for batch in encode_photos(photos, encoder, layout):
-        values = batch.tokens if layout.tokens else batch.vectors
-        if values is not None:
-            by_digest |= zip(batch.digests, values, strict=True)
-        digests |= {photo.id: digest for photo, digest in batch.files}
-        done += len(batch.files) + len(batch.unreadable)
-        if progress:
-            progress(done, len(photos))
-    usable = [photo for photo in photos if digests.get(photo.id) in by_digest]
-    if not usable:
-        raise MissingImageError(f"none of {len(photos):,} photos is where it was indexed; bring them back")
-    return usable, np.stack([by_digest[digests[photo.id]] for photo in usable]).astype(np.float32)
-
-
 def _readable(photo: StoredImage) -> bool:
     try:
         return bool(photo.read())
@@ -142,12 +147,12 @@ def _readable(photo: StoredImage) -> bool:
         return False
 
 
-def _encode_native(searcher: Searcher, space: str, queries: Sequence[JudgedQuery]) -> Floats | None:
-    """The queries by the model that made a space; None if its folder is missing."""
-    try:
-        return searcher.encode_native(space, [query.query for query in queries])
-    except WeightsError:
-        return None
+def _relevant(queries: Sequence[JudgedQuery], rows: Mapping[str, int]) -> Mask:
+    """(Q, N) bool: which images of the sample are targets; `rows` is id -> row of the sample."""
+    relevant = np.zeros((len(queries), len(rows)), np.bool_)
+    for number, query in enumerate(queries):
+        relevant[number, [rows[target] for target in query.targets if target in rows]] = True
+    return relevant
 
 
 def _slices(references: Sequence[StoredImage | None]) -> dict[str, Mask]:

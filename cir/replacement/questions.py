@@ -116,8 +116,10 @@ def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: 
             f"{gallery.folder}: {len(items):,} images have {' and '.join(columns.values())}, and none equals another "
             "with one attribute changed; name other columns"
         )
-    numbered = [replace(query, id=f"metadata-{number}") for number, query in enumerate(distinct)]
-    return captions.with_captions(numbered, random.Random(seed), phrasing="val")
+    return [
+        replace(query, id=f"metadata-{number}", targets=query.targets - {query.reference})
+        for number, query in enumerate(captions.with_captions(distinct, random.Random(seed), phrasing="val"))
+    ]
 
 
 def _weights(kinds: Sequence[str]) -> dict[tuple[str, ...], float]:

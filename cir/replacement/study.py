@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,7 +16,7 @@ from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.preconditions import keeps_tokens
 from cir.indexer.writing.serve import check_successor
 from cir.mappings import SpaceMapping
-from cir.replacement.collect import Collected, collect_sample
+from cir.replacement.collect import Collected, SampleCollector
 from cir.replacement.gate import MIN_QUERIES, judge
 from cir.replacement.measure import baselines, measure
 from cir.replacement.precheck import incompatibilities
@@ -99,27 +99,36 @@ def study_replacement(
         MissingImageError: hardly any query has its photos.
     """
     options = options or StudyOptions()
-    gallery = searcher.gallery
-    check_successor(gallery.manifest, encoder.card)
-    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {encoder.card.space.id})
+    gallery, card = searcher.gallery, encoder.card
+    check_successor(gallery.manifest, card)
+    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {card.space.id})
     if not spaces:
-        raise UsageError(f"{gallery.folder}: all of it was made by {encoder.card.name}; use `cir rollback`")
+        raise UsageError(f"{gallery.folder}: all of it was made by {card.name}; use `cir rollback`")
+    collector = SampleCollector(searcher, encoder, options.sample, progress)
+    layout = Layout.of(card, keeps_tokens(gallery.manifest, card), gallery.layout.precision)
     studies = []
     for number, space in enumerate(spaces):
         made_by, members = gallery.manifest.maker(space), set(gallery.ids_in(space))
         about = [query for query in queries if query.targets & members]
-        few_images = len(members) <= FEW_IMAGES * len(gallery)
-        refusal = _refuse(made_by, encoder.card, len(members), len(about), few_images)
+        refusal = _refuse(made_by, card, len(members), len(about), len(members) <= FEW_IMAGES * len(gallery))
         if refusal:
             studies.append(refusal)
             continue
-        rng = np.random.default_rng([options.seed, number])
-        collected = collect_sample(searcher, encoder, made_by, about, sample=options.sample, rng=rng, progress=progress)
-        layout = Layout.of(encoder.card, keeps_tokens(gallery.manifest, encoder.card), gallery.layout.precision)
+        collected = collector.collect(made_by, about, np.random.default_rng([options.seed, number]))
         hours = len(members) / collected.images_per_second / 3600
-        cost = ReindexCost(len(members), hours, layout.row_bytes * len(members))
-        sha256 = options.questions_sha256 or digest(queries)
-        studies.append(_judge(collected, made_by, encoder.card, cost, len(about), sha256, options.margin))
+        evidence = Evidence(
+            space=space,
+            made_by=made_by.name,
+            images=len(members),
+            cost=ReindexCost(len(members), hours, layout.row_bytes * len(members)),
+            questions=len(collected.queries),
+            unusable=len(about) - len(collected.queries),
+            questions_sha256=options.questions_sha256 or digest(queries),
+            margin=options.margin,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            cir=__version__,
+        )
+        studies.append(_judge(collected, evidence, card))
     return studies
 
 
@@ -140,42 +149,25 @@ def _refuse(made_by: ModelCard, successor: ModelCard, images: int, queries: int,
         return None
     verdict = Verdict(None, tuple(problems), advice=advice)
     cost = ReindexCost(images, 0.0, 0)
-    evidence = Evidence(made_by.space.id, made_by.name, images, verdict, cost, questions=queries)
+    evidence = Evidence(made_by.space.id, made_by.name, images, cost, verdict, questions=queries)
     return SpaceStudy(evidence, left_out=left_out)
 
 
-def _judge(
-    collected: Collected,
-    made_by: ModelCard,
-    successor: ModelCard,
-    cost: ReindexCost,
-    about: int,
-    questions_sha256: str,
-    margin: float,
-) -> SpaceStudy:
-    """Fit and measure the routes of a paired sample, and judge."""
-    sample, queries = collected.sample, collected.queries
+def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> SpaceStudy:
+    """Fit and measure the routes of a paired sample, and judge; `about` is the evidence before any measurement."""
+    sample = collected.sample
     fitted, absent = fit_routes(sample)
     results = tuple(measure(sample, route) for route in fitted)
     compared = baselines(sample)
-    evidence = Evidence(
-        space=made_by.space.id,
-        made_by=made_by.name,
-        images=cost.images,
-        verdict=judge(len(queries), compared, results, cost, margin=margin),
-        cost=cost,
-        questions=len(queries),
+    evidence = replace(
+        about,
+        verdict=judge(about.questions, compared, results, about.cost, margin=about.margin),
         measured=int((~sample.fit).sum()),
-        unusable=about - len(queries),
         sample=len(sample.old_gallery),
         baselines=compared,
         routes=results,
         absent=absent,
-        questions_sha256=questions_sha256,
-        fitted_on=tuple(query.id for query, fit in zip(queries, sample.fit, strict=True) if fit),
-        margin=margin,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        cir=__version__,
+        fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit, strict=True) if fit),
     )
     return SpaceStudy(evidence, {route.route.value: _mapping(route, successor, evidence) for route in fitted})
 

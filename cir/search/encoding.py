@@ -74,7 +74,8 @@ class SpaceEncoder:
         """
         if self.head is not None or self.fitted is not None:
             # A query head encodes no images, but a query with an empty caption lies near its reference.
-            return self.compose([reference], [""])[0]
+            composed: Floats = self.compose([reference], [""])[0]
+            return composed
         model = self.load()
         encoded = model.encode_images(model.preprocess(reference.picture())[None])
         if encoded.vectors is not None and vectors:
