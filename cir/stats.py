@@ -205,7 +205,10 @@ def _resampled_means(
     draw = np.random.default_rng(seed)
     groups = _by_stratum(values, strata)
     return np.array(
-        [np.mean([group[draw.integers(len(group), size=len(group))].mean() for group in groups]) for _ in range(resamples)]
+        [
+            np.mean([group[draw.integers(len(group), size=len(group))].mean() for group in groups])
+            for _ in range(resamples)
+        ]
     )
 
 

@@ -29,8 +29,9 @@ from cir.images import Preprocess
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions
 from cir.models import PACKAGED
+from cir.models.backbones import VIT_G
 from cir.models.encoder import SprcEncoder
-from cir.models.sprc import VIT_G, Sprc, SprcConfig
+from cir.models.sprc import Sprc, SprcConfig
 from cir.search.searcher import Searcher
 from cir.text import Tokenizer, clean_caption
 from cir.types import ModelCard
@@ -162,7 +163,7 @@ def encoder() -> Iterator[SprcEncoder]:
         )
     )
     sprc.load_state_dict(state, strict=True)
-    sprc.tokenizer = Tokenizer(PACKAGED / "small-3" / "vocab.txt")
+    sprc.tokenizer = Tokenizer(PACKAGED / "vocab.txt")
     settings = Preprocess()
     card = ModelCard("oracle-1", "weights", settings.sha256, dims=256, tokens=32, vector=False)
     with devices.full_precision():

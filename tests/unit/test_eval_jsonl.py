@@ -90,7 +90,7 @@ def test_a_gallery_list_limits_the_search_but_not_the_references(root: Path) -> 
         MissingImageError, match=r"mine.jsonl:1: targets names 'sub/c d.png', .* not in the gallery list"
     ):
         load_jsonl(write(root, GOOD), root, gallery=["b.jpg"])
-    with pytest.raises(MissingImageError, match=r"2 images of the gallery list are not there, first 'y'"):
+    with pytest.raises(MissingImageError, match=r"2 images of the gallery list are missing, first 'y'"):
         load_jsonl(write(root, GOOD), root, gallery=["b.jpg", "z", "y"])
 
 
@@ -115,7 +115,7 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "caption": ["in red"]}, "'caption' is a list; write a string"),
         ({**GOOD, "caption": {"en": "in red"}}, "'caption' is an object; write a string"),
         ({**GOOD, "targets": "b.jpg"}, "'targets' is a string; write a list"),
-        ({**GOOD, "targets": ["b.jpg", 3]}, "'targets' is a list with other things; write a list"),
+        ({**GOOD, "targets": ["b.jpg", 3]}, "'targets' is a list with values that are no strings; write a list"),
         ({**GOOD, "subset": True}, "'subset' is a boolean; write a list"),
         ({**GOOD, "id": ""}, "the id is empty"),
         ({**GOOD, "id": "q2", "targets": []}, "'targets' is empty"),
