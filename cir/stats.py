@@ -35,7 +35,7 @@ def recall(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
 
 
 def average_precision(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
-    """AP@k as CIRCO defines it: the sum of precisions at the targets within the first k, over min(number of targets, k).
+    """AP@k as CIRCO defines it: the precisions at the targets within the first k, summed, over min(targets, k).
 
     The divisor makes 1.0 reachable when there are more than k targets.
     """
@@ -204,12 +204,11 @@ def _resampled_means(
         raise UsageError(f"resampling needs one value per query and at least one query: got shape {values.shape}")
     draw = np.random.default_rng(seed)
     groups = _by_stratum(values, strata)
-    return np.array(
-        [
-            np.mean([group[draw.integers(len(group), size=len(group))].mean() for group in groups])
-            for _ in range(resamples)
-        ]
-    )
+
+    def resampled(group: NDArray[np.float64]) -> float:
+        return float(group[draw.integers(len(group), size=len(group))].mean())
+
+    return np.array([np.mean([resampled(group) for group in groups]) for _ in range(resamples)])
 
 
 def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
