@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> IndexFolder:
 
 
 def write(folder: IndexFolder) -> None:
-    write_questions(folder, QUESTIONS, {digest: lambda data=data: data for digest, data in PHOTOS.items()})
+    write_questions(folder, QUESTIONS, {digest: partial(bytes, data) for digest, data in PHOTOS.items()})
 
 
 def test_questions_and_photos_come_back_as_they_were(folder: IndexFolder) -> None:
