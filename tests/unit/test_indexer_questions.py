@@ -14,7 +14,7 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.questions import StoredQuestions, read_photo, read_questions, write_questions
 
-PHOTOS = {letter * 64: letter.encode() * 3000 for letter in "abc"}
+PHOTOS = {letter * 64: letter.encode() * 300 for letter in "abc"}
 QUESTIONS = StoredQuestions(
     (
         JudgedQuery("1", "shop/a.jpg", "in red", frozenset(["b.jpg", "c.jpg"])),
