@@ -1,4 +1,4 @@
-"""Where models run, and in which precision: decided here and nowhere else."""
+"""The device that models run on, and the precision; no other module decides them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Read by every thread that encodes, so no context variable.
+# Every thread that encodes reads it, so it is not a context variable.
 _full_precision = False
 
 
@@ -25,7 +25,7 @@ def choose(name: str = "auto") -> torch.device:
     """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        UsageError: an unknown device, or one this machine does not have.
+        UsageError: the device is unknown, or this machine does not have it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -38,14 +38,14 @@ def choose(name: str = "auto") -> torch.device:
         raise UsageError(
             f"this machine has no {device.type} device that torch {torch.__version__} can use; try --device auto"
         )
-    if name == "cuda" and process()[1] > 1:  # each process of a launch has its own
+    if name == "cuda" and process()[1] > 1:  # every process of a launch has its own GPU
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device
 
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it every model of this process runs in float32: for figures that must equal another program's."""
+    """A context in which every model of this process runs in float32, for figures that must equal another program's."""
     global _full_precision
     before, _full_precision = _full_precision, True
     try:
@@ -54,8 +54,8 @@ def full_precision() -> Iterator[None]:
         _full_precision = before
 
 
-def trunk_precision(device: torch.device) -> torch.dtype:
-    """Precision of the image trunk, the costly part: bfloat16 where the hardware multiplies it, else float32.
+def backbone_precision(device: torch.device) -> torch.dtype:
+    """Precision of the image backbone, the costly part: bfloat16 where the hardware multiplies it, else float32.
 
     The Q-Former stays in float32, as SPRC evaluates it.
     """
@@ -68,9 +68,9 @@ def trunk_precision(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def trunk_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context in which the trunk runs in `trunk_precision`."""
-    precision = trunk_precision(device)
+def backbone_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context in which the backbone runs in `backbone_precision`."""
+    precision = backbone_precision(device)
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=precision)
@@ -79,37 +79,40 @@ def trunk_autocast(device: torch.device) -> contextlib.AbstractContextManager[ob
 def training_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """A context for a training step: bfloat16 where the hardware multiplies it, else float32."""
     stack = contextlib.ExitStack()
-    precision = trunk_precision(device)
+    precision = backbone_precision(device)
     if precision == torch.bfloat16:
         stack.enter_context(torch.autocast(device.type, dtype=precision))
         if device.type == "cpu":
-            # In bfloat16 the fused attention's backward pass takes 1.6 times the whole step of the plain one.
+            # In bfloat16 the backward pass of fused attention alone takes 1.6 times a whole step with plain attention.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
     return stack
 
 
 def process() -> tuple[int, int]:
-    """Which of how many processes this one is, as `accelerate launch` (or torchrun) tells it: (0, 1) when alone."""
+    """Rank of this process and number of processes in an `accelerate launch` (or torchrun); (0, 1) without a launch."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes of a launch; nothing to do when there is one."""
+    """Replace each gradient by its mean over the processes of a launch, in one collective; no effect without a launch.
+
+    Every process must have gradients of the same parameters.
+    """
     if process()[1] == 1:
         return
     from accelerate import PartialState
     from accelerate.utils import reduce
+    from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-    PartialState()  # joins the launch the first time
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad = reduce(parameter.grad, "mean")
+    PartialState()  # the first call joins the launch
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    vector_to_parameters(reduce(parameters_to_vector(gradients), "mean"), gradients)
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library to keep what is freed.
+    """Make the C library keep freed memory.
 
-    Giving large buffers back to the system and fetching them again is a fifth of a training step on a CPU, and a tenth
+    Returning large buffers to the system and fetching them again takes a fifth of a training step on a CPU, and a tenth
     of ViT-g's time in float32 (bench/full_size.py).
     """
     with contextlib.suppress(OSError, AttributeError):
@@ -120,9 +123,9 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def shared_by(workers: int, device: torch.device) -> Iterator[None]:
-    """Divide the cores among `workers` threads that will call the model at once; restored afterwards.
+    """Divide the cores among `workers` threads that call the model at once; restored afterwards.
 
-    Several threads of one core each keep a CPU fuller than one thread that forks and joins within every layer.
+    Several threads with one core each use a CPU better than one thread that forks and joins within every layer.
     """
     before = torch.get_num_threads()
     if device.type == "cpu":

@@ -20,37 +20,47 @@ _SPACES = re.compile(r"\s{2,}")
 
 
 def clean_caption(caption: str) -> str:
-    """The caption processor of LAVIS, as SPRC uses it: lower case, some punctuation to spaces, 50 words."""
+    """The caption processor of LAVIS, as SPRC uses it: lower case, some punctuation to spaces, at most 50 words."""
     caption = _SPACES.sub(" ", _PUNCTUATION.sub(" ", caption.lower()))
     caption = caption.rstrip("\n").strip(" ")
     return " ".join(caption.split(" ")[:MAX_WORDS])
 
 
-class Tokenizer:
-    """WordPiece of bert-base-uncased, from a `vocab.txt`.
-
-    Args:
-        vocabulary: one word piece a line.
-        pad_to_longest: pad a batch to its longest caption instead of L. Padding is masked, so vectors are the same
-            to rounding, and a dozen words cost a third of 32.
+def read_vocabulary(path: Path) -> list[str]:
+    """The word pieces of a `vocab.txt`, one per line.
 
     Raises:
         WeightsError: the file is missing or is not a BERT vocabulary.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: the tokenizer's vocabulary is missing; copy the whole model directory")
+    try:
+        words = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise WeightsError(f"{path}: not a vocabulary in UTF-8, one word piece per line; copy it again") from None
+    missing = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
+    if missing or words[0] != "[PAD]":
+        why = f"it has no {missing[0]}" if missing else "its first word is not [PAD]"
+        raise WeightsError(f"{path}: not a BERT vocabulary; {why}")
+    return words
+
+
+class Tokenizer:
+    """WordPiece of bert-base-uncased. Safe to call from several threads.
+
+    Args:
+        vocabulary: a `vocab.txt`.
+        pad_to_longest: pad a batch to its longest caption instead of L. Padding is masked, so vectors agree to
+            rounding, and twelve words take a third of the time of 32.
+
+    Raises:
+        WeightsError: see `read_vocabulary`.
     """
 
     def __init__(self, vocabulary: Path, *, pad_to_longest: bool = True) -> None:
         from tokenizers import BertWordPieceTokenizer
 
-        if not vocabulary.is_file():
-            raise WeightsError(f"{vocabulary}: the tokenizer's vocabulary is missing; copy the whole model directory")
-        try:
-            words = vocabulary.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise WeightsError(f"{vocabulary}: not a vocabulary in UTF-8, one word piece a line") from None
-        missing = [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in words]
-        if missing or words[0] != "[PAD]":
-            why = f"it has no {missing[0]}" if missing else "its first word is not [PAD]"
-            raise WeightsError(f"{vocabulary}: not a BERT vocabulary; {why}")
+        words = read_vocabulary(vocabulary)
         self._pieces = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(words)}, lowercase=True)
         self._pad_to_longest = pad_to_longest
         self._lock = Lock()
@@ -60,13 +70,13 @@ class Tokenizer:
         """B raw captions -> ids and mask, each (B, L) int64; L is `length` or the longest caption's if shorter."""
         import numpy as np
 
-        with self._lock:  # truncation is a setting of the tokenizer, which several threads share
+        with self._lock:  # truncation is a setting of the tokenizer
             self._pieces.enable_truncation(length)
             encoded = [self._pieces.encode(clean_caption(caption)) for caption in captions]
-        width = max((len(one.ids) for one in encoded), default=length) if self._pad_to_longest else length
+        width = max((len(pieces.ids) for pieces in encoded), default=length) if self._pad_to_longest else length
         ids = np.zeros((len(encoded), width), np.int64)  # 0 is [PAD]
         mask = np.zeros((len(encoded), width), np.int64)
-        for row, one in enumerate(encoded):
-            ids[row, : len(one.ids)] = one.ids
-            mask[row, : len(one.ids)] = 1
+        for row, pieces in enumerate(encoded):
+            ids[row, : len(pieces.ids)] = pieces.ids
+            mask[row, : len(pieces.ids)] = 1
         return ids, mask

@@ -1,4 +1,4 @@
-"""Models by name: the ones inside this package, folders, and what `CIR_MODELS` points at."""
+"""Models by name: packaged models, folders, and the folders that `CIR_MODELS` lists."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cir.errors import WeightsError
+from cir.files import is_temporary
 from cir.types import ModelCard
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 PACKAGED = Path(__file__).parents[1] / "weights"
 ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
-RETIRED = ("small-1", "small-2")  # once in the package: their indexes are told so
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
 
@@ -23,17 +23,17 @@ SEARCH_PATH = "CIR_MODELS"
 def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = ()) -> SprcEncoder:
     """Load an encoder of queries and galleries.
 
-    On a CPU the process keeps memory that it frees from then on (`devices.keep_freed_memory`): models run faster by it.
+    On a CPU the process no longer returns freed memory to the system (`devices.keep_freed_memory`): models run faster.
 
     Args:
-        name: "small" or another name inside the package, a model directory, or the name of one under `model_dirs` or
+        name: "small" or another packaged name, a model directory, or the name of a folder under `model_dirs` or under
             the folders in the environment variable `CIR_MODELS`.
         device: "auto", "cpu", "cuda" or "mps".
         model_dirs: folders whose subfolders are models.
 
     Raises:
-        WeightsError: there is no such model, or its files do not fit.
-        UsageError: no such device.
+        WeightsError: no such model exists, or its files do not fit each other.
+        UsageError: this machine has no such device.
     """
     from cir import devices
     from cir.models import weights
@@ -43,65 +43,67 @@ def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: 
     if chosen.type == "cpu":
         devices.keep_freed_memory()
     directory = find(name, model_dirs)
-    loaded = weights.load(directory, trunk=devices.trunk_precision(chosen))
+    loaded = weights.load(directory, backbone=devices.backbone_precision(chosen))
     return SprcEncoder(*loaded, device=chosen, directory=directory)
 
 
 def available(model_dirs: Sequence[Path] = ()) -> list[Path]:
-    """Directories of the models that can be named: packaged ones first."""
-    folders = [PACKAGED, *_folders(model_dirs)]
-    return [path for folder in folders for path in sorted(folder.glob("*")) if _is_model(path)]
+    """Directories of the models that have names: packaged models first."""
+    folders = [PACKAGED, *_search_path(model_dirs)]
+    return [path for folder in folders for path in _subfolders(folder) if _is_model(path)]
 
 
 def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
-    """The directory of a model. Raises WeightsError naming where was looked."""
+    """The directory of a model.
+
+    Args:
+        name, model_dirs: as for `load_model`.
+
+    Raises:
+        WeightsError: no such model exists; the message lists the places that were searched.
+    """
     packaged = PACKAGED / ALIASES.get(str(name), str(name))
     if _is_model(packaged) and os.sep not in str(name):
         return packaged
     if Path(name).is_dir():
         return Path(name)
-    for folder in _folders(model_dirs):
+    for folder in _search_path(model_dirs):
         if _is_model(folder / str(name)):
             return folder / str(name)
-    known = ", ".join([*ALIASES, *sorted(path.name for path in PACKAGED.iterdir() if _is_model(path))])
+    known = ", ".join([*ALIASES, *(path.name for path in _subfolders(PACKAGED) if _is_model(path))])
     raise WeightsError(
         f"no model {str(name)!r}: not one of {known}, not a folder, not under --model-dir or {SEARCH_PATH}"
     )
 
 
 def find_for(card: ModelCard, hint: str | None = None, model_dirs: Sequence[Path] = ()) -> Path:
-    """The directory of exactly the model that an index names: right digest, wherever it lies now.
+    """The directory of exactly the model that an index names, by its digest.
 
     Args:
         card: the card stored in the index.
-        hint: where the model lay when the index was built.
-        model_dirs: where else to look.
+        hint: the model's directory when the index was built; it may have moved since.
+        model_dirs: further folders to search.
 
     Raises:
-        WeightsError: it is nowhere, or only a model of that name with other weights is.
+        WeightsError: the model is missing, or the only model of that name has other weights.
     """
     from cir.models.weights import read_card
 
     candidates = [PACKAGED / card.name, *([Path(hint)] if hint else [])]
-    for folder in _folders(model_dirs):
-        candidates += [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-    other = None
+    for folder in _search_path(model_dirs):
+        candidates += [folder, *_subfolders(folder)]
+    namesake = None
     for directory in candidates:
         if _is_model(directory):
             found = read_card(directory)
             if found.digest == card.digest:
                 return directory
             if found.name == card.name:
-                other = directory
-    if other is not None:
+                namesake = directory
+    if namesake is not None:
         raise WeightsError(
-            f"{other} is called {card.name} but has other weights than the model that made the index "
-            f"({card.digest}); put the right one under --model-dir, or rebuild the index"
-        )
-    if card.name in RETIRED:
-        raise WeightsError(
-            f"the index was made by {card.name}, which has left the package for {ALIASES[DEFAULT]}; "
-            f"rebuild it: cir build-index IMAGES -o NEW.index (or put the folder of {card.name} under --model-dir)"
+            f"{namesake} is called {card.name} but has other weights than the model that made the index "
+            f"({card.digest}); put the right model under --model-dir, or rebuild the index"
         )
     raise WeightsError(
         f"the model {card.name} ({card.digest}) that made the index is not here; "
@@ -113,7 +115,12 @@ def _is_model(directory: Path) -> bool:
     return (directory / "card.json").is_file()
 
 
-def _folders(model_dirs: Sequence[Path]) -> Iterator[Path]:
+def _subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted; those of writers in progress are skipped."""
+    return sorted(path for path in folder.glob("*") if path.is_dir() and not is_temporary(path.name))
+
+
+def _search_path(model_dirs: Sequence[Path]) -> Iterator[Path]:
     yield from model_dirs
     for entry in os.environ.get(SEARCH_PATH, "").split(os.pathsep):
         if entry:

@@ -1,4 +1,4 @@
-"""Other people's checkpoints, opened without running or copying anything.
+"""Published checkpoints, opened without running code or copying tensors.
 
     SPRC            a file, {"epoch", "Blip2QformerCirAlignPrompt": state}
     LAVIS           a file, {"model": state}: BLIP-2's first stage, often without its image encoder
@@ -32,14 +32,14 @@ _HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         path: the file or folder.
         kind: SPRC, LAVIS or HUGGING_FACE.
         tensors: its tensors by its own names, mapped from the file.
-        vision_heads, qformer_heads: where the checkpoint says them; tensors do not.
-        record: what else is worth keeping: the epoch.
+        vision_heads, qformer_heads: attention heads, where the checkpoint records them; None otherwise.
+        record: what goes into the model's card: the epoch.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:
-    """A checkpoint by file, folder or hub id. Raises WeightsError, in one line."""
+    """A checkpoint by file, folder or hub id. Raises WeightsError."""
     path = Path(name)
     if not path.exists():
         path = _download(str(name))
@@ -59,7 +59,7 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
 
 
 def open_state(path: Path) -> dict[str, Tensor]:
-    """A file that is one state, bare or under the key "model", such as `eva_vit_g.pth`. Raises WeightsError."""
+    """The state in a file, bare or under the key "model", such as `eva_vit_g.pth`. Raises WeightsError."""
     content = _unpickle(path)
     return _tensors(path, content.get("model", content))
 
@@ -100,25 +100,25 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _heads(config: Mapping[str, Any], part: str) -> int | None:
-    """What config.json says; it leaves out what is transformers' default."""
+    """Attention heads by config.json; None where it leaves them out, because they are transformers' default."""
     values = config.get(part)
     heads = values.get("num_attention_heads") if isinstance(values, dict) else None
     return heads if isinstance(heads, int) else None
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:
-    """The dictionary a file of `torch.save` holds; tensors only, mapped where the format allows."""
+    """The dictionary in a file of `torch.save`; tensors only, mapped where the format allows it."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; copy it beside the others")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is an error of ours
+            warnings.simplefilter("ignore")  # whatever matters is raised below
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 if "_use_new_zipfile_serialization" not in str(error):
                     raise
-                content = torch.load(path, map_location="cpu", weights_only=True)  # of torch before 1.6
+                content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is None:
@@ -126,7 +126,7 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
         raise WeightsError(
             f"{path}: holds code ({code[1]}), not only tensors, and was not opened; get it from its authors"
         ) from None
-    except Exception as error:  # of a decoder: broken files raise nearly anything
+    except Exception as error:  # broken files make the decoder raise nearly anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: not a readable checkpoint: {reason}; is it cut off? Copy it again") from None
     if not isinstance(content, dict):
@@ -162,16 +162,16 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _download(name: str) -> Path:
-    """The folder of a hub id, in the hub's own cache."""
+    """The folder of a hub id, in the hub's own cache. Raises WeightsError."""
     if not _HUB_ID.fullmatch(name):
         raise WeightsError(f"{name}: no such file or folder, and not a hub id such as Salesforce/blip2-itm-vit-g")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # of a network client: nearly anything
+    except Exception as error:  # network clients raise nearly anything
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{name}: no such file or folder, and the Hugging Face hub does not give it: {reason}; "
+            f"{name}: no such file or folder, and it cannot be fetched from the Hugging Face hub: {reason}; "
             "download it elsewhere and name the folder"
         ) from None

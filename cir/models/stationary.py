@@ -1,8 +1,8 @@
 """Stationary representations: class vectors that are fixed before any model is trained (d-Simplex).
 
-After Biondi et al., "Stationary Representations" (CVPR 2024). Models that are trained, each on its own, to classify
-against the same fixed vertices give vectors that can be compared. One simplex over one set of classes anchors little of
-what captions ask about, so the space here is a product: one simplex for every attribute, side by side.
+After Biondi et al., "Stationary Representations" (CVPR 2024). Models trained independently to classify against the same
+fixed vertices give comparable vectors. A single simplex over one set of classes covers little of what captions ask for,
+so the space is a product: one simplex per attribute, side by side.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cir.types import SimplexBlock, Simplex
+from cir.types import Simplex, SimplexBlock
 
 
 def simplex(classes: int) -> Tensor:
-    """The vertices of a regular simplex around the origin, one a class.
+    """The vertices of a regular simplex around the origin, one vertex per class.
 
-    The construction is part of the contract between models: another number of classes moves every vertex, so room for
-    later classes is made at the start.
+    The construction is part of the contract between models: another number of classes moves every vertex, so capacity
+    for later classes is reserved at the start.
 
     Args:
         classes: K, at least 2.
 
     Returns:
-        (K, K - 1) float32, unit-norm rows; any two have the inner product -1 / (K - 1). Nothing is random, and every
-        value comes from a closed form in double precision, so that the bytes are the same on every machine.
+        (K, K - 1) float32, unit-norm rows; any two have the inner product -1 / (K - 1). Every value comes from a closed
+        form in double precision, so that the bytes are the same on every machine.
 
     Raises:
         ValueError: fewer than two classes.
@@ -37,7 +37,7 @@ def simplex(classes: int) -> Tensor:
     if classes < 2:
         raise ValueError(f"a simplex has at least 2 vertices, not {classes}")
     dims = classes - 1
-    # The unit vectors and one point on the diagonal, all sqrt(2) apart; moved to their centre and made unit.
+    # The unit vectors and one point on the diagonal, all sqrt(2) apart; moved to their centre and normalised.
     last = (1 - math.sqrt(1 + dims)) / dims
     centre = (1 + last) / classes
     norm = math.sqrt((1 - centre) ** 2 + (dims - 1) * centre**2)
@@ -53,41 +53,42 @@ def digest(vertices: Tensor) -> str:
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def product(blocks: Sequence[SimplexBlock], free: int = 0) -> Simplex:
+def product(blocks: Sequence[SimplexBlock], free_weight: int = 0) -> Simplex:
     """The contract of a product simplex.
 
     Args:
         blocks: in the order of their dims.
-        free: weight of the dims behind them.
+        free_weight: weight of the dims behind them.
 
     Raises:
-        ValueError: no blocks, one without room for two classes, a name twice, or a weight below 1.
+        ValueError: no blocks, a capacity below two classes, a repeated name, or a weight below 1.
     """
     names = {block.name for block in blocks}
-    if not blocks or len(names) < len(blocks) or free < 0 or any(b.capacity < 2 or b.weight < 1 for b in blocks):
-        raise ValueError("a simplex has blocks of different names, each with room for 2 classes and a weight of 1")
-    return Simplex(tuple(blocks), free, digest(torch.cat([simplex(block.capacity).flatten() for block in blocks])))
+    valid = all(block.capacity >= 2 and block.weight >= 1 for block in blocks)
+    if not blocks or len(names) < len(blocks) or free_weight < 0 or not valid:
+        raise ValueError("a simplex has blocks of different names, each with a capacity of 2 and a weight of 1 or more")
+    return Simplex(tuple(blocks), free_weight, digest(torch.cat([simplex(block.capacity).flatten() for block in blocks])))
 
 
-def arrange(raw: Tensor, anchors: Simplex, *, settled: bool = False) -> Tensor:
-    """A projection as a stationary gallery vector: every block of unit length, then all of them by their weights.
+def assemble_blocks(raw: Tensor, simplex: Simplex, *, detach_simplex: bool = False) -> Tensor:
+    """A projection as a stationary gallery vector: each block normalised, then scaled by its weight.
 
     Args:
-        raw: (B, D) whose first `anchors.dims` dims are the blocks'.
-        anchors: the product simplex.
-        settled: let no gradient into the blocks. Their place is decided by the vertices alone: a contrast that may
-            move them, too, costs them what makes two models comparable (docs/results/replace-model.md).
+        raw: (B, D); the first `simplex.dims` dims are the blocks, the rest is free.
+        simplex: the product simplex.
+        detach_simplex: let no gradient into the blocks, so that only the cross-entropy against the vertices moves them.
+            A contrastive loss that moves them too makes models less comparable (docs/results/replace-model.md).
 
     Returns:
         (B, D) float32, unit-norm.
     """
-    sizes = [block.capacity - 1 for block in anchors.blocks]
-    weights = [block.weight for block in anchors.blocks]
-    if raw.shape[1] > anchors.dims:
-        sizes.append(raw.shape[1] - anchors.dims)
-        weights.append(anchors.free_weight)
+    sizes = [block.capacity - 1 for block in simplex.blocks]
+    weights = [block.weight for block in simplex.blocks]
+    if raw.shape[1] > simplex.dims:
+        sizes.append(raw.shape[1] - simplex.dims)
+        weights.append(simplex.free_weight)
     parts = [F.normalize(part, dim=-1) for part in raw.float().split(sizes, dim=-1)]
-    if settled:
-        parts[: len(anchors.blocks)] = [part.detach() for part in parts[: len(anchors.blocks)]]
-    whole = sum(weights)
-    return torch.cat([math.sqrt(weight / whole) * part for part, weight in zip(parts, weights, strict=True)], dim=-1)
+    if detach_simplex:
+        parts[: len(simplex.blocks)] = [part.detach() for part in parts[: len(simplex.blocks)]]
+    total = sum(weights)
+    return torch.cat([math.sqrt(weight / total) * part for part, weight in zip(parts, weights, strict=True)], dim=-1)

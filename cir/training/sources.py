@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cir.data import products
 from cir.data import wardrobe
-from cir.data.items import Catalogue, Change
+from cir.data.items import Catalogue
+from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.images import ImageFile, Preprocess, decode
 from cir.models.sprc import Sprc
@@ -127,7 +128,7 @@ class HeldOut:
     source: Source
     order: list[str]
     rows: Rows
-    changes: list[Change]
+    changes: list[JudgedQuery]
 
 
 class OldGallery(nn.Module):
@@ -196,7 +197,7 @@ def gather(
         sources.append(Source(name, table, maps, places, (places >= 0) & ~apart & chosen, kinds, stored))
         rows = np.flatnonzero((places >= 0) & apart)
         kept = [ids[row] for row in rows]
-        changes = Catalogue([products.item(styles[product], product) for product in kept], products.KINDS).changes(
+        changes = Catalogue([products.item(styles[product], product) for product in kept], products.KINDS).judged_queries(
             HELD_OUT_QUERIES, products.CHANGE_WEIGHTS, seed=HELD_OUT_SEED
         )
         held_out.append(HeldOut(sources[-1], kept, rows, changes))

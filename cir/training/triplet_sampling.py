@@ -118,7 +118,7 @@ class Table:
         told = self._tell(target, rng)
         if kinds == (DESCRIBED,):
             allowed = {kind: self._only(kind, target) for kind in bound}
-            caption = captions.as_typed(captions.description(self.items[target], rng), rng)
+            caption = captions.augment(captions.description(self.items[target], rng), rng)
             return Wish(self, reference, target, caption, told, allowed)
         changes = []
         for kind in kinds:
@@ -130,7 +130,7 @@ class Table:
             changes.append((kind, old, new))
             if kind == attribute:
                 allowed[attribute] = self._only(attribute, target)
-        caption = captions.as_typed(captions.change_caption(changes, rng, phrasing="train"), rng)
+        caption = captions.augment(captions.change_caption(changes, rng, phrasing="train"), rng)
         return Wish(self, reference, target, caption, told, allowed)
 
     def _ask(self, kind: str, reference: int, allowed: Allowed, rng: random.Random) -> bool:
@@ -153,7 +153,7 @@ class Table:
                 return False
             allowed[attribute] = ~old
             return True
-        shade = captions.bank()["shades"]
+        shade = captions.shades()
         wanted = np.isin(self.values[attribute], shade[SHADES[kind]])
         unfit = wanted if kind != "calmer colour" else ~np.isin(self.values[attribute], shade["brighter"])
         if (old & unfit).any():
@@ -175,4 +175,4 @@ class Table:
             # Brands come first; whoever looks for the thing does not name them.
             words = self.names[row].lower().split()
             return " ".join(words[1:] if len(words) > 3 and rng.random() < 0.7 else words)
-        return captions.as_typed(captions.description(self.items[row], rng), rng)
+        return captions.augment(captions.description(self.items[row], rng), rng)

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from cir import devices
 from cir.errors import DataError, ImageDecodeError, MissingImageError, WeightsError
-from cir.data.annotations import Triplet, find_pictures
+from cir.data.annotations import find_pictures
 from cir.data.fashioniq import join_captions
-from cir.data.protocols import TRAIN_READERS
+from cir.data.judged_query import JudgedQuery
+from cir.data.protocols import TRAIN_SPLITS
 from cir.images import ImageFile, Preprocess, decode
 from cir.models import weights
 from cir.models.sprc import Sprc, scores
@@ -58,8 +59,8 @@ class Settings:
         """Raises ValueError for what makes no batches."""
         if self.batch < 1 or self.workers < 1 or not 0 <= self.held_out < 1:
             raise ValueError("batch and workers are 1 or more, held_out is a share in [0, 1)")
-        if f"{self.dataset}-train" not in TRAIN_READERS:
-            known = ", ".join(name.removesuffix("-train") for name in TRAIN_READERS)
+        if f"{self.dataset}-train" not in TRAIN_SPLITS:
+            known = ", ".join(name.removesuffix("-train") for name in TRAIN_SPLITS)
             raise ValueError(f"no data set {self.dataset!r} to train on; there are {known}")
 
 
@@ -74,8 +75,8 @@ class Data:
         unreadable: ids of pictures that are missing or broken and whose triplets are left out.
     """
 
-    train: list[Triplet]
-    held_out: list[Triplet]
+    train: list[JudgedQuery]
+    held_out: list[JudgedQuery]
     images: Mapping[str, ImageFile]
     keep_reference: bool
     unreadable: frozenset[str] = frozenset()
@@ -91,7 +92,7 @@ def read_triplets(settings: Settings, root: Path, *, allow_unreadable: bool = Fa
         DataError: an annotation file is missing or not what it should be.
         MissingImageError: pictures are missing and that is not allowed.
     """
-    triplets, places = TRAIN_READERS[f"{settings.dataset}-train"](root)
+    triplets, places = TRAIN_SPLITS[f"{settings.dataset}-train"].read(root)
     images = {image.id: image for image in find_pictures(places)}
     gone = places.keys() - images.keys()
     if gone and not (allow_unreadable and images):
@@ -103,7 +104,7 @@ def read_triplets(settings: Settings, root: Path, *, allow_unreadable: bool = Fa
         broken = _broken(images, settings.workers)
         gone = gone | broken
         images = {name: image for name, image in images.items() if name not in broken}
-    triplets = [one for one in triplets if one.reference in images and one.target in images]
+    triplets = [one for one in triplets if one.reference in images and min(one.targets) in images]
     apart = [_share(one.reference) < settings.held_out for one in triplets]
     return Data(
         train=[one for one, kept in zip(triplets, apart, strict=True) if not kept],
@@ -221,16 +222,16 @@ class TripletTask:
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.data.train))
 
-    def _batch(self, step: int) -> list[Triplet]:
+    def _batch(self, step: int) -> list[JudgedQuery]:
         """This process's part of a batch."""
         epoch, place = divmod(step, self.steps_an_epoch)
         rows = self._order(epoch)[place * self.settings.batch : (place + 1) * self.settings.batch]
         rank, processes = devices.process()
         return [self.data.train[row] for row in rows[rank::processes]]
 
-    def _load(self, triplets: Sequence[Triplet]) -> list[Future[Pixels]]:
+    def _load(self, triplets: Sequence[JudgedQuery]) -> list[Future[Pixels]]:
         """References, then targets."""
-        names = [one.reference for one in triplets] + [one.target for one in triplets]
+        names = [one.reference for one in triplets] + [min(one.targets) for one in triplets]
         return [self._pool.submit(self._pixels, name) for name in names]
 
     def _pixels(self, name: str) -> Pixels:
@@ -248,7 +249,7 @@ class TripletTask:
         asked = self.data.held_out
         if not asked:
             return {"headline": 0.0}
-        names = sorted({name for one in asked for name in (one.reference, one.target)})
+        names = sorted({name for one in asked for name in (one.reference, *one.targets)})
         parts = [names[start : start + 32] for start in range(0, len(names), 32)]
         gallery = torch.cat([self.model.gallery_tokens(self._stack(part)).cpu() for part in parts])
         place = {name: i for i, name in enumerate(names)}
@@ -261,7 +262,7 @@ class TripletTask:
             rows = torch.arange(len(queries))
             if not self.data.keep_reference:
                 found[rows, [place[one.reference] for one in queries]] = -2
-            ranks.append(rank_of(found, torch.tensor([place[one.target] for one in queries])))
+            ranks.append(rank_of(found, torch.tensor([place[min(one.targets)] for one in queries])))
         rank = torch.cat(ranks)
         figures = {f"held-out R@{k}": float((rank < k).float().mean()) for k in (1, 10, 50)}
         return {**figures, "headline": (figures["held-out R@10"] + figures["held-out R@50"]) / 2}
