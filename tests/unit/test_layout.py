@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str] | None] = {
     "indexer": {*GROUND, "data"},
     "search": {*GROUND, "text", "models", "indexer", "data"},
     "sheet": GROUND,
-    "eval": {*GROUND, "stats", "data", "tables"},
+    "eval": {*GROUND, "stats", "tables", "data", "indexer"},
     "replacement": {*GROUND, "stats", "tables", "data", "indexer", "search"},
     "training": {*GROUND, "stats", "data", "models", "text", "devices"},
     "cli": None,
@@ -248,7 +248,7 @@ def test_the_wheel_holds_one_package_and_its_data(tmp_path: Path) -> None:
         ("cir/data", "*.json"),
         ("cir/training/configs", "*.toml"),
         ("cir/weights", "*/card.json"),
-        ("cir/weights", "*/vocab.txt"),
+        ("cir/weights", "vocab.txt"),
         ("data_manifests", "*.json"),
     ):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern)}
