@@ -70,7 +70,7 @@ class Centred(FakeEncoder):
     """What it gives for a picture depends on the others."""
 
     def encode_images(self, pixels: Floats) -> Encoded:
-        return super().encode_images(pixels - pixels.mean(axis=0))
+        return super().encode_images(pixels + pixels.mean(axis=0))
 
 
 @pytest.mark.parametrize(
