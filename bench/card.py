@@ -1,4 +1,4 @@
-"""Measure what the card of `small` reports: three benchmarks, with every kind of change against its best baseline.
+"""Measure the figures in the card of `small`: three benchmarks, every kind of change against its best baseline.
 
     python bench/card.py DATA_ROOT --output bench/results/DATE-small.json
 
@@ -7,9 +7,8 @@ Prints the tables of docs/models/small.md as Markdown.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,30 +17,31 @@ import click
 import numpy as np
 
 from cir import models
-from cir.data.benchmark import Benchmark
 from cir.data.attribute_benchmarks import load_products, load_wardrobe
+from cir.data.benchmark import Benchmark
 from cir.eval.engine import Evaluation, evaluate
-from cir.stats import compare, parse
-from cir.eval.report import COMPOSED, values_of
-from cir.indexer.writing.build import build_index
+from cir.eval.gallery import index_gallery
+from cir.eval.report import COMPOSED, Report
+from cir.eval.scoring import values_of
+from cir.files import write_json
 from cir.indexer.reading.gallery import Gallery
-from cir.models.encoder import SprcEncoder
 from cir.search.searcher import Searcher
+from cir.stats import Comparison, compare, parse_measure
+from cir.types import Encoder
 
-ENOUGH = 200  # queries of a kind from which on its difference is judged
+ENOUGH = 200  # a kind with fewer queries is not compared
 
 
-def measured(benchmark: Benchmark, encoder: SprcEncoder) -> dict[str, Any]:
-    """The report, and each kind of change compared with its best baseline."""
+def evaluate_gallery(benchmark: Benchmark, encoder: Encoder) -> Evaluation:
+    """A benchmark's gallery indexed and evaluated."""
     with tempfile.TemporaryDirectory() as scratch:
-        build_index(list(benchmark.images), Path(scratch) / "index", encoder)
-        found = evaluate(benchmark, Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder))
-    return {"report": found.report, "kinds": by_kind(benchmark, found)}
+        index_gallery(benchmark, Path(scratch) / "index", encoder)
+        return evaluate(benchmark, Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder))
 
 
-def by_kind(benchmark: Benchmark, found: Evaluation) -> dict[str, Any]:
+def by_kind(benchmark: Benchmark, evaluation: Evaluation) -> dict[str, Any]:
     """Kind -> queries, R@10 of composed and of the best baseline, and their paired difference with its interval."""
-    measure = parse("R@10")
+    measure = parse_measure("R@10")
     kinds = {}
     for kind in benchmark.groups:
         queries = [query for query in benchmark.queries if query.headline and kind in query.groups]
@@ -49,7 +49,7 @@ def by_kind(benchmark: Benchmark, found: Evaluation) -> dict[str, Any]:
             continue
         values = {
             system: values_of(benchmark, [measure], run, queries).by_measure[str(measure)]
-            for system, run in found.runs.items()
+            for system, run in evaluation.runs.items()
         }
         best = max(
             (system for system in values if system != COMPOSED), key=lambda system: float(np.mean(values[system]))
@@ -66,40 +66,35 @@ def by_kind(benchmark: Benchmark, found: Evaluation) -> dict[str, Any]:
     return kinds
 
 
-def table(report: Mapping[str, Any]) -> str:
+def table(report: Report) -> str:
     """Composed and baselines as Markdown."""
-    measures = list(report["metrics"])
-    weight = report["model"]["sum_weight"]
-    names = {COMPOSED: report["metrics"], **report["baselines"]}
+    measures = list(report.metrics)
     lines = ["| | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
-    for name, figures in names.items():
-        label = f"sum, weight {weight}" if name == "sum" else name
-        lines.append(
-            f"| {label} | " + " | ".join(cell(figures[m]["value"], figures[m]["ci95"]) for m in measures) + " |"
-        )
-    differences = (report["comparison"][m] for m in measures)
-    lines.append(
-        "| composed over the best baseline | "
-        + " | ".join(f"{100 * d['difference']:+.1f} ± {50 * (d['ci95'][1] - d['ci95'][0]):.1f}" for d in differences)
-        + " |"
-    )
+    for name, figures in {COMPOSED: report.metrics, **report.baselines}.items():
+        label = f"sum, weight {report.model['sum_weight']}" if name == "sum" else name
+        cells = (f"{100 * figures[m].value:.1f} ± {half(figures[m].ci95)}" for m in measures)
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    gains: list[Comparison] = [report.comparison[m].gain for m in measures]
+    cells = (f"{100 * gain.difference:+.1f} ± {half(gain.ci95)}" for gain in gains)
+    lines.append("| composed over the best baseline | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def cell(value: float, ci95: Sequence[float]) -> str:
-    """Percent with half the width of its interval."""
-    return f"{100 * value:.1f} ± {50 * (ci95[1] - ci95[0]):.1f}"
+def half(ci95: tuple[float, float]) -> str:
+    """Half the width of an interval, in percent."""
+    return f"{50 * (ci95[1] - ci95[0]):.1f}"
 
 
 def kinds_table(kinds: Mapping[str, Any]) -> str:
     """Kinds of change as Markdown."""
     lines = ["| kind | queries | composed | best baseline | difference |", "|---|---|---|---|---|"]
-    for kind, one in kinds.items():
-        low, high = one["ci95"]
-        shown = f"{100 * one['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    for kind, figures in kinds.items():
+        low, high = figures["ci95"]
+        difference = f"{100 * figures['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         lines.append(
-            f"| {kind} | {one['queries']} | {100 * one['composed']:.1f} | "
-            f"{one['baseline']} {100 * one['baseline value']:.1f} | {shown if one['queries'] >= ENOUGH else 'few'} |"
+            f"| {kind} | {figures['queries']} | {100 * figures['composed']:.1f} | "
+            f"{figures['baseline']} {100 * figures['baseline value']:.1f} | "
+            f"{difference if figures['queries'] >= ENOUGH else 'few'} |"
         )
     return "\n".join(lines)
 
@@ -119,16 +114,14 @@ def main(root: Path, model: str, output: Path | None) -> None:
             load_wardrobe(Path(scratch) / "wardrobe"),
         ]
         for benchmark in benchmarks:
-            one = measured(benchmark, encoder)
-            result["benchmarks"][benchmark.protocol] = one
-            report = one["report"]
-            click.echo(
-                f"\n{benchmark.protocol}, {report['seconds']:.0f} s\n\n{table(report)}\n\n{kinds_table(one['kinds'])}"
-            )
-            click.echo({group: round(f["R@10"]["value"], 4) for group, f in report["groups"].items() if ":" in group})
-            click.echo(report.get("nothing_fits"))
+            evaluation = evaluate_gallery(benchmark, encoder)
+            report, kinds = evaluation.report, by_kind(benchmark, evaluation)
+            result["benchmarks"][benchmark.protocol] = {"report": report.to_json(), "kinds": kinds}
+            click.echo(f"\n{benchmark.protocol}, {report.seconds:.0f} s\n\n{table(report)}\n\n{kinds_table(kinds)}")
+            click.echo({name: round(f["R@10"].value, 4) for name, f in report.groups.items() if ":" in name})
+            click.echo(report.confidence)
             if output:
-                output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                write_json(output, result, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Questions no template contains, asked of real photos and of rendered garments: their sheets are for looking at.
+"""Queries that no caption template contains, over real photos and over rendered garments: sheets to look at.
 
     python bench/free_form.py DATA_ROOT --output SHEETS
     python bench/free_form.py --garments --output docs/images/free-form
 
-The gallery is the val split of the product photos, or the wardrobe of the benchmark. The questions were written before
-the model that answers them was trained; docs/models/small.md says what was found. Sheets of photos show the data set
-and stay where they are made.
+The gallery is the val split of the product photos, or the wardrobe of the benchmark. The queries were written before
+the model was trained; docs/models/small.md has the results. Sheets of photos show the data set and are not published.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from pathlib import Path
 import click
 
 from cir import models
-from cir.data import products
-from cir.data import wardrobe
+from cir.data import products, wardrobe
 from cir.data.attribute_benchmarks import WARDROBE_PICTURES, WARDROBE_SEED
 from cir.images import scan
-from cir.indexer.writing.build import build_index
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.writing.build import build_index
 from cir.search.searcher import Searcher
 from cir.sheet import draw_sheet, save_sheet
 from cir.types import Encoder, Query
 
-QUESTIONS = (
+# Product id of the reference, and the caption.
+QUERIES = (
     ("16137", "would suit a wedding"),
     ("18577", "something my brother could wear"),
     ("16416", "no stripes please"),
@@ -38,10 +37,8 @@ QUESTIONS = (
     ("", "what do I wear to the beach"),
     ("", "keeps the sun out of my eyes"),
 )
-
-
-# What the reference is like, and what is said of it.
-OF_GARMENTS: tuple[tuple[dict[str, str], str], ...] = (
+# Attributes of the reference, and the caption.
+GARMENT_QUERIES: tuple[tuple[dict[str, str], str], ...] = (
     ({"type": "shirt", "pattern": "striped"}, "no stripes please"),
     ({"type": "dress", "pattern": "floral"}, "the opposite of flashy"),
     ({"type": "t-shirt", "colour": "white"}, "would keep me warm in December"),
@@ -55,33 +52,33 @@ OF_GARMENTS: tuple[tuple[dict[str, str], str], ...] = (
 )
 
 
-def ask_garments(encoder: Encoder, folder: Path, output: Path) -> None:
-    """Draw the wardrobe of the benchmark, ask, and leave small JPEG sheets."""
+def search_garments(encoder: Encoder, folder: Path, output: Path) -> None:
+    """Draw the wardrobe of the benchmark, search it, and write small JPEG sheets."""
     catalogue = wardrobe.write(folder / "wardrobe", WARDROBE_PICTURES, seed=WARDROBE_SEED)
     build_index(scan([folder / "wardrobe"]), folder / "index", encoder)
-    index = Searcher(Gallery.open(folder / "index"), lambda card: encoder)
+    searcher = Searcher(Gallery.open(folder / "index"), lambda card: encoder)
     looks = {name: garment.attributes for name, garment in catalogue}
-    for number, (like, text) in enumerate(OF_GARMENTS, start=1):
+    for number, (like, text) in enumerate(GARMENT_QUERIES, start=1):
         reference = next((name for name, look in looks.items() if like and like.items() <= look.items()), "")
-        result = index.search(Query((reference,) if reference else (), text, k=5))
-        sheet = draw_sheet(result, index.picture)
+        result = searcher.search(Query((reference,) if reference else (), text, k=5))
+        sheet = draw_sheet(result, searcher.picture)
         sheet.save(output / f"{number:02d}.jpg", quality=80, optimize=True)
-        click.echo(f"{number}. {looks.get(reference, 'no reference')}: {text!r} fits={result.fits}")
+        click.echo(f"{number}. {looks.get(reference, 'no reference')}: {text!r} confident={result.confident}")
         for hit in result.hits:
             click.echo(f"   {', '.join(looks[hit.id].values())}")
 
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path), required=False)
-@click.option("--garments", is_flag=True, help="Ask about rendered garments instead of photos.")
+@click.option("--garments", is_flag=True, help="Search rendered garments instead of photos.")
 @click.option("--model", default=models.DEFAULT, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the sheets.")
 def main(root: Path | None, garments: bool, model: str, output: Path) -> None:
-    """Ask, draw, and print what was found in words."""
+    """Search, draw, and print the hits in words."""
     output.mkdir(parents=True, exist_ok=True)
     if garments:
         with tempfile.TemporaryDirectory() as scratch:
-            ask_garments(models.load_model(model), Path(scratch), output)
+            search_garments(models.load_model(model), Path(scratch), output)
         return
     if root is None:
         raise click.UsageError("give DATA_ROOT, or --garments")
@@ -95,13 +92,13 @@ def main(root: Path | None, garments: bool, model: str, output: Path) -> None:
     encoder = models.load_model(model)
     with tempfile.TemporaryDirectory() as scratch:
         build_index([image for _, image in photos], Path(scratch) / "index", encoder)
-        index = Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
-        for number, (reference, text) in enumerate(QUESTIONS, start=1):
-            result = index.search(Query((ids[reference],) if reference else (), text, k=5))
-            save_sheet(draw_sheet(result, index.picture), output / f"{number:02d}.png")
-            found = [styles[Path(hit.id).stem]["productDisplayName"] for hit in result.hits]
+        searcher = Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
+        for number, (reference, text) in enumerate(QUERIES, start=1):
+            result = searcher.search(Query((ids[reference],) if reference else (), text, k=5))
+            save_sheet(draw_sheet(result, searcher.picture), output / f"{number:02d}.png")
+            hits = [styles[Path(hit.id).stem]["productDisplayName"] for hit in result.hits]
             like = styles[reference]["productDisplayName"] if reference else "no reference"
-            click.echo(f"{number}. {like}: {text!r} fits={result.fits}\n   " + "\n   ".join(found))
+            click.echo(f"{number}. {like}: {text!r} confident={result.confident}\n   " + "\n   ".join(hits))
 
 
 if __name__ == "__main__":

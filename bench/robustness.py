@@ -1,10 +1,10 @@
-"""Does `small` answer the same when people say the same differently?
+"""Does `small` rank the same images when the same change is worded differently?
 
     python bench/robustness.py DATA_ROOT --output bench/results/DATE-robustness.json
 
 The 2,000 queries of `products` val (same references, same targets), in four wordings: three draws from the phrasings
-that training never saw, and the first of them with one slip of the fingers in every caption. Beside them, captions that
-change nothing ("as shown"): their targets are the other photos of the same type, colour and gender.
+that training never saw, and the first of them with a typo in every caption. Beside them, captions that change nothing
+("as shown"): their targets are the other photos of the same type, colour and gender.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,30 @@ import click
 import numpy as np
 
 from cir import models
-from cir.data import captions
-from cir.data import products
-from cir.data.items import Catalogue
+from cir.data import captions, products
 from cir.data.attribute_benchmarks import PRODUCT_QUERIES, PRODUCT_SEED
-from cir.indexer.writing.build import build_index
+from cir.data.items import Catalogue
+from cir.data.judged_query import JudgedQuery
+from cir.files import write_json
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.writing.build import build_index
+from cir.query_vectors import QueryVectors
 from cir.search.searcher import Searcher
-from cir.types import Query
 
 K = 10
+BATCH = 128
 
 
-def recall(index: Searcher, queries: Sequence[Query], targets: Sequence[frozenset[str]]) -> dict[str, float]:
-    """R@10 (hit rate) with its standard error, and the mean share of right answers among the first 10."""
-    vectors = np.concatenate([index.query_vectors(queries[i : i + 128]) for i in range(0, len(queries), 128)])
-    found = index.rank(vectors, K, exclude=[frozenset(map(str, query.references)) for query in queries])
-    right = np.array([[image in wanted for image, _ in hits] for hits, wanted in zip(found, targets, strict=True)])
+def recall(searcher: Searcher, queries: Sequence[JudgedQuery]) -> dict[str, float]:
+    """R@10 (hit rate) with its standard error, and the mean share of targets among the first 10."""
+    batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
+    vectors = QueryVectors.concatenate([searcher.encode([query.query for query in batch]) for batch in batches])
+    ranked = searcher.rank(vectors, K, exclude=[frozenset([query.reference]) for query in queries])
+    right = np.array(
+        [[image in query.targets for image, _ in hits] for hits, query in zip(ranked, queries, strict=True)]
+    )
     hit = right.any(axis=1)
-    possible = np.array([min(K, len(wanted)) for wanted in targets])
+    possible = np.array([min(K, len(query.targets)) for query in queries])
     return {
         "R@10": round(float(hit.mean()), 4),
         "standard error": round(float(hit.std() / np.sqrt(len(hit))), 4),
@@ -48,40 +54,51 @@ def recall(index: Searcher, queries: Sequence[Query], targets: Sequence[frozense
     }
 
 
+def wordings(catalogue: Catalogue) -> Mapping[str, list[JudgedQuery]]:
+    """Name of a wording -> the benchmark's queries in it."""
+    drawn = catalogue.judged_queries(PRODUCT_QUERIES, products.CHANGE_WEIGHTS, seed=PRODUCT_SEED)
+    worded = {}
+    for draw in range(3):
+        rng = random.Random(f"paraphrase {draw}")
+        queries = captions.with_captions(drawn, rng, phrasing="val")
+        worded[f"paraphrase {draw + 1}"] = queries
+        if not draw:
+            worded["with a slip in each"] = [
+                replace(query, caption=captions.with_typo(query.caption, rng)) for query in queries
+            ]
+    return worded
+
+
+def unchanged(catalogue: Catalogue) -> Mapping[str, list[JudgedQuery]]:
+    """Queries for more of the same: with a caption that changes nothing, and without any."""
+    rng = random.Random("same")
+    templates = captions.templates("val")["same"]
+    alone = []
+    for item in catalogue.items:
+        others = frozenset(catalogue.by_key[item.fixed, catalogue.key(item)]) - {item.id}
+        if others:
+            alone.append(JudgedQuery(item.id, item.id, "", others))
+    said = [replace(query, caption=rng.choice(templates)) for query in alone]
+    return {"nothing changed, said": said, "nothing changed, the picture alone": alone}
+
+
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--model", default=models.DEFAULT, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
 def main(root: Path, model: str, output: Path | None) -> None:
-    """Ask, and write the figures."""
+    """Search, and write the figures."""
     styles = products.read_styles(root)
     source = products.image_source(root)
     photos = [(p, image) for p, image in products.product_images(source) if products.split_of(p) == "val"]
     catalogue = Catalogue([products.item(styles[p], image.id) for p, image in photos], products.KINDS)
-    changes = catalogue.changes(PRODUCT_QUERIES, products.CHANGE_WEIGHTS, seed=PRODUCT_SEED)
     encoder = models.load_model(model)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         build_index([image for _, image in photos], Path(scratch) / "index", encoder)
-        index = Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
-        for draw in range(3):
-            rng = random.Random(f"paraphrase {draw}")
-            captions = [captions.change_caption(change.changes, rng, phrasing="val") for change in changes]
-            wordings = {f"paraphrase {draw + 1}": captions}
-            if not draw:
-                wordings["with a slip in each"] = [captions.misspelt(caption, rng) for caption in captions]
-            for name, said in wordings.items():
-                asked = [Query((change.reference,), text) for change, text in zip(changes, said, strict=True)]
-                figures[name] = recall(index, asked, [frozenset(change.targets) for change in changes])
-                click.echo(f"{name}: {figures[name]}")
-        rng = random.Random("same")
-        looks = [
-            (item, frozenset(catalogue.by_key[item.fixed, catalogue.key(item)]) - {item.id}) for item in catalogue.items
-        ]
-        looks = [(item, others) for item, others in looks if others]
-        for name, text in (("nothing changed, said", True), ("nothing changed, the picture alone", False)):
-            asked = [Query((item.id,), rng.choice(captions.bank()["val"]["same"]) if text else "") for item, _ in looks]
-            figures[name] = recall(index, asked, [others for _, others in looks])
+        searcher = Searcher(Gallery.open(Path(scratch) / "index"), lambda card: encoder)
+        for name, queries in {**wordings(catalogue), **unchanged(catalogue)}.items():
+            figures[name] = recall(searcher, queries)
             click.echo(f"{name}: {figures[name]}")
     spread = [figures[f"paraphrase {draw}"]["R@10"] for draw in (1, 2, 3)]
     figures["spread of the paraphrases"] = round(max(spread) - min(spread), 4)
@@ -96,7 +113,7 @@ def main(root: Path, model: str, output: Path | None) -> None:
     }
     click.echo(json.dumps(result["figures"], indent=1))
     if output:
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(output, result, indent=1)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ def write_json(path: Path, content: Any, *, indent: int | None = 2, sort_keys: b
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents, durably. Raises DataError when that is impossible."""
+    if path.is_dir():
+        return
     with disk_errors(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,8 @@ def disk_errors(path: Path, need: int = 0) -> Iterator[None]:
     """Turn an OSError raised while writing `path` into a DataError that says what to do."""
     try:
         yield
+    except DataError:  # a missing photo is an OSError too, but is not about `path`
+        raise
     except OSError as error:
         if error.errno in _FULL:
             room = f"free at least {need / 1e6:.0f} MB" if need >= 1e6 else "free some space"

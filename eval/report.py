@@ -1,62 +1,242 @@
-"""From rankings to a report: the same figures, in the same shape, for our runs and for anybody's."""
+"""The report of an evaluation: figures with their intervals, as values and as JSON. All figures are fractions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cir import __version__
-from cir.errors import DataError
-from cir.data.benchmark import Benchmark, JudgedQuery, ids_sha256
-from cir.stats import Measure, compare, interval, mean, score
+from cir.data.benchmark import Benchmark, ids_sha256
 from cir.eval.runs import Run
-
-Figures = dict[str, dict[str, Any]]
+from cir.eval.scoring import Values, check_run, headline_name, measures_of, values_of, values_of_groups
+from cir.stats import Comparison, Measure, compare, interval, mean
 
 COMPOSED = "composed"
-TARGET_SOFT = "target_soft"
 
 
 @dataclass(frozen=True)
-class Values:
-    """What some queries score, one by one.
+class Figure:
+    """A mean over queries.
 
     Attributes:
-        by_measure: name of each measure, and of the headline if there is one -> (Q,) values.
-        strata: (Q,) the gallery of each query where there are several, over which figures are averaged; else None.
+        value: the mean.
+        ci95: its 95 % interval.
+        missing: number of missing images that were allowed, which make the value a lower bound.
     """
 
-    by_measure: Mapping[str, NDArray[np.float64]]
-    strata: NDArray[Any] | None
+    value: float
+    ci95: tuple[float, float]
+    missing: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; "missing" only if images are."""
+        return {
+            "value": self.value,
+            "ci95": list(self.ci95),
+            **({"missing": self.missing} if self.missing else {}),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Figure:
+        """A figure from `to_json` values."""
+        low, high = values["ci95"]
+        return cls(values["value"], (low, high), values.get("missing", 0))
 
 
-def check_run(benchmark: Benchmark, run: Run) -> None:
-    """Refuse a run of something else.
+Figures = Mapping[str, Figure]  # by measure
 
-    Queries without hits are allowed: a system that gave no answer is scored 0 for it, as TREC does.
 
-    Raises:
-        DataError: the run holds a query that the benchmark does not have, or an image that is not in its gallery.
+@dataclass(frozen=True)
+class Headline:
+    """The mean of the headline measures, such as "(R@5 + Rs@1) / 2".
+
+    Attributes:
+        name: states the mean.
+        figure: of the composed query.
+        baselines: system -> the same figure.
     """
-    queries = {query.id: query for query in benchmark.queries}
-    unknown: dict[str, set[str]] = {"queries": run.keys() - queries.keys(), "images": set()}
-    for query_id in run.keys() & queries.keys():
-        query, named = queries[query_id], {image for image, _ in run[query_id]}
-        # The reference may lie outside the gallery, but a run may name it: it is taken out before scoring.
-        strange = named - benchmark.searched(query) - benchmark.absent - {query.reference}
-        if benchmark.unlisted:  # COCO's ids are plain numbers; more is not known of them
-            strange = {image for image in strange if not (image.isdecimal() and image == str(int(image)))}
-        unknown["images"] |= strange
-    for kind, names in unknown.items():
-        if names:
-            raise DataError(
-                f"run: {len(names)} {kind} are not in benchmark {benchmark.name} ({benchmark.protocol}),"
-                f" first {min(names)!r}; score it with the benchmark it was made for"
-            )
+
+    name: str
+    figure: Figure
+    baselines: Figures = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: the figure's, its name, and "baselines" if there are any."""
+        baselines = {"baselines": _figures_to_json(self.baselines)} if self.baselines else {}
+        return {"name": self.name, **self.figure.to_json(), **baselines}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Headline:
+        """A headline from `to_json` values."""
+        return cls(values["name"], Figure.from_json(values), _figures(values.get("baselines", {})))
+
+
+@dataclass(frozen=True)
+class BaselineGain:
+    """The gain of the composed query over the best baseline by some measure.
+
+    Attributes:
+        baseline: the best baseline.
+        gain: the paired difference from it.
+    """
+
+    baseline: str
+    gain: Comparison
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"baseline": self.baseline, **comparison_to_json(self.gain)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> BaselineGain:
+        """A gain from `to_json` values."""
+        low, high = values["ci95"]
+        return cls(values["baseline"], Comparison(values["difference"], (low, high), values["p"]))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How well a model's threshold separates queries with targets from queries without.
+
+    Attributes:
+        threshold: a best score below it is reported as not confident.
+        false_alarms: share of the headline queries that are below it, though they have targets.
+        recognised: share that are below it once their targets are removed from the gallery.
+    """
+
+    threshold: float
+    false_alarms: float
+    recognised: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"threshold": self.threshold, "false_alarms": self.false_alarms, "recognised": self.recognised}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which precision an evaluation ran.
+
+    Attributes:
+        computed: what the model computed in, "float32" or "fast".
+        stored: what the index stores, "float32" or "float16".
+    """
+
+    computed: str
+    stored: str
+
+
+@dataclass(frozen=True)
+class GalleryFacts:
+    """What was searched.
+
+    Attributes:
+        images: number of images.
+        sha256: digest of their ids; None if these are unknown.
+        parts: name -> facts of that gallery, if there are several.
+    """
+
+    images: int
+    sha256: str | None
+    parts: Mapping[str, GalleryFacts] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; "parts" only if there are several galleries."""
+        parts = {name: part.to_json() for name, part in self.parts.items()}
+        return {"images": self.images, "sha256": self.sha256, **({"parts": parts} if parts else {})}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> GalleryFacts:
+        """Facts from `to_json` values."""
+        parts = {name: cls.from_json(part) for name, part in values.get("parts", {}).items()}
+        return cls(values["images"], values["sha256"], parts)
+
+    @classmethod
+    def of(cls, benchmark: Benchmark) -> GalleryFacts:
+        """The facts of a benchmark's gallery or galleries."""
+        parts = {name: cls(len(ids), ids_sha256(ids)) for name, ids in benchmark.galleries.items()}
+        images = benchmark.unlisted or len(benchmark.gallery)
+        return cls(images, benchmark.gallery_sha256, parts if len(parts) > 1 else {})
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of a run and its baselines.
+
+    Attributes:
+        benchmark, protocol: names.
+        version: of the package.
+        seconds: how long the run took.
+        queries: number of headline queries.
+        missing: number of missing images that were allowed.
+        model: the model card as JSON, or what is known of a foreign run's maker.
+        gallery: what was searched.
+        metrics: figures of the composed query; empty if the targets are not public.
+        groups: group -> figures of the composed query.
+        baselines: system -> figures.
+        headline: the benchmark's headline figure, if it has one that could be computed.
+        comparison: measure -> gain over the best baseline; empty without baselines.
+        confidence: only if the model has a threshold.
+        precision: only for an evaluation of an index.
+    """
+
+    benchmark: str
+    protocol: str
+    version: str
+    seconds: float
+    queries: int
+    missing: int
+    model: Mapping[str, Any]
+    gallery: GalleryFacts
+    metrics: Figures = field(default_factory=dict)
+    groups: Mapping[str, Figures] = field(default_factory=dict)
+    baselines: Mapping[str, Figures] = field(default_factory=dict)
+    headline: Headline | None = None
+    comparison: Mapping[str, BaselineGain] = field(default_factory=dict)
+    confidence: Confidence | None = None
+    precision: Precision | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; what does not apply is left out."""
+        values: dict[str, Any] = {
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+            "version": self.version,
+            "seconds": self.seconds,
+            "queries": self.queries,
+            "missing": self.missing,
+            "model": dict(self.model),
+            "gallery": self.gallery.to_json(),
+            "metrics": _figures_to_json(self.metrics),
+            "groups": {name: _figures_to_json(figures) for name, figures in self.groups.items()},
+            "baselines": {name: _figures_to_json(figures) for name, figures in self.baselines.items()},
+        }
+        if self.headline:
+            values["headline"] = self.headline.to_json()
+        if self.comparison:
+            values["comparison"] = {name: gain.to_json() for name, gain in self.comparison.items()}
+        if self.confidence:
+            values["confidence"] = self.confidence.to_json()
+        if self.precision:
+            values["precision"] = {"computed": self.precision.computed, "stored": self.precision.stored}
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Report:
+        """A report from `to_json` values. Raises KeyError or TypeError for anything else."""
+        confidence, precision = values.get("confidence"), values.get("precision")
+        parsed = {
+            "gallery": GalleryFacts.from_json(values["gallery"]),
+            "metrics": _figures(values["metrics"]),
+            "groups": {name: _figures(figures) for name, figures in values["groups"].items()},
+            "baselines": {name: _figures(figures) for name, figures in values["baselines"].items()},
+            "headline": Headline.from_json(values["headline"]) if "headline" in values else None,
+            "comparison": {name: BaselineGain.from_json(gain) for name, gain in values.get("comparison", {}).items()},
+            "confidence": Confidence(**confidence) if confidence else None,
+            "precision": Precision(**precision) if precision else None,
+        }
+        return cls(**{**values, **parsed})
 
 
 def make_report(
@@ -67,159 +247,86 @@ def make_report(
     seconds: float,
     subset_run: Run | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """The report of a run and its baselines, as plain JSON values; figures are fractions.
-
-    The fields are those of every benchmark, and two more where there is something to say. "headline": the mean of the
-    benchmark's headline measures. "comparison": for every measure, the best baseline and the paired difference of
-    "composed" from it. Where the targets are not public there are no figures at all; where images are missing, each
-    figure says how many.
+) -> Report:
+    """The report of a run and its baselines. Without public targets it has no figures.
 
     Args:
-        benchmark: what was asked.
-        runs: system -> run; "composed" is the one reported, any others are its baselines.
-        model: the model card as JSON, or what is known of who made the run.
-        seconds: what the run took.
-        subset_run: a run for Rs@k, where "composed" does not rank the subsets to their end. Without one, and with
-            answers that lack members of their subset, Rs@k and a headline made of it are left out.
+        benchmark: what the runs answer.
+        runs: system -> run; "composed" is the run that is reported, all others are its baselines.
+        model: the model card as JSON, or what is known of a foreign run's maker.
+        seconds: how long the run took.
+        subset_run: a run for Rs@k, if "composed" does not rank the subsets to their end. Without it, and with hits that
+            lack members of their subset, Rs@k and a headline that includes it are left out.
         seed: of the bootstrap.
 
     Raises:
-        DataError: a run is not of this benchmark.
+        DataError: a run is of another benchmark.
     """
     for run in (*runs.values(), *([subset_run] if subset_run is not None else [])):
         check_run(benchmark, run)
-    headline = [query for query in benchmark.queries if query.headline]
-    parts = {name: {"images": len(ids), "sha256": ids_sha256(ids)} for name, ids in benchmark.galleries.items()}
-    report: dict[str, Any] = {
+    queries = [query for query in benchmark.queries if query.headline]
+    facts: dict[str, Any] = {
         "benchmark": benchmark.name,
         "protocol": benchmark.protocol,
         "version": __version__,
         "seconds": round(seconds, 3),
-        "queries": len(headline),
+        "queries": len(queries),
         "missing": len(benchmark.absent),
         "model": dict(model),
-        "gallery": {
-            "images": benchmark.unlisted or len(benchmark.gallery),
-            "sha256": benchmark.gallery_sha256,
-            **({"parts": parts} if len(parts) > 1 else {}),
-        },
-        "metrics": {},
-        "groups": {},
-        "baselines": {},
+        "gallery": GalleryFacts.of(benchmark),
     }
     if not benchmark.judged:
-        return report
-    missing = len(benchmark.absent)
-    measures = reported(benchmark, runs[COMPOSED], subset_run)
+        return Report(**facts)
+    measures = measures_of(benchmark, runs[COMPOSED], subset_run)
     values = {
-        system: values_of(benchmark, measures, run, headline, subset_run if system == COMPOSED else None)
+        system: values_of(benchmark, measures, run, queries, subset_run if system == COMPOSED else None)
         for system, run in runs.items()
     }
-    figures = {system: _figures(each, missing, seed) for system, each in values.items()}
-    baselines = [system for system in runs if system != COMPOSED]
     groups = values_of_groups(benchmark, measures, runs[COMPOSED], subset_run)
-    report["groups"] = {name: _measured(_figures(each, missing, seed), measures) for name, each in groups.items()}
-    report["metrics"] = _measured(figures[COMPOSED], measures)
-    report["baselines"] = {system: _measured(figures[system], measures) for system in baselines}
-    name = headline_name(benchmark)
-    if name in figures[COMPOSED]:
-        others = {"baselines": {system: figures[system][name] for system in baselines}} if baselines else {}
-        report["headline"] = {"name": name, **figures[COMPOSED][name], **others}
-    if baselines:
-        report["comparison"] = {str(measure): _against_best(str(measure), values, seed) for measure in measures}
-    return report
+    missing, name = len(benchmark.absent), headline_name(benchmark)
+    figures = {system: _measure(scores, missing, seed) for system, scores in values.items()}
+    headlines = {system: by_measure[name] for system, by_measure in figures.items() if name in by_measure}
+    composed = headlines.pop(COMPOSED, None)
+    baselines = [system for system in runs if system != COMPOSED]
+    return Report(
+        **facts,
+        metrics=_only(figures[COMPOSED], measures),
+        groups={group: _only(_measure(scores, missing, seed), measures) for group, scores in groups.items()},
+        baselines={system: _only(figures[system], measures) for system in baselines},
+        headline=Headline(name, composed, headlines) if composed else None,
+        comparison={str(measure): _gain(str(measure), values, seed) for measure in measures} if baselines else {},
+    )
 
 
-def headline_name(benchmark: Benchmark) -> str:
-    """What the benchmark's one figure is called, such as "(R@5 + Rs@1) / 2"; empty where it has none."""
-    names = " + ".join(map(str, benchmark.headline))
-    return f"({names}) / {len(benchmark.headline)}" if names else ""
+def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
+    """Plain JSON values of a paired comparison."""
+    return {"difference": comparison.difference, "ci95": list(comparison.ci95), "p": comparison.p}
 
 
-def reported(benchmark: Benchmark, run: Run, subset_run: Run | None = None) -> tuple[Measure, ...]:
-    """The measures that the runs can be given: all, or those without Rs@k."""
-    if subset_run is not None or not benchmark.ranks_subsets:
-        return benchmark.measures
-    for query in benchmark.queries:
-        ranked = {image for image, _ in run.get(query.id, ())}
-        if ranked and set(query.subset) - benchmark.absent - {query.reference} - ranked:
-            return tuple(measure for measure in benchmark.measures if measure.name != "Rs")
-    return benchmark.measures
+def _figures(values: Mapping[str, Any]) -> Figures:
+    return {name: Figure.from_json(figure) for name, figure in values.items()}
 
 
-def values_of(
-    benchmark: Benchmark,
-    measures: Sequence[Measure],
-    run: Run,
-    queries: Sequence[JudgedQuery],
-    subset_run: Run | None = None,
-    *,
-    soft: bool = False,
-) -> Values:
-    """Score some queries of a run.
-
-    Args:
-        benchmark: whose they are.
-        measures: what to compute.
-        run: the rankings.
-        queries: which.
-        subset_run: the rankings for Rs@k, where they are not in `run`.
-        soft: count acceptable images as right.
-    """
-    found = {}
-    for measure in measures:
-        source = subset_run if measure.name == "Rs" and subset_run is not None else run
-        found[str(measure)] = np.array([_score(benchmark, measure, source, query, soft) for query in queries])
-    if benchmark.headline and set(benchmark.headline) <= set(measures):
-        each = [found[str(measure)] for measure in benchmark.headline]
-        found[headline_name(benchmark)] = np.mean(each, axis=0)
-    strata = np.array([query.gallery for query in queries]) if len(benchmark.galleries) > 1 else None
-    return Values(found, strata)
+def _figures_to_json(figures: Figures) -> dict[str, Any]:
+    return {name: figure.to_json() for name, figure in figures.items()}
 
 
-def values_of_groups(
-    benchmark: Benchmark, measures: Sequence[Measure], run: Run, subset_run: Run | None = None
-) -> dict[str, Values]:
-    """Score each group of a run; "target_soft", where there are acceptable images, is the last."""
-    groups = {
-        name: values_of(benchmark, measures, run, [q for q in benchmark.queries if name in q.groups], subset_run)
-        for name in benchmark.groups
-    }
-    if any(query.acceptable for query in benchmark.queries):
-        groups[TARGET_SOFT] = values_of(benchmark, measures, run, benchmark.queries, subset_run, soft=True)
-    return groups
-
-
-def _score(benchmark: Benchmark, measure: Measure, run: Run, query: JudgedQuery, soft: bool) -> float:
-    ranking = [image for image, _ in run.get(query.id, ()) if benchmark.keep_reference or image != query.reference]
-    targets = query.targets | query.acceptable if soft else query.targets
-    if measure.name == "Recall" and query.first_target:
-        targets = frozenset([query.first_target])
-    return score(measure, ranking, targets, query.subset)
-
-
-def _figures(values: Values, missing: int, seed: int) -> Figures:
-    beside = {"missing": missing} if missing else {}
+def _measure(values: Values, missing: int, seed: int) -> Figures:
     return {
-        name: {
-            "value": mean(each, values.strata),
-            "ci95": list(interval(each, strata=values.strata, seed=seed)),
-            **beside,
-        }
-        for name, each in values.by_measure.items()
+        name: Figure(mean(scores, values.strata), interval(scores, strata=values.strata, seed=seed), missing)
+        for name, scores in values.by_measure.items()
     }
 
 
-def _measured(figures: Figures, measures: Sequence[Measure]) -> Figures:
+def _only(figures: Figures, measures: Sequence[Measure]) -> Figures:
     """The figures of the measures, without the headline's."""
     return {str(measure): figures[str(measure)] for measure in measures}
 
 
-def _against_best(measure: str, values: Mapping[str, Values], seed: int) -> dict[str, Any]:
-    """The composed system against the baseline that does best by this measure."""
+def _gain(measure: str, values: Mapping[str, Values], seed: int) -> BaselineGain:
+    """The composed query against the baseline that does best by a measure."""
     ours = values[COMPOSED]
-    each = {system: one.by_measure[measure] for system, one in values.items() if system != COMPOSED}
-    best = max(each, key=lambda system: mean(each[system], ours.strata))
-    difference, ci95, p = compare(ours.by_measure[measure], each[best], strata=ours.strata, seed=seed)
-    return {"baseline": best, "difference": difference, "ci95": list(ci95), "p": p}
+    others = {system: scores.by_measure[measure] for system, scores in values.items() if system != COMPOSED}
+    best = max(others, key=lambda system: mean(others[system], ours.strata))
+    gain = compare(ours.by_measure[measure], others[best], strata=ours.strata, seed=seed)
+    return BaselineGain(best, gain)

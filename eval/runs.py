@@ -1,11 +1,10 @@
-"""TREC run files: what every system answered, one hit a line, in six columns.
+"""TREC run files: a system's hits for all queries, one hit per line, in six columns.
 
     query-id Q0 image-id rank score tag
 
-Ids may hold spaces, the format may not: white space and "%" are percent-encoded ("a%20b.jpg"), and decoded
-on reading. Tools order a run by its scores and break ties each in its own way, so no two scores of a query
-are written equal: a score that is not below the one before it is written as the next smaller float32, the
-precision that `trec_eval` reads.
+Ids may hold spaces, the format may not: white space and "%" are percent-encoded ("a%20b.jpg"), and decoded on reading.
+Tools order a run by its scores and break ties differently, so the written scores of a query are distinct: a score that
+is not below its predecessor is written as the next smaller float32, the precision that `trec_eval` reads.
 """
 
 from __future__ import annotations

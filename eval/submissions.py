@@ -7,39 +7,43 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cir.data.protocols import PROTOCOLS, Protocol
 from cir.errors import DataError, UsageError
 from cir.files import write_text
 
 if TYPE_CHECKING:
-    from cir.data.benchmark import Benchmark, JudgedQuery
+    from cir.data.benchmark import Benchmark
+    from cir.data.judged_query import JudgedQuery
     from cir.eval.runs import Run
 
 LENGTH, SUBSET_LENGTH = 50, 3
 MAX_BYTES = 5_000_000  # of a CIRR file
 CIRR_VERSION = "rc2"
-NAMES = ("cirr-test1", "circo-val", "circo-test")
 
 
-def check_name(name: str) -> None:
-    """Raises UsageError where no server takes submissions."""
-    if name not in NAMES:
-        raise UsageError(f"{name} has no server to submit to; --submission goes with {', '.join(NAMES)}")
+def find_server(name: str) -> Protocol:
+    """The protocol of a benchmark that a server scores. Raises UsageError if it has no server."""
+    protocol = PROTOCOLS.get(name)
+    if protocol is None or not protocol.server:
+        names = ", ".join(protocol.name for protocol in PROTOCOLS.values() if protocol.server)
+        raise UsageError(f"{name} has no server to submit to; --submission goes with {names}")
+    return protocol
 
 
 def make_submission(benchmark: Benchmark, run: Run, subset_run: Run) -> dict[str, Mapping[str, Any]]:
     """File name -> content, valid by the server's rules.
 
     Args:
-        benchmark: one of NAMES.
-        run: at least 50 places a query.
+        benchmark: one whose protocol has a server.
+        run: at least 50 hits per query.
         subset_run: for CIRR, each query's subset ranked.
 
     Raises:
-        UsageError: there is no server for this benchmark.
+        UsageError: no server scores this benchmark.
         DataError: the server would refuse the file.
     """
-    check_name(benchmark.name)
-    if benchmark.name.startswith("cirr"):
+    protocol = find_server(benchmark.name)
+    if protocol.server == "cirr":
         recall = {"version": CIRR_VERSION, "metric": "recall", **_first(benchmark, run, LENGTH)}
         subset = {"version": CIRR_VERSION, "metric": "recall_subset", **_first(benchmark, subset_run, SUBSET_LENGTH)}
         files: dict[str, Mapping[str, Any]] = {
@@ -49,7 +53,7 @@ def make_submission(benchmark: Benchmark, run: Run, subset_run: Run) -> dict[str
         check = check_cirr
     else:
         numbers = {query: [int(image) for image in images] for query, images in _first(benchmark, run, LENGTH).items()}
-        files = {f"submission_{benchmark.name.removeprefix('circo-')}.json": numbers}
+        files = {f"submission_{protocol.split.removeprefix('circo-')}.json": numbers}
         check = check_circo
     for name, content in files.items():
         check(benchmark, content, name)
@@ -71,7 +75,7 @@ def encode(content: Mapping[str, Any]) -> str:
 
 
 def check_cirr(benchmark: Benchmark, content: Mapping[str, Any], name: str) -> None:
-    """CIRR: header, every pair and no other, 50 gallery names or 3 of the subset, distinct, no reference, 5 MB.
+    """CIRR: header, exactly all pairs, 50 gallery names or 3 of the subset, distinct, no reference, 5 MB.
 
     Raises:
         DataError: a rule is broken.
@@ -81,16 +85,16 @@ def check_cirr(benchmark: Benchmark, content: Mapping[str, Any], name: str) -> N
         raise DataError(f"{name}: needs version {CIRR_VERSION!r} and metric 'recall' or 'recall_subset'")
     size = len(encode(content).encode())
     if size > MAX_BYTES:
-        raise DataError(f"{name}: {size:,} bytes; the server takes {MAX_BYTES:,} at most")
+        raise DataError(f"{name}: {size:,} bytes; the server accepts {MAX_BYTES:,} at most")
     lists = {key: value for key, value in content.items() if key not in ("version", "metric")}
     length = LENGTH if metric == "recall" else SUBSET_LENGTH
     for query, images in _lists(benchmark, lists, name):
-        among = benchmark.searched(query) if metric == "recall" else set(query.subset)
-        _check_list(query, images, length, set(among) - {query.reference}, name)
+        allowed = benchmark.searched(query) if metric == "recall" else set(query.subset)
+        _check_list(query, images, length, set(allowed) - {query.reference}, name)
 
 
 def check_circo(benchmark: Benchmark, content: Mapping[str, Any], name: str) -> None:
-    """CIRCO: every query and no other, each with 50 distinct ids of the gallery, as numbers.
+    """CIRCO: exactly all queries, each with 50 distinct ids of the gallery, as numbers.
 
     Raises:
         DataError: a rule is broken.
@@ -123,12 +127,12 @@ def _lists(
     return [(query, lists[query_id]) for query_id, query in queries.items()]
 
 
-def _check_list(query: JudgedQuery, images: Sequence[str], length: int, among: Iterable[str], name: str) -> None:
+def _check_list(query: JudgedQuery, images: Sequence[str], length: int, allowed: Iterable[str], name: str) -> None:
     if len(images) != length or len(set(images)) != length:
         raise DataError(
             f"{name}: query {query.id} has {len(set(images))} distinct images, the server wants {length};"
             " complete the pictures and evaluate again"
         )
-    strange = sorted(set(images) - set(among))
-    if strange:
-        raise DataError(f"{name}: query {query.id} names {strange[0]!r}, which may not be among its answers")
+    foreign = sorted(set(images) - set(allowed))
+    if foreign:
+        raise DataError(f"{name}: query {query.id} names {foreign[0]!r}, which may not be among its hits")

@@ -6,10 +6,12 @@ import gzip
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from cir.testing.commands import Outcome, Run
+from cir.testing.fakes import folder_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -168,17 +170,8 @@ def training_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def cir(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """The command line as a shell would run it, in this process."""
 
     def run(*words: object) -> Outcome:
@@ -194,6 +187,18 @@ def cir(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
     return run
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twenty small pictures, which a test may change: 0000.png to 0019.png."""
+    return folder_of(tmp_path / "photos", 20)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a test builds an index; its parent does not exist."""
+    return tmp_path / "below" / "x.index"
+
+
 @pytest.fixture(scope="session")
 def official_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small data sets in the official layouts: fashioniq/, cirr/ and circo/, with pictures, .png and .jpg."""
@@ -204,7 +209,6 @@ def official_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_official_data(folder: Path) -> None:
     """Draw pictures of one colour each and write annotations about them."""
-    import json
     import random
 
     from PIL import Image

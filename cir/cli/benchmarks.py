@@ -1,4 +1,4 @@
-"""What `evaluate`, `score` and `compare` share: which benchmarks there are, and the options that load them."""
+"""What `evaluate`, `score` and `compare` share: the names of the benchmarks, and the options that load them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
+# The keys of cir.data.protocols.PROTOCOLS and TRAIN_SPLITS, as a test checks: importing those would slow every command.
 OFFICIAL = ("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test")
 TRAIN_SPLITS = ("fashioniq-train", "cirr-train")
 BENCHMARKS = ("products", "wardrobe", "jsonl", *OFFICIAL)
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a benchmark is loaded from, as the options say."""
+class BenchmarkOptions:
+    """Which benchmark to load, and from where."""
 
     name: str
     data_root: Path | None
@@ -33,17 +34,22 @@ class Source:
     queries: Path | None
     keep_reference: bool
 
+    @property
+    def official(self) -> bool:
+        """Whether it has an official protocol."""
+        return self.name in OFFICIAL
+
     def load(self, scratch: Path | None = None, *, pictures: bool = True, allow_missing: bool = False) -> Benchmark:
         """The benchmark.
 
         Args:
-            scratch: folder for a wardrobe that is drawn now; None where that makes no sense.
+            scratch: folder in which a wardrobe may be drawn; without it a wardrobe needs --data-root.
             pictures: whether they are needed.
-            allow_missing: go on without pictures of an official benchmark that are not there.
+            allow_missing: accept missing pictures of an official benchmark.
 
         Raises:
             UsageError: an option is missing.
-            DataError: files are missing or not what they should be.
+            DataError: files are missing or malformed.
         """
         from cir.data.attribute_benchmarks import load_products, load_wardrobe
         from cir.data.jsonl import load_jsonl
@@ -54,32 +60,32 @@ class Source:
             return load_wardrobe(scratch / "wardrobe")
         if root is None:
             raise UsageError(f"{self.name} needs --data-root, the folder of its {'pictures' if pictures else 'data'}")
-        if self.name in OFFICIAL:
+        if self.official:
             return load_official(self.name, root, pictures=pictures, allow_missing=allow_missing)
         if self.name == "products":
             return load_products(root, split=self.split, images=self.images)
         if self.name == "wardrobe":
             return load_wardrobe(root)
         if self.queries is None:
-            raise UsageError("jsonl needs --queries, a file with one query a line")
+            raise UsageError("jsonl needs --queries, a file with one judged query per line")
         return load_jsonl(self.queries, root, keep_reference=self.keep_reference)
 
 
 _OPTIONS = (
     click.option("--data-root", type=click.Path(path_type=Path), help="Folder (for jsonl also a zip) of the data set."),
     click.option(
-        "--split", default="val", show_default=True, type=click.Choice(["val", "train"]), help="products: which part."
+        "--split", default="val", show_default=True, type=click.Choice(["val", "train"]), help="products: which split."
     ),
     click.option(
         "--images", metavar="NAME", help="products: folder or zip beside styles.csv.  [default: the largest pictures]"
     ),
-    click.option("--queries", type=click.Path(path_type=Path), help="jsonl: one query a line."),
+    click.option("--queries", type=click.Path(path_type=Path), help="jsonl: file with one judged query per line."),
     click.option("--keep-reference", is_flag=True, help="jsonl: leave the reference in the ranking."),
 )
 
 
 def benchmark_options(command: Command) -> Command:
-    """The options that say where a benchmark lies; with the argument `benchmark` they become one `source`."""
+    """The options that locate a benchmark; the command gets them, with its name, as `source`."""
 
     @wraps(command)
     def with_source(
@@ -91,7 +97,7 @@ def benchmark_options(command: Command) -> Command:
         keep_reference: bool,
         **others: Any,
     ) -> Any:
-        return command(source=Source(benchmark, data_root, split, images, queries, keep_reference), **others)
+        return command(source=BenchmarkOptions(benchmark, data_root, split, images, queries, keep_reference), **others)
 
     for option in reversed(_OPTIONS):
         with_source = option(with_source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -84,7 +83,7 @@ def build_index(
     files = scan(paths)
     if not files:
         raise DataError(f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(SUFFIXES))}")
-    table = read_metadata(metadata, id_column, files) if metadata else None
+    table = _read_metadata(metadata, id_column, files) if metadata else None
     encoder = load_model(model or _model_of(output, model_dirs), device=device, model_dirs=model_dirs)
     report = build(
         files,
@@ -129,50 +128,14 @@ def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
     return find_for(gallery.card, gallery.model_path, model_dirs)
 
 
-def read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:
-    """Rows of a CSV by image id. A row names an image by id, else by file name, else by its stem.
+def _read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:
+    """Image id -> column -> value; a warning if rows name no image."""
+    from cir.data.metadata import read_metadata
 
-    Raises:
-        DataError: no such file, no such column, a name that fits several images, or no row that fits any.
-    """
-    by_id = {file.id: {file.id} for file in files}
-    by_name: dict[str, set[str]] = {}
-    by_stem: dict[str, set[str]] = {}
-    for file in files:
-        name = file.id.rpartition("/")[2]
-        by_name.setdefault(name, set()).add(file.id)
-        by_stem.setdefault(name.rpartition(".")[0], set()).add(file.id)
-    found: dict[str, dict[str, str]] = {}
-    unknown = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text, skipinitialspace=True)
-            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
-            if id_column not in (reader.fieldnames or ()):
-                there = ", ".join(reader.fieldnames or ["none"])
-                raise DataError(f"{path}: no column {id_column!r}; there are: {there}; name one with --id-column")
-            for row in reader:
-                where = f"{path} line {reader.line_num}"
-                if None in row:
-                    raise DataError(f"{where}: more cells than columns; quote cells that hold a comma")
-                key = (row.pop(id_column) or "").strip()
-                fits = by_id.get(key) or by_name.get(key) or by_stem.get(key) or set()
-                if len(fits) > 1:
-                    raise DataError(f"{where}: {key} fits {len(fits)} images; use full ids")
-                unknown += not fits
-                for image_id in fits:
-                    if image_id in found:
-                        raise DataError(f"{where}: a second row for {image_id}; keep one")
-                    found[image_id] = {column: (value or "").strip() for column, value in row.items()}
-    except FileNotFoundError:
-        raise DataError(f"no such file: {path}; --metadata is a CSV file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV file: {error}; save it as UTF-8") from None
-    if not found:
-        raise DataError(f"{path}: no row fits an image; is {id_column!r} the right --id-column?")
-    if unknown:
-        click.echo(f"cir: {path}: {unknown:,} rows fit no image here; they are left out", err=True)
-    return found
+    metadata = read_metadata(path, id_column, files)
+    if metadata.unmatched:
+        click.echo(f"cir: {path}: {metadata.unmatched:,} rows fit no image here; they are left out", err=True)
+    return metadata.by_image
 
 
 def summary(report: BuildReport, prune: bool) -> str:

@@ -26,7 +26,7 @@ import click
     "vocabulary",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The tokenizer's words, one a line. Default: bert-base-uncased's and [DEC].",
+    help="The tokenizer's words, one per line.  [default: bert-base-uncased's and [DEC]]",
 )
 def convert(
     checkpoint: str,
@@ -36,10 +36,12 @@ def convert(
     qformer_heads: int | None,
     vocabulary: Path | None,
 ) -> None:
-    """Make a model of CKPT: an SPRC .pt, a LAVIS .pth, or a BLIP-2 folder or id of Hugging Face.
+    """Convert an official checkpoint into a model.
+
+    CKPT is an SPRC .pt, a LAVIS .pth, or a BLIP-2 folder or id of Hugging Face.
 
     Sizes are read off the tensors; heads are known for the published sizes and must be given for others. DIR can then
-    be used wherever a model is named. Nothing in CKPT is run, and a DIR that is there is never written to.
+    be used wherever a model is named. Nothing in CKPT is run, and an existing DIR is never written to.
 
     \b
     Example:

@@ -33,9 +33,10 @@ def data() -> None:
 @json_option
 @click.pass_context
 def check(context: click.Context, benchmark: str, data_root: Path, as_json: bool) -> None:
-    """Say what of a benchmark's or train split's data is missing, and how to get it. Exit code 0 if nothing is, else 1.
+    """List the missing files of a data set.
 
-    Annotation files are compared by SHA-256 with the ones our figures are on; pictures are looked for, not opened.
+    Also says how to get them. Annotation files are compared by SHA-256 with those that our figures are on; pictures are
+    looked for by name and not opened. Exit code 0 if the data is complete, else 1.
 
     \b
     Example:
@@ -43,40 +44,40 @@ def check(context: click.Context, benchmark: str, data_root: Path, as_json: bool
     """
     from cir.data.check import check_data
 
-    found = check_data(benchmark, data_root)
-    click.echo(json.dumps(_as_json(benchmark, found)) if as_json else _as_text(benchmark, data_root, found))
-    if not found.complete:
+    checked = check_data(benchmark, data_root)
+    click.echo(json.dumps(_as_json(benchmark, checked)) if as_json else _as_text(benchmark, data_root, checked))
+    if not checked.complete:
         context.exit(1)
 
 
-def _as_json(benchmark: str, found: DataCheck) -> dict[str, object]:
+def _as_json(benchmark: str, checked: DataCheck) -> dict[str, object]:
     return {
         "benchmark": benchmark,
-        "complete": found.complete,
-        "files": dict(found.files),
-        "images": found.images,
-        "missing": list(found.missing),
-        "ids": found.ids,
-        "problem": found.problem,
-        "urls": found.manifest["urls"],
+        "complete": checked.complete,
+        "files": dict(checked.files),
+        "images": checked.images,
+        "missing": list(checked.missing),
+        "ids": checked.ids,
+        "problem": checked.problem,
+        "urls": checked.manifest["urls"],
     }
 
 
-def _as_text(benchmark: str, root: Path, found: DataCheck) -> str:
-    manifest = found.manifest
+def _as_text(benchmark: str, root: Path, checked: DataCheck) -> str:
+    manifest = checked.manifest
     lines = [f"{benchmark}: {manifest['title']}, in {root}", f"  layout   {manifest['layout']}"]
-    width = max(map(len, found.files))
-    lines += [f"  file     {file:{width}}  {state}" for file, state in found.files.items()]
-    if found.problem:
-        lines.append(f"  problem  {found.problem}")
+    width = max(map(len, checked.files))
+    lines += [f"  file     {file:{width}}  {state}" for file, state in checked.files.items()]
+    if checked.problem:
+        lines.append(f"  problem  {checked.problem}")
     else:
-        lines.append(f"  images   {len(found.missing):,} of {found.images:,} missing")
-        lines += [f"           {place} (.png or .jpg)" for place in found.missing[:SHOWN]]
-        if len(found.missing) > SHOWN:
-            lines.append(f"           ... and {len(found.missing) - SHOWN:,} more; --json lists all")
-    if found.ids is False:
+        lines.append(f"  images   {len(checked.missing):,} of {checked.images:,} missing")
+        lines += [f"           {place} (.png or .jpg)" for place in checked.missing[:SHOWN]]
+        if len(checked.missing) > SHOWN:
+            lines.append(f"           ... and {len(checked.missing) - SHOWN:,} more; --json lists all")
+    if checked.ids is False:
         lines.append("  gallery  not the official list of ids: figures are not comparable")
-    if found.complete:
+    if checked.complete:
         return "\n".join([*lines, "complete"])
     for what, urls in manifest["urls"].items():
         lines.append(f"get the {what} at {', '.join(urls)}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.benchmarks import OFFICIAL, Source, benchmark_argument, benchmark_options
-from cir.cli.build_index import Progress
+from cir.cli.benchmarks import BenchmarkOptions, benchmark_argument, benchmark_options
 from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries
-from cir.errors import DataError, UsageError
+from cir.cli.progress import ProgressBar
+from cir.errors import UsageError
 
 if TYPE_CHECKING:
     from cir.data.benchmark import Benchmark
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
-    help="Evaluate this index instead of encoding the gallery. Official benchmarks make it where there is none, or go "
-    "on making it.",
+    help="Evaluate this index instead of encoding the gallery. For an official benchmark it is built if it does not "
+    "exist.",
 )
-@click.option("--allow-missing", is_flag=True, help="Go on without pictures that are missing; they count as misses.")
+@click.option("--allow-missing", is_flag=True, help="Accept missing pictures; they count as misses.")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "fast"]),
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 @model_dir_option
 @json_option
 def evaluate(
-    source: Source,
+    source: BenchmarkOptions,
     model: str | None,
     index: Path | None,
     allow_missing: bool,
@@ -63,11 +64,12 @@ def evaluate(
     model_dirs: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Measure recall on a benchmark, with the image, the text and their sum alone as baselines.
+    """Measure recall on a benchmark, against three baselines.
 
-    The gallery is encoded into a temporary index by the code of build-index and searched by the code of query.
-    `products` reads real photos with attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries.
-    The others are the official benchmarks, in the layout of their authors; `cir data check` says what is missing.
+    The baselines search with the image alone, the text alone, and the sum of both. The gallery is encoded into a
+    temporary index by the code of build-index and searched by the code of query. `products` reads real photos with
+    attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries. The others are the official
+    benchmarks, in the layout of their authors; `cir data check` says what is missing.
 
     \b
     Example:
@@ -81,80 +83,79 @@ def evaluate(
     from cir import devices
     from cir.eval.engine import evaluate as run_benchmark
     from cir.eval.render import render, write_report
+    from cir.eval.report import COMPOSED, Precision
     from cir.eval.runs import write_run
-    from cir.eval.submissions import check_name, make_submission, write_submission
+    from cir.eval.submissions import find_server, make_submission, write_submission
+    from cir.indexer.storage.folder import is_index
 
-    if model and index and (index / "CURRENT").exists():
+    built = index is not None and is_index(index)
+    if model and built:
         raise UsageError("--model and --index exclude each other: an index names its model; give one")
     if submission:
-        check_name(source.name)
-    official = source.name in OFFICIAL
-    exact = (precision or ("float32" if official else "fast")) == "float32"
+        find_server(source.name)
+    computed = precision or ("float32" if source.official else "fast")
     with (
         tempfile.TemporaryDirectory(prefix="cir-evaluate-") as scratch,
-        devices.full_precision() if exact else nullcontext(),
+        devices.full_precision() if computed == "float32" else nullcontext(),
     ):
         benchmark = source.load(Path(scratch), allow_missing=allow_missing)
-        gallery = _Gallery(benchmark, official, allow_missing)
-        benchmark, searched = gallery.open(index, model, model_dirs, device, Path(scratch))
-        evaluation = run_benchmark(benchmark, searched, progress=Progress("encoding the queries", unit="queries"))
-        stored = searched.gallery.precision
-        evaluation.report["precision"] = {"computed": "float32" if exact else "fast", "stored": stored}
-        if official and stored != "float32":
-            click.echo(f"cir: {index} stores {stored}; official figures are made of float32", err=True)
-    composed = evaluation.runs["composed"]
+        if index is not None and (built or not source.official):
+            benchmark, searcher = _open(benchmark, index, model_dirs, device, allow_missing)
+        else:
+            # Official figures are compared with those of programs that round nothing.
+            stored = "float32" if source.official else "float16"
+            path = index or Path(scratch) / "index"
+            benchmark, searcher = _build(benchmark, path, model, model_dirs, device, stored, allow_missing)
+        evaluation = run_benchmark(benchmark, searcher, progress=ProgressBar("encoding the queries", unit="queries"))
+        stored = searcher.gallery.layout.precision
+    if source.official and stored != "float32":
+        click.echo(f"cir: {index} stores {stored}; official figures are computed with float32", err=True)
+    report = replace(evaluation.report, precision=Precision(computed, stored))
+    composed = evaluation.runs[COMPOSED]
     files = make_submission(benchmark, composed, evaluation.subsets) if submission else {}
     if output:
-        write_report(output, evaluation.report)
+        write_report(output, report)
     if run_file:
         write_run(run_file, composed)
     if submission:
         write_submission(submission, files)
-    click.echo(json.dumps(evaluation.report) if as_json else render(evaluation.report))
+    click.echo(json.dumps(report.to_json()) if as_json else render(report))
 
 
-@dataclass(frozen=True)
-class _Gallery:
-    """The pictures of a benchmark on their way into an index."""
+def _open(
+    benchmark: Benchmark, index: Path, model_dirs: Sequence[Path], device: str, allow_missing: bool
+) -> tuple[Benchmark, Searcher]:
+    """An existing index, and the benchmark; images that the index lacks are absent from it where that is allowed."""
+    from cir.search.searcher import open_index
 
-    benchmark: Benchmark
-    official: bool
-    allow_missing: bool
+    searcher = open_index(index, model_dirs=model_dirs, device=device)
+    absent = set(benchmark.gallery).difference(searcher.ids) if allow_missing else ()
+    return benchmark.without(absent), searcher
 
-    def open(
-        self, index: Path | None, model: str | None, model_dirs: tuple[Path, ...], device: str, scratch: Path
-    ) -> tuple[Benchmark, Searcher]:
-        """The benchmark, without unreadable pictures where that is allowed, and an index that holds it."""
-        from cir.search.searcher import open_index
 
-        if index is not None and (not self.official or (index / "CURRENT").exists()):
-            searched = open_index(index, model_dirs=model_dirs, device=device)
-            absent = set(self.benchmark.gallery).difference(searched.ids) if self.allow_missing else ()
-            return self.benchmark.without(absent), searched
-        return self._build(index or scratch / "index", model, model_dirs, device)
+def _build(
+    benchmark: Benchmark,
+    path: Path,
+    model: str | None,
+    model_dirs: Sequence[Path],
+    device: str,
+    stored: str,
+    allow_missing: bool,
+) -> tuple[Benchmark, Searcher]:
+    """A new index of the benchmark's gallery, and the benchmark without its unreadable pictures."""
+    from cir import models
+    from cir.eval.gallery import index_gallery
+    from cir.indexer.reading.gallery import Gallery
+    from cir.indexer.writing.build import BuildOptions
+    from cir.search.searcher import Searcher
 
-    def _build(
-        self, path: Path, model: str | None, model_dirs: tuple[Path, ...], device: str
-    ) -> tuple[Benchmark, Searcher]:
-        from cir import models
-        from cir.indexer.reading.gallery import Gallery
-        from cir.indexer.writing.build import build_index
-        from cir.search.searcher import Searcher
-
-        encoder = models.load_model(model or models.DEFAULT, device=device, model_dirs=model_dirs)
-        report = build_index(
-            list(self.benchmark.images),
-            path,
-            encoder,
-            # Official figures are compared with those of programs that round nothing.
-            precision="float32" if self.official else "float16",
-            progress=Progress("encoding the gallery"),
-        )
-        if report.skipped and not self.allow_missing:
-            first = report.skipped[0]
-            raise DataError(
-                f"{len(report.skipped)} images of the gallery cannot be read, first {first[0]}: {first[1]};"
-                " --allow-missing goes on without"
-            )
-        benchmark = self.benchmark.without(image_id for image_id, _ in report.skipped)
-        return benchmark, Searcher(Gallery.open(path), lambda card: encoder)
+    encoder = models.load_model(model or models.DEFAULT, device=device, model_dirs=model_dirs)
+    benchmark = index_gallery(
+        benchmark,
+        path,
+        encoder,
+        options=BuildOptions(precision=stored),
+        allow_missing=allow_missing,
+        progress=ProgressBar("encoding the gallery"),
+    )
+    return benchmark, Searcher(Gallery.open(path), lambda card: encoder)

@@ -1,4 +1,4 @@
-"""`cir score` and `cir compare`: figures for anybody's runs, from the annotations alone."""
+"""`cir score` and `cir compare`: figures of anybody's runs, from the annotations alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.benchmarks import Source, benchmark_argument, benchmark_options
+from cir.cli.benchmarks import BenchmarkOptions, benchmark_argument, benchmark_options
 from cir.cli.options import json_option
 from cir.errors import DataError, UsageError
 
@@ -28,11 +28,11 @@ _RUN = click.Path(dir_okay=False, path_type=Path)
 @click.option("--subset-run", type=_RUN, help="cirr-val: the run that ranks each query's subset, for Rs@k.")
 @click.option("--output", type=_RUN, help="Write the report as JSON.")
 @json_option
-def score(source: Source, run: Path, subset_run: Path | None, output: Path | None, as_json: bool) -> None:
-    """Score a TREC run: six columns, "query Q0 image rank score tag".
+def score(source: BenchmarkOptions, run: Path, subset_run: Path | None, output: Path | None, as_json: bool) -> None:
+    """Score a TREC run against a benchmark.
 
-    It is ordered by score, ties by image id; ranks in the file are ignored. Official benchmarks need only their
-    annotation files. Query ids: CATEGORY-N (FashionIQ: N counts the category's captions from 0), pairid (CIRR),
+    A run has six columns: query Q0 image rank score tag. It is ordered by score, ties by image id; ranks in the file
+    are ignored. Official benchmarks need only their annotation files. Query ids: CATEGORY-N (FashionIQ: N counts the category's captions from 0), pairid (CIRR),
     id (CIRCO).
 
     \b
@@ -56,9 +56,9 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
     )
     if output:
         write_report(output, report)
-    click.echo(json.dumps(report) if as_json else render(report))
-    _say_what_is_missing(benchmark, run, scored, subsets)
-    _say_what_is_left_out(benchmark, report["metrics"], "give --subset-run")
+    click.echo(json.dumps(report.to_json()) if as_json else render(report))
+    _warn_missing(benchmark, run, scored, subsets)
+    _warn_left_out(benchmark, report.metrics, "give --subset-run")
 
 
 @click.command()
@@ -70,17 +70,19 @@ def score(source: Source, run: Path, subset_run: Path | None, output: Path | Non
 @click.option("--subset-run-b", type=_RUN, help="The same of B.")
 @json_option
 def compare(
-    source: Source, run_a: Path, run_b: Path, subset_run_a: Path | None, subset_run_b: Path | None, as_json: bool
+    source: BenchmarkOptions, run_a: Path, run_b: Path, subset_run_a: Path | None, subset_run_b: Path | None, as_json: bool
 ) -> None:
-    """Compare two TREC runs on the same queries: the difference A - B, its 95 % interval, and p.
+    """Compare two TREC runs on the same queries.
 
-    Paired bootstrap over queries: what makes a query hard for both cancels out.
+    Prints the difference A - B, its 95 % interval and p, by paired bootstrap over queries: what makes a query hard for
+    both cancels out.
 
     \b
     Example:
       cir compare new.trec old.trec cirr-val --data-root cirr_dataset
     """
-    from cir.eval.comparison import compare_runs, render
+    from cir.eval.comparison import compare_runs
+    from cir.eval.render import render_comparison
 
     benchmark = _judged(source)
     runs = {path: _run(path) for path in (run_a, run_b)}
@@ -92,13 +94,13 @@ def compare(
         subset_runs=(subsets[subset_run_a], subsets[subset_run_b]),
         names=(run_a.name, run_b.name),
     )
-    click.echo(json.dumps(result) if as_json else render(result))
+    click.echo(json.dumps(result.to_json()) if as_json else render_comparison(result))
     for path, subset in {run_a: subsets[subset_run_a], run_b: subsets[subset_run_b]}.items():
-        _say_what_is_missing(benchmark, path, runs[path], subset)
-    _say_what_is_left_out(benchmark, result["metrics"], "give --subset-run-a and --subset-run-b")
+        _warn_missing(benchmark, path, runs[path], subset)
+    _warn_left_out(benchmark, result.metrics, "give --subset-run-a and --subset-run-b")
 
 
-def _judged(source: Source) -> Benchmark:
+def _judged(source: BenchmarkOptions) -> Benchmark:
     benchmark = source.load(pictures=False)
     if not benchmark.judged:
         raise UsageError(
@@ -123,25 +125,26 @@ def _subset_run(benchmark: Benchmark, path: Path | None) -> Run | None:
     return _run(path) if path else None
 
 
-def _say_what_is_missing(benchmark: Benchmark, path: Path, run: Run, subset_run: Run | None) -> None:
-    """A word about queries without an answer, and about subsets that are not ranked as deep as is measured."""
-    asked = [query for query in benchmark.queries if query.headline]
-    silent = sum(not run.get(query.id) for query in asked)
-    if silent:
-        said = f"{path.name} answers {len(asked) - silent:,} of {len(asked):,} queries; the others count as misses"
-        click.echo(f"cir: {said}", err=True)
+def _warn_missing(benchmark: Benchmark, path: Path, run: Run, subset_run: Run | None) -> None:
+    """Warn about queries without hits, and about subsets that are not ranked as deep as Rs@k needs."""
+    queries = [query for query in benchmark.queries if query.headline]
+    answered = sum(bool(run.get(query.id)) for query in queries)
+    if answered < len(queries):
+        click.echo(
+            f"cir: {path.name} answers {answered:,} of {len(queries):,} queries; the others count as misses", err=True
+        )
     if subset_run is not None:
         deepest = max(measure.k for measure in benchmark.measures if measure.name == "Rs")
         short = 0
-        for query in asked:
+        for query in queries:
             members = set(query.subset) - {query.reference}
             ranked = members.intersection(image for image, _ in subset_run.get(query.id, ()))
             short += len(ranked) < min(deepest, len(members))
         if short:
-            click.echo(f"cir: the subset run lacks members of {short:,} subsets; they count as not found", err=True)
+            click.echo(f"cir: the subset run lacks members of {short:,} subsets; they count as misses", err=True)
 
 
-def _say_what_is_left_out(benchmark: Benchmark, metrics: Mapping[str, object], remedy: str) -> None:
+def _warn_left_out(benchmark: Benchmark, metrics: Mapping[str, object], remedy: str) -> None:
     left_out = [str(measure) for measure in benchmark.measures if str(measure) not in metrics]
     if left_out:
         click.echo(f"cir: left out: {', '.join(left_out)}; the run lacks members of the subsets: {remedy}", err=True)

@@ -53,9 +53,9 @@ def train(
     device: str,
     model_dirs: tuple[Path, ...],
 ) -> None:
-    """Train a model by CONFIG, a TOML file or the name of a shipped one.
+    """Train a model by CONFIG.
 
-    Shipped are small, small-2, small-lite-trunk, small-lite, fashioniq and cirr.
+    CONFIG is a TOML file, or the name of a shipped one: small, small-2, small-lite-trunk, small-lite, fashioniq or cirr.
 
     The best checkpoint on a held-out part of the training data is written to --out. A training that was killed
     continues from its last checkpoint when the same command is given again.
@@ -122,20 +122,19 @@ def train(
 def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[Path], set[str]]:
     """Directories of the models given, and of those whose vectors the indexes given hold; and every name they use."""
     from cir import models
-    from cir.indexer.storage.manifest import CURRENT, read_manifest
+    from cir.indexer.storage.folder import IndexFolder, is_index
+    from cir.indexer.storage.manifest import read_manifest
     from cir.models.weights import read_card
-    from cir.types import ModelCard
 
     directories: list[Path] = []
     names: set[str] = set()
     for path in replaces:
-        if not (path / CURRENT).is_file():
+        if not is_index(path):
             directories.append(models.find(path, model_dirs))
             names.add(read_card(directories[-1]).name)
             continue
-        manifest = read_manifest(path)
-        made = dict.fromkeys(entry.model for entry in manifest.segments)
-        cards = [ModelCard.from_json(manifest.models[digest]) for digest in made]
+        manifest = read_manifest(IndexFolder(path))
+        cards = [manifest.models[digest] for digest in dict.fromkeys(entry.model for entry in manifest.segments)]
         directories += [models.find_for(card, manifest.model_paths.get(card.digest), model_dirs) for card in cards]
-        names.update(card["name"] for card in manifest.models.values())
+        names.update(card.name for card in manifest.models.values())
     return directories, names

@@ -20,8 +20,9 @@ SUFFIXES = frozenset(
 )
 ZIP_SUFFIX = ".zip"
 
-# What reading raises: a file that may not be read, a broken zip, a member that is damaged or encrypted.
-_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
+# What reading raises: a file that may not be read, a broken zip, a member that is damaged, encrypted or compressed in
+# an unknown way (NotImplementedError is a RuntimeError), a name that is not UTF-8.
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, UnicodeError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ImageFile:
             return _open_zip(self.path).read(self.member)
         except (FileNotFoundError, KeyError):
             raise MissingImageError(f"{self.id}: no longer at {self.path}") from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ImageDecodeError(f"{self.id}: cannot be read: {reason_of(error)}") from None
 
 
@@ -75,7 +76,7 @@ def locate(root: str, image_id: str) -> ImageFile:
                     return ImageFile(image_id, root, str(path), member)
                 break
             path = path / parts[depth] if depth < len(parts) else path
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ImageDecodeError(f"the photo of {image_id} cannot be read: {path}: {reason_of(error)}") from None
     raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
 
@@ -116,7 +117,7 @@ def _scan_root(root: Path, whole: bool) -> Iterator[ImageFile]:
     elif root.suffix.lower() == ZIP_SUFFIX:
         try:
             yield from _scan_zip(root, str(base), prefix)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"{root}: not a readable zip: {reason_of(error)}; repair or remove it") from None
     elif root.suffix.lower() in SUFFIXES:
         yield ImageFile(root.name, str(root.parent), str(root))
@@ -145,7 +146,7 @@ def _scan_folder(folder: Path, base: str, prefix: str) -> Iterator[ImageFile]:
             elif path.suffix.lower() == ZIP_SUFFIX:
                 try:
                     yield from _scan_zip(path, base, image_id + "/")
-                except _UNREADABLE:
+                except UNREADABLE:
                     yield ImageFile(image_id, base, str(path), "")
     for path in map(Path, closed):
         yield ImageFile(prefix + path.relative_to(folder).as_posix(), base, str(path))

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cir.arrays import Floats
+from cir.errors import CorruptIndexError, IndexFormatError
 from cir.files import make_folder
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
@@ -34,54 +36,85 @@ from cir.types import Encoded, ModelCard, Progress
 DIMS, TOKENS, SIDE = 16, 4, 4
 
 
-def unit_rows(values: np.ndarray) -> Floats:
+Answer = list[list[tuple[str, float]]]  # for each query (id, score), best first
+
+
+def unit_rows(values: NDArray[np.floating[Any]]) -> Floats:
     """(..., D) float64 -> float32, unit-norm, computed in double precision."""
     rows: Floats = (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
     return rows
 
 
 class FakeEncoder:
-    """Fixed random projections of 4 x 4 pixels; what it says of a picture does not depend on the batch."""
+    """Fixed random projections of 4 x 4 pixels; what it gives for a picture does not depend on the batch.
 
-    def __init__(self, name: str = "fake-1", *, vector: bool = True, tokens: int = TOKENS) -> None:
-        weights = hashlib.sha256(f"{name} {vector} {tokens}".encode()).hexdigest()
-        self.card = ModelCard(name, weights, "0" * 64, DIMS, tokens, vector)
-        rng = np.random.default_rng(7)
-        self._vector = rng.standard_normal((3 * SIDE * SIDE, DIMS))
-        self._tokens = rng.standard_normal((tokens, 3 * SIDE * SIDE, DIMS))
-        self._lock = threading.Lock()
+    Attributes:
+        card: its identity; another name, other dims or other outputs are another model.
+        directory: where the model lies, as for a real one; None until a test sets it.
+        encoded: number of images encoded so far.
+        batches: size of each batch encoded so far.
+    """
+
+    def __init__(
+        self, name: str = "fake-1", *, vector: bool = True, tokens: int = TOKENS, dims: int = DIMS, after: int = 10**9
+    ) -> None:
+        """Make an encoder.
+
+        Args:
+            name: of the model.
+            vector: whether it gives one vector per image.
+            tokens: T, tokens per image; 0 for none.
+            dims: D.
+            after: number of images after which it raises KeyboardInterrupt instead of encoding.
+        """
+        weights = hashlib.sha256(f"{name} {vector} {tokens} {dims}".encode()).hexdigest()
+        self.card = ModelCard(name, weights, "0" * 64, dims, tokens, vector)
         self.directory: Path | None = None
         self.encoded = 0
         self.batches: list[int] = []
+        rng = np.random.default_rng(7)
+        self._vector = rng.standard_normal((3 * SIDE * SIDE, dims))
+        self._tokens = rng.standard_normal((tokens, 3 * SIDE * SIDE, dims))
+        self._after = after
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def shared_by(self, workers: int) -> Iterator[None]:
         """Nothing to divide."""
         yield
 
-    def preprocess(self, image: Image.Image) -> np.ndarray:
+    def preprocess(self, image: Image.Image) -> Floats:
         """(3, 4, 4) float32."""
         pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), np.float32)
-        return pixels.transpose(2, 0, 1) / 255 - 0.5
+        return pixels.transpose(2, 0, 1) / np.float32(255) - np.float32(0.5)
 
-    def encode_images(self, pixels: np.ndarray) -> Encoded:
-        """Vectors and tokens, image by image."""
+    def encode_images(self, pixels: Floats) -> Encoded:
+        """(B, 3, 4, 4) -> vectors and tokens, image by image."""
         with self._lock:
+            if self.encoded >= self._after:
+                raise KeyboardInterrupt
             self.encoded += len(pixels)
             self.batches.append(len(pixels))
-        flat = [one.reshape(-1).astype(np.float64) for one in pixels]
-        vectors = unit_rows(np.stack([one @ self._vector for one in flat])) if self.card.vector else None
+        flat = [picture.reshape(-1).astype(np.float64) for picture in pixels]
+        vectors = unit_rows(np.stack([picture @ self._vector for picture in flat])) if self.card.vector else None
         tokens = (
-            unit_rows(np.stack([np.einsum("i,tid->td", one, self._tokens) for one in flat]))
+            unit_rows(np.stack([np.einsum("i,tid->td", picture, self._tokens) for picture in flat]))
             if self.card.tokens
             else None
         )
         return Encoded(vectors, tokens)
 
-    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> np.ndarray:
-        """Unit vectors drawn from the captions."""
+    def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
+        """(B, D): half the reference's projection, half the caption's vector."""
+        flat = [picture.reshape(-1).astype(np.float64) for picture in pixels]
+        return unit_rows(
+            unit_rows(np.stack([picture @ self._vector for picture in flat])) + self.encode_texts(captions)
+        )
+
+    def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
+        """(B, D): unit vectors drawn from the captions."""
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in captions]
-        return unit_rows(np.stack([np.random.default_rng(seed).standard_normal(DIMS) for seed in seeds]))
+        return unit_rows(np.stack([np.random.default_rng(seed).standard_normal(self.card.dims) for seed in seeds]))
 
 
 def paint(path: Path, seed: int) -> Path:
@@ -92,11 +125,25 @@ def paint(path: Path, seed: int) -> Path:
     return path
 
 
-def answer(out: Path, k: int = 100) -> list[list[tuple[str, float]]]:
-    """What the index answers to two questions."""
+def queries_for(gallery: Gallery, *captions: str) -> QueryVectors:
+    """Captions as queries in a fake gallery's own space."""
+    return QueryVectors({gallery.space.id: FakeEncoder(dims=gallery.space.dims).encode_texts(captions)})
+
+
+def answer(out: Path, k: int = 100) -> Answer:
+    """What an index of fake vectors answers to two queries."""
     gallery = Gallery.open(out)
-    queries = QueryVectors({gallery.space.id: FakeEncoder().encode_texts(["one", "two"])})
-    return gallery.search(queries, RankingOptions(k))
+    return gallery.search(queries_for(gallery, "first", "second"), RankingOptions(k))
+
+
+def answer_or_none(out: Path) -> Answer | None:
+    """The answer of an index; None where no index is published. A corrupt index raises CorruptIndexError."""
+    try:
+        return answer(out)
+    except CorruptIndexError:
+        raise
+    except IndexFormatError:
+        return None
 
 
 def folder_of(path: Path, count: int, start: int = 0) -> Path:
@@ -104,6 +151,12 @@ def folder_of(path: Path, count: int, start: int = 0) -> Path:
     for number in range(start, start + count):
         paint(path / f"{number:04d}.png", number)
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of an index but its lock, which every writer signs, by path."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "LOCK")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def build(
@@ -130,17 +183,32 @@ def build(
 
 @dataclass
 class Rows:
-    """Rows for a hand-made segment: ids, (n, D) vectors or None, (n, T, D) tokens or None, metadata."""
+    """Rows of a hand-made segment.
+
+    Attributes:
+        ids: n ids.
+        vectors: (n, D), or None.
+        tokens: (n, T, D), or None.
+        metadata: n times column -> value; none if None.
+        deleted: rows that no longer count.
+    """
 
     ids: list[str]
-    vectors: np.ndarray | None = None
-    tokens: np.ndarray | None = None
+    vectors: Floats | None = None
+    tokens: Floats | None = None
     metadata: list[dict[str, str]] | None = None
     deleted: tuple[int, ...] = ()
 
 
 def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int = 0) -> Rows:
-    """Random unit vectors and tokens; the same picture twice now and then."""
+    """Random unit vectors and tokens, a few of them equal, and a metadata column `colour`.
+
+    Args:
+        ids: n ids.
+        seed: of the random numbers.
+        vectors: whether to make (n, 16) vectors.
+        tokens: T of the (n, T, 16) tokens; 0 for none.
+    """
     rng = np.random.default_rng(seed)
     values = unit_rows(rng.standard_normal((len(ids), 1 + tokens, DIMS)))
     for row in range(5, len(ids), 7):
@@ -150,7 +218,7 @@ def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int 
 
 
 def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: bool = True) -> Path:
-    """Publish a generation with these rows, as they are."""
+    """Publish a generation with these rows as they are, as if `FakeEncoder` had made them."""
     encoder = FakeEncoder(tokens=tokens, vector=vectors)
     folder, layout = IndexFolder(path), Layout.of(encoder.card)
     entries, deleted = [], {}
@@ -179,7 +247,7 @@ def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: b
 
 
 def main() -> None:
-    """Build as told by the command line: FOLDER OUT; prints a line per batch and one at the end."""
+    """Build an index from the arguments FOLDER OUT; prints a line per batch and one at the end."""
     encoder = FakeEncoder()
     build(Path(sys.argv[1]), Path(sys.argv[2]), encoder, progress=lambda done, _: print(done, flush=True))
     print("built", encoder.encoded, flush=True)

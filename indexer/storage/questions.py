@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.files import write_atomically
+from cir.images.files import UNREADABLE
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.lock import writer_lock
 
@@ -67,7 +68,7 @@ def read_questions(folder: IndexFolder) -> StoredQuestions:
             JudgedQuery(line["id"], line["reference"], line["caption"], frozenset(line["targets"])) for line in lines
         )
         return StoredQuestions(queries, {name: digest for line in lines for name, digest in line["digests"].items()})
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{folder.questions}: cannot be read: {error}; store the questions again with `cir questions`"
         ) from None
@@ -78,7 +79,7 @@ def read_photo(folder: IndexFolder, digest: bytes) -> bytes | None:
     try:
         with zipfile.ZipFile(folder.questions) as archive:
             return archive.read(f"photos/{digest.hex()}")
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except (*UNREADABLE, KeyError):
         return None
 
 

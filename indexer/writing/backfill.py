@@ -7,6 +7,7 @@ its mapping.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def backfill(
             become one segment with an approximate index.
 
     Yields:
-        Progress after each generation that was published, and at least once if there is anything to encode. Close the
-        iterator to stop.
+        Progress after each generation that was published, that of the merged segment included, and at least once if
+        there is anything to encode. Close the iterator to stop.
 
     Raises:
         SpaceMismatchError: another model serves the index.
@@ -105,10 +106,12 @@ def backfill(
                 state = replace(state, done=state.done + len(encoded), generation=manifest.generation)
             if encoded or not state.done:  # also if none of the photos can be used
                 yield state
-        if state.done + len(state.skipped) == state.older:
-            state = replace(state, generation=task.merge(manifest, ann_min_rows).generation)
         if not state.left:
             remove_tree(folder.usage)
+        if state.done + len(state.skipped) == state.older:
+            merged = task.merge(manifest, ann_min_rows)
+            if merged is not manifest:
+                yield replace(state, generation=merged.generation)
 
 
 def _older_rows(folder: IndexFolder, manifest: Manifest) -> list[StoredRow]:
@@ -143,26 +146,38 @@ class _Task:
         """
         gallery = Gallery.open(self.folder.root)
         registry = DigestRegistry(parts.resumed)
+        undecodable: dict[bytes, str] = {}
         encoded: list[StoredRow] = []
         skipped: list[tuple[str, str]] = []
         start = 0
-        while len(encoded) < count and start < len(waiting):
-            rows = waiting[start : start + count - len(encoded)]
-            start += len(rows)
-            reasons = self._encode([gallery.image(row.id) for row in rows], parts, registry)
-            skipped += reasons.items()
-            encoded += [row for row in rows if row.id not in reasons]
-        parts.flush()
+        try:
+            while len(encoded) < count and start < len(waiting):
+                rows = waiting[start : start + count - len(encoded)]
+                start += len(rows)
+                reasons = self._encode([gallery.image(row.id) for row in rows], parts, registry, undecodable)
+                skipped += reasons.items()
+                encoded += [row for row in rows if row.id not in reasons]
+        finally:
+            parts.flush()  # also when the user interrupts: what is encoded is kept
         return encoded, skipped, list(waiting[start:])
 
-    def _encode(self, photos: Sequence[StoredImage], parts: Parts, registry: DigestRegistry) -> dict[str, str]:
-        """Encode photos into `parts`; returns id -> reason of those that cannot be used."""
+    def _encode(
+        self, photos: Sequence[StoredImage], parts: Parts, registry: DigestRegistry, undecodable: dict[bytes, str]
+    ) -> dict[str, str]:
+        """Encode photos into `parts`; returns id -> reason of those that cannot be used.
+
+        Args:
+            photos: what to encode.
+            parts: what is encoded already, added to.
+            registry: contents that were tried, added to.
+            undecodable: those of them that are not usable images, digest -> reason, added to.
+        """
         reasons: dict[str, str] = {}
-        undecodable: dict[bytes, str] = {}
-        for batch in encode_photos(photos, self.encoder, self.layout, registry, workers=self.workers):
-            parts.add(batch)
-            undecodable |= batch.undecodable
-            reasons |= {photo.id: reason for photo, reason in batch.unreadable}
+        with closing(encode_photos(photos, self.encoder, self.layout, registry, workers=self.workers)) as batches:
+            for batch in batches:
+                parts.add(batch)
+                undecodable |= batch.undecodable
+                reasons |= {photo.id: reason for photo, reason in batch.unreadable}
         return reasons | {photo.id: undecodable[photo.digest] for photo in photos if photo.digest in undecodable}
 
     def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts) -> Manifest:

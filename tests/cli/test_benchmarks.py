@@ -6,34 +6,25 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-Run = Callable[..., Any]
-
-
-def mistake(outcome: Any, *words: str) -> None:
-    assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("cir: ")
-    assert outcome.err.count("\n") == 1
-    for word in words:
-        assert word in outcome.err, outcome.err
+from cir.testing.commands import Run, mistake
 
 
 @pytest.mark.parametrize("name", ["fashioniq-val", "fashioniq-val-union", "cirr-val", "circo-val"])
 def test_a_run_scores_as_it_was_evaluated(
-    cir: Run, name: str, official_data: Path, make_model: Callable[..., Path], tmp_path: Path
+    cli: Run, name: str, official_data: Path, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     tokens_only = make_model(tmp_path / "tokens-1", seed=3, vector=False)
     root, run = official_data / name.split("-")[0], tmp_path / "run.trec"
-    done = cir("evaluate", name, "--data-root", root, "--model", tokens_only, "--run", run, "--json")
+    done = cli("evaluate", name, "--data-root", root, "--model", tokens_only, "--run", run, "--json")
     assert (done.code, done.err) == (0, "")
     evaluated = json.loads(done.out)
     assert (evaluated["benchmark"], evaluated["missing"]) == (name, 0)
     assert evaluated["precision"] == {"computed": "float32", "stored": "float32"}
     assert set(evaluated["baselines"]) == {"image", "text", "sum"}
-    scored = json.loads(cir("score", name, run, "--data-root", root, "--json").out)
+    scored = json.loads(cli("score", name, run, "--data-root", root, "--json").out)
     assert scored["metrics"] == evaluated["metrics"]
     assert scored["groups"] == evaluated["groups"]
     assert scored["gallery"] == evaluated["gallery"]
@@ -41,19 +32,19 @@ def test_a_run_scores_as_it_was_evaluated(
     assert (scored["model"], scored["baselines"]) == ({"name": "run", "run": "run.trec"}, {})
     if "headline" in scored:
         assert scored["headline"]["value"] == evaluated["headline"]["value"]
-    table = cir("score", name, run, "--data-root", root, "--output", tmp_path / "report.json").out
+    table = cli("score", name, run, "--data-root", root, "--output", tmp_path / "report.json").out
     assert evaluated["protocol"] in table
     assert json.loads((tmp_path / "report.json").read_text())["metrics"] == scored["metrics"]
-    same = json.loads(cir("compare", run, run, name, "--data-root", root, "--json").out)
+    same = json.loads(cli("compare", run, run, name, "--data-root", root, "--json").out)
     assert {figures["difference"] for figures in same["metrics"].values()} == {0.0}
-    assert "A - B" in cir("compare", run, run, name, "--data-root", root).out
+    assert "A - B" in cli("compare", run, run, name, "--data-root", root).out
 
 
-def test_submissions(cir: Run, official_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_submissions(cli: Run, official_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("cirr-test1", "circo-test", "circo-val"):
         root = official_data / name.split("-")[0]
-        done = cir("evaluate", name, "--data-root", root, "--model", tiny_model, "--submission", out)
+        done = cli("evaluate", name, "--data-root", root, "--model", tiny_model, "--submission", out)
         assert done.code == 0, done.err
         if name != "circo-val":
             assert "not public" in done.out
@@ -64,63 +55,63 @@ def test_submissions(cir: Run, official_data: Path, tiny_model: Path, tmp_path: 
         assert (content.pop("version"), content.pop("metric")) == ("rc2", metric)
         assert {len(images) for images in content.values()} == {length}
     fashion = official_data / "fashioniq"
-    mistake(cir("evaluate", "fashioniq-val", "--data-root", fashion, "--submission", out), "no server", "cirr-test1")
+    mistake(cli("evaluate", "fashioniq-val", "--data-root", fashion, "--submission", out), "no server", "cirr-test1")
     (tmp_path / "run").write_text("")
-    unjudged = cir("score", "cirr-test1", tmp_path / "run", "--data-root", official_data / "cirr")
+    unjudged = cli("score", "cirr-test1", tmp_path / "run", "--data-root", official_data / "cirr")
     mistake(unjudged, "not public", "--submission")
 
 
-def test_missing_and_broken_pictures(cir: Run, official_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_missing_and_broken_pictures(cli: Run, official_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     root = tmp_path / "cirr"
     shutil.copytree(official_data / "cirr", root)
     (root / "test1" / "test1-59-img0.png").unlink()
     (root / "test1" / "test1-58-img0.png").write_bytes(b"not a picture")
     asked = ["evaluate", "cirr-test1", "--data-root", root, "--model", tiny_model]
-    mistake(cir(*asked), "1 of 60 images", "test1-59-img0", "cir data check", "--allow-missing")
-    allowed = cir(*asked, "--allow-missing")
+    mistake(cli(*asked), "1 of 60 images", "test1-59-img0", "cir data check", "--allow-missing")
+    allowed = cli(*asked, "--allow-missing")
     assert allowed.code == 0
     assert "58 images, 2 MISSING" in allowed.out
     for number in range(40, 58):
         (root / "test1" / f"test1-{number}-img0.png").unlink()
-    refused = cir(*asked, "--allow-missing", "--submission", tmp_path / "out", "--output", tmp_path / "report.json")
+    refused = cli(*asked, "--allow-missing", "--submission", tmp_path / "out", "--output", tmp_path / "report.json")
     mistake(refused, "distinct images, the server wants 50")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "report.json").exists()
     (root / "dev" / "dev-0-img0.png").write_bytes(b"not a picture")
     asked[1] = "cirr-val"
-    mistake(cir(*asked), "1 images of the gallery cannot be read", "--allow-missing")
-    report = json.loads(cir(*asked, "--allow-missing", "--json").out)
+    mistake(cli(*asked), "1 images of the gallery cannot be read", "--allow-missing")
+    report = json.loads(cli(*asked, "--allow-missing", "--json").out)
     assert report["missing"] == report["metrics"]["R@1"]["missing"] == 1
 
 
-def test_an_index_is_made_once_and_kept(cir: Run, official_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_index_is_made_once_and_kept(cli: Run, official_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     index = tmp_path / "cirr.index"
     asked = ["evaluate", "cirr-val", "--data-root", official_data / "cirr", "--index", index]
-    first = json.loads(cir(*asked, "--model", tiny_model, "--json").out)
-    mistake(cir(*asked, "--model", tiny_model), "exclude each other")
-    again = json.loads(cir(*asked, "--model-dir", tiny_model.parent, "--json").out)
+    first = json.loads(cli(*asked, "--model", tiny_model, "--json").out)
+    mistake(cli(*asked, "--model", tiny_model), "exclude each other")
+    again = json.loads(cli(*asked, "--model-dir", tiny_model.parent, "--json").out)
     assert again["metrics"] == first["metrics"]
-    with_gaps = cir(*asked, "--allow-missing", "--json")
+    with_gaps = cli(*asked, "--allow-missing", "--json")
     assert json.loads(with_gaps.out)["missing"] == 0
 
 
-def test_runs_that_lack_their_subsets(cir: Run, official_data: Path, tmp_path: Path) -> None:
+def test_runs_that_lack_their_subsets(cli: Run, official_data: Path, tmp_path: Path) -> None:
     root = official_data / "cirr"
     (tmp_path / "run").write_text("100 Q0 dev-30-img0 1 0.5 mine\n")
-    scored = cir("score", "cirr-val", tmp_path / "run", "--data-root", root)
+    scored = cli("score", "cirr-val", tmp_path / "run", "--data-root", root)
     assert scored.code == 0
     assert "Rs@1" not in scored.out
     assert scored.err.splitlines() == [
         "cir: run answers 1 of 9 queries; the others count as misses",
         "cir: left out: Rs@1, Rs@2, Rs@3; the run lacks members of the subsets: give --subset-run",
     ]
-    whole = cir("score", "cirr-val", tmp_path / "run", "--subset-run", tmp_path / "run", "--data-root", root)
+    whole = cli("score", "cirr-val", tmp_path / "run", "--subset-run", tmp_path / "run", "--data-root", root)
     assert "Rs@1" in whole.out
     assert "the subset run lacks members of 9 subsets" in whole.err
     (tmp_path / "empty").write_text("")
-    mistake(cir("score", "cirr-val", tmp_path / "empty", "--data-root", root), "empty: no line of a run")
+    mistake(cli("score", "cirr-val", tmp_path / "empty", "--data-root", root), "empty: no line of a run")
     mistake(
-        cir(
+        cli(
             "score",
             "circo-val",
             tmp_path / "run",
@@ -131,44 +122,44 @@ def test_runs_that_lack_their_subsets(cir: Run, official_data: Path, tmp_path: P
         ),
         "no subsets",
     )
-    mistake(cir("score", "cirr-val", tmp_path / "gone", "--data-root", root), "gone", "cannot be read")
-    mistake(cir("score", "cirr-val", tmp_path / "run"), "--data-root")
-    mistake(cir("score", "cirr-val", tmp_path / "run", "--data-root", tmp_path), "cannot be read", "cir data check")
-    mistake(cir("score", "wardrobe", tmp_path / "run"), "--data-root")
+    mistake(cli("score", "cirr-val", tmp_path / "gone", "--data-root", root), "gone", "cannot be read")
+    mistake(cli("score", "cirr-val", tmp_path / "run"), "--data-root")
+    mistake(cli("score", "cirr-val", tmp_path / "run", "--data-root", tmp_path), "cannot be read", "cir data check")
+    mistake(cli("score", "wardrobe", tmp_path / "run"), "--data-root")
     mistake(
-        cir("compare", tmp_path / "run", tmp_path / "run", "circo-val", "--data-root", root.parent / "circo"), "'100'"
+        cli("compare", tmp_path / "run", tmp_path / "run", "circo-val", "--data-root", root.parent / "circo"), "'100'"
     )
 
 
-def test_scores_of_other_benchmarks(cir: Run, wardrobe_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_scores_of_other_benchmarks(cli: Run, wardrobe_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = cir("evaluate", "wardrobe", "--data-root", wardrobe_folder, "--model", tiny_model, "--run", run, "--json")
-    scored = json.loads(cir("score", "wardrobe", run, "--data-root", wardrobe_folder, "--json").out)
+    done = cli("evaluate", "wardrobe", "--data-root", wardrobe_folder, "--model", tiny_model, "--run", run, "--json")
+    scored = json.loads(cli("score", "wardrobe", run, "--data-root", wardrobe_folder, "--json").out)
     assert scored["metrics"] == json.loads(done.out)["metrics"]
 
 
-def test_data_check(cir: Run, official_data: Path, tmp_path: Path) -> None:
-    found = cir("data", "check", "cirr-val", "--data-root", official_data / "cirr")
+def test_data_check(cli: Run, official_data: Path, tmp_path: Path) -> None:
+    found = cli("data", "check", "cirr-val", "--data-root", official_data / "cirr")
     assert (found.code, found.err) == (1, "")
     for words in ("not the official file", "0 of 2,297 missing", "not the official list", "nlvr", "licence"):
         assert words in found.out
     (tmp_path / "images").mkdir()
     for folder in ("captions", "image_splits"):
         shutil.copytree(official_data / "fashioniq" / folder, tmp_path / folder)
-    found = json.loads(cir("data", "check", "fashioniq-val", "--data-root", tmp_path, "--json").out)
+    found = json.loads(cli("data", "check", "fashioniq-val", "--data-root", tmp_path, "--json").out)
     assert (found["complete"], len(found["missing"])) == (False, 55)
-    assert "and 50 more" in cir("data", "check", "fashioniq-val", "--data-root", tmp_path).out
-    nothing = cir("data", "check", "circo-val", "--data-root", tmp_path)
+    assert "and 50 more" in cli("data", "check", "fashioniq-val", "--data-root", tmp_path).out
+    nothing = cli("data", "check", "circo-val", "--data-root", tmp_path)
     assert nothing.code == 1
     assert "problem" in nothing.out
-    mistake(cir("data", "check", "circo-val", "--data-root", tmp_path / "gone"), "no such folder")
+    mistake(cli("data", "check", "circo-val", "--data-root", tmp_path / "gone"), "no such folder")
 
 
-def test_data_check_of_whole_data(cir: Run, shared: Path, tmp_path: Path) -> None:
+def test_data_check_of_whole_data(cli: Run, shared: Path, tmp_path: Path) -> None:
     for folder in ("captions", "image_splits"):
         (tmp_path / folder).symlink_to(shared / "data" / "annotations" / "cirr" / folder)
     (tmp_path / "test1").mkdir()
     for name in json.loads((tmp_path / "image_splits" / "split.rc2.test1.json").read_text()):
         (tmp_path / "test1" / f"{name}.jpg").touch()
-    found = cir("data", "check", "cirr-test1", "--data-root", tmp_path)
+    found = cli("data", "check", "cirr-test1", "--data-root", tmp_path)
     assert (found.code, found.out.splitlines()[-1]) == (0, "complete")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-Run = Callable[..., Any]
+from cir.testing.commands import Run
 
 CLASS = "Blip2QformerCirAlignPrompt"
 HEADS = ("--vision-heads", 4, "--qformer-heads", 4)
@@ -99,11 +99,11 @@ def before_zip_files(good: Path, bad: Path) -> None:
     ],
 )
 def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(
-    cir: Run, sprc_checkpoint: Path, tmp_path: Path, damage: Callable[[Path, Path], None], says: str
+    cli: Run, sprc_checkpoint: Path, tmp_path: Path, damage: Callable[[Path, Path], None], says: str
 ) -> None:
     bad = tmp_path / "bad.pt"
     damage(sprc_checkpoint, bad)
-    outcome = cir("convert", bad, "-o", tmp_path / "models" / "bad", *HEADS)
+    outcome = cli("convert", bad, "-o", tmp_path / "models" / "bad", *HEADS)
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.startswith(f"cir: {bad}: ")
@@ -112,18 +112,18 @@ def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} <= {"bad.pt"}  # nothing executed, nothing written
 
 
-def test_a_hub_id_without_a_network(cir: Run, tmp_path: Path) -> None:
-    outcome = cir("convert", "Salesforce/blip2-itm-vit-g", "-o", tmp_path / "model")
+def test_a_hub_id_without_a_network(cli: Run, tmp_path: Path) -> None:
+    outcome = cli("convert", "Salesforce/blip2-itm-vit-g", "-o", tmp_path / "model")
     assert outcome.code == 2
     assert outcome.err.startswith("cir: Salesforce/blip2-itm-vit-g: no such file or folder, and the Hugging Face hub")
     assert outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_checkpoint_lacks_is_said(cir: Run, sprc_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_a_checkpoint_lacks_is_said(cli: Run, sprc_checkpoint: Path, tmp_path: Path) -> None:
     tensors = {key: value for key, value in state(sprc_checkpoint).items() if key not in ("temp", "prompt_tokens")}
     torch.save({"model": tensors}, tmp_path / "blip2.pth")
-    done = cir("convert", tmp_path / "blip2.pth", "-o", tmp_path / "model", *HEADS)
+    done = cli("convert", tmp_path / "blip2.pth", "-o", tmp_path / "model", *HEADS)
     assert done.code == 0
     assert done.out.startswith(f"{tmp_path / 'model'}: 2 M parameters, 32 tokens of 256 dims (")
     assert done.err.splitlines()[0] == "cir: no temp in the checkpoint: 0.07, with which training starts"
@@ -140,21 +140,21 @@ def photos(wardrobe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_a_model_of_tokens_alone_does_everything(cir: Run, sprc_checkpoint: Path, photos: Path) -> None:
+def test_a_model_of_tokens_alone_does_everything(cli: Run, sprc_checkpoint: Path, photos: Path) -> None:
     """Convert, index, search in every way, evaluate: all by the model's name."""
     work = photos.parent
     models, index = work / "models", work / "my.index"
-    assert cir("convert", sprc_checkpoint, "-o", models / "sprc-tiny", *HEADS).code == 0
-    line = next(line for line in cir("models", "--model-dir", models).out.splitlines() if line.startswith("sprc-tiny"))
+    assert cli("convert", sprc_checkpoint, "-o", models / "sprc-tiny", *HEADS).code == 0
+    line = next(line for line in cli("models", "--model-dir", models).out.splitlines() if line.startswith("sprc-tiny"))
     assert "256 dims, 32 tokens" in line
     assert "one vector" not in line
     named = ("--model", "sprc-tiny", "--model-dir", models)
-    built = cir("build-index", photos, "-o", index, *named)
+    built = cli("build-index", photos, "-o", index, *named)
     assert (built.code, built.err) == (0, "")
     assert "12 images" in built.out
-    told = json.loads(cir("info", index, "--json").out)
+    told = json.loads(cli("info", index, "--json").out)
     assert (told["vectors"], told["tokens"]) == (False, 32)
-    assert cir("verify", index).code == 0
+    assert cli("verify", index).code == 0
 
     names = sorted(path.name for path in photos.iterdir())
     picture = photos / names[0]
@@ -164,15 +164,15 @@ def test_a_model_of_tokens_alone_does_everything(cir: Run, sprc_checkpoint: Path
         ("-t", "a red dress", "--not", "stripes"),
         ("-i", picture, "-i", photos / names[1], "-t", "in red"),
     ):
-        found = cir("query", index, *words, "--json", "-k", 20)
+        found = cli("query", index, *words, "--json", "-k", 20)
         assert (found.code, found.err) == (0, "")
         hits = [hit["id"] for hit in json.loads(found.out)["hits"]]
         used = [path.name for path in words if isinstance(path, Path)]
         assert sorted([*hits, *used]) == names  # a reference is not its own answer
-        exact = cir("query", index, *words, "--json", "-k", 20, "--exact")
+        exact = cli("query", index, *words, "--json", "-k", 20, "--exact")
         assert [hit["id"] for hit in json.loads(exact.out)["hits"]] == hits
     sheet = work / "sheet.png"
-    assert cir("query", index, "-i", picture, "-t", "in red", "--sheet", sheet).code == 0
+    assert cli("query", index, "-i", picture, "-t", "in red", "--sheet", sheet).code == 0
     assert np.asarray(Image.open(sheet)).std() > 1
 
     queries = work / "queries.jsonl"
@@ -181,13 +181,13 @@ def test_a_model_of_tokens_alone_does_everything(cir: Run, sprc_checkpoint: Path
         for i in range(len(names) - 1)
     ]
     queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    evaluated = cir("evaluate", "jsonl", "--data-root", photos, "--queries", queries, "--json", *named)
+    evaluated = cli("evaluate", "jsonl", "--data-root", photos, "--queries", queries, "--json", *named)
     assert evaluated.code == 0, evaluated.err
     assert set(json.loads(evaluated.out)["baselines"]) == {"image", "text", "sum"}
 
 
-def test_an_index_without_tokens_needs_vectors(cir: Run, sprc_model: Path, photos: Path, tmp_path: Path) -> None:
-    outcome = cir("build-index", photos, "-o", tmp_path / "my.index", "--model", sprc_model, "--no-tokens")
+def test_an_index_without_tokens_needs_vectors(cli: Run, sprc_model: Path, photos: Path, tmp_path: Path) -> None:
+    outcome = cli("build-index", photos, "-o", tmp_path / "my.index", "--model", sprc_model, "--no-tokens")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert "--no-tokens" in outcome.err

@@ -6,32 +6,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from cir.testing import commands
+from cir.testing.commands import Run
 from cir.training.loop import CHECKPOINT, LOG
 
-Run = Callable[..., Any]
-
-
-def mistake(outcome: Any, *words: str) -> None:
-    assert (outcome.code, outcome.out) == (2, "")
-    line = outcome.err.splitlines()[-1]
-    assert line.startswith("cir: ")
-    assert "Traceback" not in outcome.err
-    for word in words:
-        assert word in line, outcome.err
+mistake = partial(commands.mistake, alone=False)  # after progress and warnings
 
 
 def test_a_training_from_start_to_end(
-    cir: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
+    cli: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     words = ["train", training_config, "--data-root", fashioniq_train, "--start", tiny_model, "--work", tmp_path / "w"]
-    done = cir(*words, "--out", tmp_path / "model", "--device", "cpu")
+    done = cli(*words, "--out", tmp_path / "model", "--device", "cpu")
     assert done.code == 0, done.err
     assert done.out.startswith(f"{tmp_path / 'model'}: tiny-trained, its best at step ")
     assert "held-out R@10" in done.err
@@ -39,42 +31,42 @@ def test_a_training_from_start_to_end(
     assert log[0] == "step,part,name,value"
     assert any(line.startswith("0,train,itc,") for line in log)
     assert list((tmp_path / "w").glob("events.out.tfevents.*"))
-    assert cir("models", "--model-dir", tmp_path).out.count("tiny-trained") == 1
-    again = cir(*words, "--out", tmp_path / "model", "--device", "cpu")
+    assert cli("models", "--model-dir", tmp_path).out.count("tiny-trained") == 1
+    again = cli(*words, "--out", tmp_path / "model", "--device", "cpu")
     assert (again.code, again.out) == (0, done.out)
-    mistake(cir(*words, "--out", tmp_path / "other"), "does not hold the best model", "--work")
+    mistake(cli(*words, "--out", tmp_path / "other"), "does not hold the best model", "--work")
     mine = tmp_path / "mine.toml"
     mine.write_text(training_config.read_text().replace("1e-3", "2e-3"))
     nowhere = ["train", mine, *words[2:3], tmp_path / "not looked at", *words[4:], "--out", tmp_path / "model"]
-    mistake(cir(*nowhere), "a checkpoint of another configuration", "--work")
+    mistake(cli(*nowhere), "a checkpoint of another configuration", "--work")
     assert not (tmp_path / "other").exists()
 
 
 def test_broken_pictures_are_counted(
-    cir: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
+    cli: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "fashioniq"
     shutil.copytree(fashioniq_train, root)
     (root / "images" / "dress1a.png").write_bytes(b"not a picture")
     words = ["train", training_config, "--data-root", root, "--start", tiny_model, "--work", tmp_path / "w"]
-    mistake(cir(*words, "--out", tmp_path / "model"), "dress1a.png: cannot be read", "--allow-unreadable")
+    mistake(cli(*words, "--out", tmp_path / "model"), "dress1a.png: cannot be read", "--allow-unreadable")
     shutil.rmtree(tmp_path / "w")
-    done = cir(*words, "--out", tmp_path / "model", "--allow-unreadable")
+    done = cli(*words, "--out", tmp_path / "model", "--allow-unreadable")
     assert done.code == 0, done.err
     assert "1 pictures are missing or broken" in done.err
 
 
-def test_mistakes(cir: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_mistakes(cli: Run, training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path) -> None:
     rest = ["--work", tmp_path / "w", "--out", tmp_path / "model"]
-    mistake(cir("train", "large", "--data-root", fashioniq_train, *rest), "no configuration 'large'", "fashioniq")
-    mistake(cir("train", "cirr", "--data-root", fashioniq_train, *rest), "--start DIR")
+    mistake(cli("train", "large", "--data-root", fashioniq_train, *rest), "no configuration 'large'", "fashioniq")
+    mistake(cli("train", "cirr", "--data-root", fashioniq_train, *rest), "--start DIR")
     nowhere = ["--data-root", tmp_path / "gone", "--start", tiny_model]
-    mistake(cir("train", training_config, *nowhere, *rest), "gone", "--data-root")
+    mistake(cli("train", training_config, *nowhere, *rest), "gone", "--data-root")
     no_model = ["--data-root", fashioniq_train, "--start", tmp_path]
-    mistake(cir("train", training_config, *no_model, *rest), "no card.json")
+    mistake(cli("train", training_config, *no_model, *rest), "no card.json")
     (tmp_path / "file").touch()
     under_a_file = ["--data-root", fashioniq_train, "--start", tiny_model, "--work", tmp_path / "file" / "w"]
-    mistake(cir("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be made", "--work")
+    mistake(cli("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be made", "--work")
     assert not (tmp_path / "model").exists()
 
 

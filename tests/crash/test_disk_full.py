@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,16 @@ from typing import Any
 import h5py
 import pytest
 
-from cir.errors import CorruptIndexError, DataError, IndexFormatError
 from cir import files
-from cir.indexer.reading.gallery import Gallery
-from cir.indexer.storage.manifest import SEGMENTS, read_manifest
+from cir.errors import DataError
 from cir.indexer.reading.verify import verify
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.writing.backfill import backfill
+from cir.testing.fakes import FakeEncoder, answer, answer_or_none, build, contents, folder_of, paint
+from cir.testing.two_models import NEW, OLD, PROCRUSTES, serve_new
 
-sys.path.append(str(Path(__file__).parent))
-from indexer_fakes import FakeEncoder, build, folder_of, paint
+pytestmark = pytest.mark.slow
 
 
 class Disk:
@@ -51,39 +52,30 @@ class Disk:
 
         return counted
 
-    def fill(self, room: int, once: bool) -> None:
+    def fill(self, room: int, *, once: bool = False) -> None:
         self.writes, self.room, self.once = 0, room, once
 
     def free(self) -> None:
         self.room = 10**9
 
 
-def refused(build_it: Callable[[], object]) -> str | None:
-    """The message of a build that the disk stopped; None for one that went through."""
+def refused(step: Callable[[], object]) -> str | None:
+    """The message of a step that the disk stopped; None if it went through."""
     try:
-        build_it()
+        step()
     except DataError as error:
         return str(error)
     return None
 
 
-def answer_or_none(out: Path) -> list[list[tuple[str, float]]] | None:
-    """None where there is no index yet; a corrupt one raises."""
-    try:
-        return answer(out)
-    except CorruptIndexError:
-        raise
-    except IndexFormatError:
-        return None
-
-
-def answer(out: Path) -> list[list[tuple[str, float]]]:
-    gallery = Gallery.open(out)
-    return gallery.search({gallery.space.id: FakeEncoder().encode_texts(["one"])}, 50)
+def copy(index: Path, out: Path) -> None:
+    for name, data in contents(index).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(data)
 
 
 @pytest.mark.parametrize("once", [False, True])
-def test_every_write_of_a_first_build(tmp_path, monkeypatch, once):
+def test_every_write_of_a_first_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: bool) -> None:
     photos = folder_of(tmp_path / "photos", 6)
     disk = Disk(monkeypatch)
     build(photos, tmp_path / "whole.index", workers=1, part_rows=3)
@@ -93,7 +85,7 @@ def test_every_write_of_a_first_build(tmp_path, monkeypatch, once):
     failures = 0
     for room in range(1, writes + 1):
         out = tmp_path / f"{room}.index"
-        disk.fill(room, once)
+        disk.fill(room, once=once)
         message = refused(partial(build, photos, out, workers=1, part_rows=3))
         disk.free()
         if message is not None:
@@ -107,12 +99,11 @@ def test_every_write_of_a_first_build(tmp_path, monkeypatch, once):
         assert encoder.encoded == len(report.added) - report.resumed
         assert answer(out) == wanted
         assert verify(out) == []
-        assert len(list((out / SEGMENTS).iterdir())) <= 2
-    # Creating a folder that is there may fail without harm; nothing else.
-    assert failures >= (writes - 4 if once else writes)
+        assert len(list(IndexFolder(out).segments.iterdir())) <= 2
+    assert failures == writes
 
 
-def test_every_write_of_a_later_build(tmp_path, monkeypatch):
+def test_every_write_of_a_later_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = folder_of(tmp_path / "photos", 3)
     first = tmp_path / "first.index"
     build(photos, first)
@@ -124,11 +115,8 @@ def test_every_write_of_a_later_build(tmp_path, monkeypatch):
     disk = Disk(monkeypatch)
     for room in range(1, 1000):
         out = tmp_path / f"{room}.index"
-        for path in (path for path in first.rglob("*") if path.is_file()):
-            copy = out / path.relative_to(first)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-        disk.fill(room, once=False)
+        copy(first, out)
+        disk.fill(room)
         message = refused(partial(build, photos, out, workers=1, part_rows=3))
         disk.free()
         if message is None:
@@ -136,7 +124,7 @@ def test_every_write_of_a_later_build(tmp_path, monkeypatch):
         assert "disk full" in message
         assert verify(out) == []
         assert answer(out) in (before, wanted)
-        assert read_manifest(out).generation in (1, 2)
+        assert read_manifest(IndexFolder(out)).generation in (1, 2)
         assert not list(out.rglob(".tmp-*"))
         build(photos, out)
         assert answer(out) == wanted
@@ -144,16 +132,44 @@ def test_every_write_of_a_later_build(tmp_path, monkeypatch):
     assert answer(out) == wanted
 
 
-def test_an_approximate_index_that_does_not_fit_is_no_error(tmp_path, monkeypatch, caplog):
+def test_every_write_of_a_backfill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = folder_of(tmp_path / "photos", 4)
+    first = tmp_path / "first.index"
+    build(photos, first, OLD)
+    serve_new(first, PROCRUSTES)
+    build(photos, tmp_path / "whole.index", NEW)
+    wanted = answer(tmp_path / "whole.index")
+    disk = Disk(monkeypatch)
+    for room in range(1, 1000):
+        out = tmp_path / f"{room}.index"
+        copy(first, out)
+        disk.fill(room)
+        message = refused(lambda out=out: list(backfill(out, NEW, part=2, workers=1)))  # type: ignore[misc]
+        disk.free()
+        if message is None:
+            break
+        assert "disk full" in message
+        assert verify(out) == []
+        assert read_manifest(IndexFolder(out)).rows == 4
+        assert not list(out.rglob(".tmp-*"))
+        list(backfill(out, NEW))
+        assert answer(out) == wanted
+    assert room > 30
+    assert answer(out) == wanted
+
+
+def test_an_approximate_index_that_does_not_fit_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("faiss")
     photos = folder_of(tmp_path / "photos", 12)
-    real = files.replacing
+    real = files.write_atomically
 
     def no_room(path: Path, need: int = 0) -> Any:
         if path.name == "ann.faiss":
             raise DataError("disk full")
         return real(path, need)
 
-    monkeypatch.setattr("cir.indexer.reading.ann.replacing", no_room)
+    monkeypatch.setattr("cir.indexer.reading.ann.write_atomically", no_room)
     assert build(photos, tmp_path / "x.index", ann_min_rows=5).total == 12
     assert "could not be kept" in caplog.text

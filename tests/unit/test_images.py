@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cir.errors import DataError, ImageDecodeError, MissingImageError, UsageError
-from cir.images import ImageFile, Preprocess, decode, locate, open_image, preprocess, scan, upright
+from cir.images import ImageFile, Preprocess, decode, locate, scan, upright
 
 
 def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
@@ -30,8 +30,13 @@ def as_bytes(image: Image.Image, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def opened(path: Path) -> Image.Image:
+    """The picture in a file, as the indexer opens it."""
+    return decode(ImageFile(path.name, str(path.parent), str(path)).read(), path.name)
+
+
 def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
-    """A PNG of about 100 kB that registry 900 million pixels."""
+    """A PNG of about 100 kB that claims 900 million pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -92,7 +97,7 @@ def test_scan_refuses_what_is_not_there_or_ambiguous(folder: Path, tmp_path: Pat
         inside.read()
 
 
-def test_missing_photos_are_told(folder: Path) -> None:
+def test_missing_photos_are_named(folder: Path) -> None:
     image = scan([folder])[0]
     os.remove(image.path)
     with pytest.raises(MissingImageError, match="no longer at"):
@@ -171,7 +176,7 @@ def test_exif_turns_and_broken_exif_does_not() -> None:
     assert Preprocess(flatten=True)(broken).shape == (3, 224, 224)
 
 
-def test_links_are_followed_once_and_dead_ones_told(folder: Path, tmp_path: Path) -> None:
+def test_links_are_followed_once_and_dead_ones_named(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     picture().save(other / "d.png")
@@ -193,11 +198,23 @@ def test_an_id_leads_to_its_own_file_even_in_nested_namesakes(tmp_path: Path) ->
         assert locate(image.root, image.id).path == image.path
 
 
-def test_a_zip_that_broke_is_told(folder: Path) -> None:
+def test_a_zip_that_broke_is_named(folder: Path) -> None:
     image = next(image for image in scan([folder]) if image.member)
     (folder / "more.zip").write_bytes(b"junk")
     with pytest.raises(ImageDecodeError, match="cannot be read"):
         locate(image.root, image.id)
+
+
+def test_a_zip_whose_names_are_not_utf_8_stops_nothing(folder: Path) -> None:
+    path = folder / "names.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ü.png", as_bytes(picture()))
+    path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match="not a readable zip"):
+        scan([path])
+    inside = next(image for image in scan([folder]) if image.id == "names.zip")
+    with pytest.raises(ImageDecodeError, match=r"names\.zip: cannot be read"):
+        inside.read()
 
 
 def test_flatten_lays_transparency_on_white() -> None:
@@ -225,7 +242,7 @@ def test_preprocessing_is_bit_exact_with_the_official_code() -> None:
     digests = json.loads((folder / "digests.json").read_text())
     assert len(digests) == 12
     for name, digest in digests.items():
-        assert hashlib.sha256(preprocess(open_image(folder / name)).tobytes()).hexdigest() == digest, name
+        assert hashlib.sha256(Preprocess()(opened(folder / name)).tobytes()).hexdigest() == digest, name
 
 
 def test_the_committed_digests_are_the_oracle(shared: Path) -> None:
@@ -235,9 +252,9 @@ def test_the_committed_digests_are_the_oracle(shared: Path) -> None:
     assert {name: hashlib.sha256(expected[name].tobytes()).hexdigest() for name in expected.files} == digests
 
 
-def test_open_image_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(MissingImageError, match="gone"):
-        open_image(tmp_path / "gone.png")
+def test_a_file_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(MissingImageError, match=r"gone\.png: no longer at"):
+        opened(tmp_path / "gone.png")
     assert ImageFile("a", "r", "p").member is None
 
 

@@ -6,40 +6,42 @@ import builtins
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cir.arrays import Stored
 from cir.errors import MissingDependencyError
 from cir.indexer.reading import ann
-from cir.indexer.reading.gallery import Gallery
-from cir.indexer.storage.manifest import SEGMENTS
 from cir.indexer.reading.exact import scan
-
-sys.path.append(str(Path(__file__).parents[1] / "crash"))
-from indexer_fakes import DIMS, make_index, random_rows, unit
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.storage.folder import IndexFolder
+from cir.query_vectors import QueryVectors
+from cir.testing.fakes import DIMS, make_index, random_rows, unit_rows
 
 faiss = pytest.importorskip("faiss")
 
 
-def clustered(rows: int, seed: int = 0) -> np.ndarray:
+def clustered(rows: int, seed: int = 0) -> Stored:
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((20, DIMS))
-    return unit(centres[rng.integers(0, 20, rows)] + 0.5 * rng.standard_normal((rows, DIMS))).astype(np.float16)
+    return unit_rows(centres[rng.integers(0, 20, rows)] + 0.5 * rng.standard_normal((rows, DIMS))).astype(np.float16)
 
 
 @pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
+def vectors() -> Stored:
     return clustered(3000)
 
 
-def load(folder: Path, vectors: np.ndarray, digest: str = "d") -> ann.Ann:
+def load(folder: Path, vectors: Stored, digest: str = "d") -> ann.Ann:
     return ann.load_or_build(folder, digest, vectors)
 
 
-def test_it_finds_what_a_scan_finds(tmp_path, vectors):
+def test_it_finds_what_a_scan_finds(tmp_path: Path, vectors: Stored) -> None:
     queries = clustered(50, 1).astype(np.float32)
     found = load(tmp_path, vectors).search(queries, 40)
     wanted = scan(vectors, np.arange(len(vectors)), queries, 10)
@@ -47,7 +49,7 @@ def test_it_finds_what_a_scan_finds(tmp_path, vectors):
     assert np.mean(hits) > 0.99
 
 
-def test_only_usable_rows_come_back(tmp_path, vectors):
+def test_only_usable_rows_come_back(tmp_path: Path, vectors: Stored) -> None:
     usable = np.zeros(len(vectors), bool)
     usable[::7] = True
     rows = load(tmp_path, vectors).search(vectors[:3].astype(np.float32), 50, usable)
@@ -55,7 +57,7 @@ def test_only_usable_rows_come_back(tmp_path, vectors):
     assert (rows >= 0).sum() > 100
 
 
-def test_a_kept_index_is_used(tmp_path, vectors, monkeypatch):
+def test_a_kept_index_is_used(tmp_path: Path, vectors: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     load(tmp_path, vectors)
     monkeypatch.setattr(ann, "_build", None)
     load(tmp_path, vectors)
@@ -89,7 +91,9 @@ def garble(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lose_index, lose_origin, flip, truncate, stale, garble])
-def test_it_is_rebuilt_when_lost_stale_or_damaged(tmp_path, vectors, damage, caplog):
+def test_it_is_rebuilt_when_lost_stale_or_damaged(
+    tmp_path: Path, vectors: Stored, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
     queries = vectors[:5].astype(np.float32)
     before = load(tmp_path, vectors).search(queries, 20)
     kept = (tmp_path / ann.ORIGIN).read_bytes()
@@ -99,7 +103,9 @@ def test_it_is_rebuilt_when_lost_stale_or_damaged(tmp_path, vectors, damage, cap
     assert ("damaged or stale" in caplog.text) == (damage not in (lose_index, lose_origin))
 
 
-def test_a_reader_without_the_right_to_write_still_searches(tmp_path, vectors, caplog):
+def test_a_reader_without_the_right_to_write_still_searches(
+    tmp_path: Path, vectors: Stored, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     found = load(tmp_path / "file", vectors).search(vectors[:1].astype(np.float32), 5)
     assert found[0, 0] == 0
@@ -118,7 +124,7 @@ def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", blocked)
 
 
-def test_missing_faiss_names_the_extras(tmp_path, vectors, monkeypatch):
+def test_missing_faiss_names_the_extras(tmp_path: Path, vectors: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     without_faiss(monkeypatch)
     with pytest.raises(
         MissingDependencyError, match=r"'cir-engine\[cpu\]', 'cir-engine\[gpu\]' .*'cir-engine\[cuvs\]'"
@@ -126,38 +132,41 @@ def test_missing_faiss_names_the_extras(tmp_path, vectors, monkeypatch):
         load(tmp_path, vectors)
 
 
-def test_a_gallery_without_faiss_scans_and_says_so_once(tmp_path, monkeypatch, caplog):
+def test_a_gallery_without_faiss_scans_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     index = make_index(tmp_path / "x.index", [random_rows([str(number) for number in range(100)], 1)])
-    query = np.eye(1, DIMS, dtype=np.float32)
     exact = Gallery.open(index)
-    wanted = exact.search({exact.space.id: query}, 3)
+    query, options = QueryVectors({exact.space.id: np.eye(1, DIMS, dtype=np.float32)}), RankingOptions(3)
+    wanted = exact.search(query, options)
     without_faiss(monkeypatch)
     gallery = Gallery.open(index, ann_min_rows=10)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert gallery.search({gallery.space.id: query}, 3) == wanted
+            assert gallery.search(query, options) == wanted
     assert caplog.text.count("searched exactly") == 1
 
 
-def test_filters_that_leave_few_in_the_probed_lists_are_completed(tmp_path, monkeypatch):
+def test_filters_that_leave_few_in_the_probed_lists_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = random_rows([f"{number:04d}" for number in range(400)], 1)
     assert rows.vectors is not None
     rows.vectors = clustered(400).astype(np.float32)
     index = make_index(tmp_path / "x.index", [rows])
     exact = Gallery.open(index)
     gallery = Gallery.open(index, ann_min_rows=20)
-    queries = clustered(20, 2).astype(np.float32)
-    gallery.search({gallery.space.id: queries}, 3)
-    gallery._slices[0]._load_ann()._nprobe = 1  # type: ignore[union-attr]
+    queries = QueryVectors({gallery.space.id: clustered(20, 2).astype(np.float32)})
+    gallery.search(queries, RankingOptions(3))
+    gallery._segments[0]._load_ann()._nprobe = 1  # type: ignore[union-attr]
     allowed = np.arange(400) % 5 == 0
-    found = gallery.search({gallery.space.id: queries}, 10, allowed=allowed)
+    found = gallery.search(queries, RankingOptions(10, allowed=allowed))
     assert {len(hits) for hits in found} == {10}
     assert all(int(image_id) % 5 == 0 for hits in found for image_id, _ in hits)
     few = np.arange(400) % 50 == 0
-    assert gallery.search({gallery.space.id: queries}, 10, allowed=few) == exact.search(
-        {gallery.space.id: queries}, 10, allowed=few
-    )
-    assert (index / SEGMENTS / "000001" / ann.FILE).exists()
+    options = RankingOptions(10, allowed=few)
+    assert gallery.search(queries, options) == exact.search(queries, options)
+    assert IndexFolder(index).gallery("000001").with_name(ann.FILE).exists()
 
 
 class FakeGpuIndex:
@@ -166,11 +175,11 @@ class FakeGpuIndex:
     def __init__(self, index: object) -> None:
         self.index = index
 
-    def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Stored, count: int) -> tuple[Stored, Stored]:
         return self.index.search(queries, count)  # type: ignore[attr-defined,no-any-return]
 
 
-def test_without_gpus_the_index_stays_where_it_is(monkeypatch):
+def test_without_gpus_the_index_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     # faiss-gpu without a GPU would return an empty index here.
     fake = SimpleNamespace(get_num_gpus=lambda: 0, index_cpu_to_all_gpus=lambda *args, **options: None)
     monkeypatch.setitem(sys.modules, "faiss", fake)
@@ -178,7 +187,7 @@ def test_without_gpus_the_index_stays_where_it_is(monkeypatch):
     assert ann.to_gpus(index) is index
 
 
-def test_with_gpus_it_is_cloned_and_filtering_fetches_more(vectors, monkeypatch):
+def test_with_gpus_it_is_cloned_and_filtering_fetches_more(vectors: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     built = ann._build(vectors)
     built.nprobe = built.nlist
     options = []
@@ -201,7 +210,7 @@ def test_with_gpus_it_is_cloned_and_filtering_fetches_more(vectors, monkeypatch)
 
 
 @pytest.mark.gpu
-def test_on_a_real_gpu(tmp_path, vectors):
+def test_on_a_real_gpu(tmp_path: Path, vectors: Stored) -> None:
     if faiss.get_num_gpus() == 0:
         pytest.skip("no GPU that faiss can use")
     index = load(tmp_path, vectors)

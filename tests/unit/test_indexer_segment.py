@@ -13,33 +13,32 @@ import numpy as np
 import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError
-from cir.indexer.storage import segment
-from cir.indexer.storage.manifest import CURRENT, SEGMENTS, read_manifest
-from cir.indexer.storage.segment import Block, Layout, Segment, write_segment
 from cir.indexer.reading.verify import verify
-
-sys.path.append(str(Path(__file__).parents[1] / "crash"))
-from indexer_fakes import DIMS, FakeEncoder, make_index, random_rows, unit
+from cir.indexer.storage import segment
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.segment import Layout, RowBlock, Segment, write_segment
+from cir.testing.fakes import DIMS, FakeEncoder, make_index, random_rows, unit_rows
 
 LAYOUT = Layout.of(FakeEncoder().card)
 
 
-def block(ids: list[str], metadata: list[dict[str, str]] | None = None, layout: Layout = LAYOUT) -> Block:
+def block(ids: list[str], metadata: list[dict[str, str]] | None = None, layout: Layout = LAYOUT) -> RowBlock:
     rng = np.random.default_rng(len(ids))
-    return Block(
+    return RowBlock(
         ids=ids,
         digests=rng.integers(0, 256, (len(ids), 32), dtype=np.uint8),
         roots=[f"/root{len(image_id) % 2}" for image_id in ids],
         metadata=metadata or [{}] * len(ids),
-        vectors=unit(rng.standard_normal((len(ids), layout.dims))).astype(np.float16) if layout.vectors else None,
-        tokens=unit(rng.standard_normal((len(ids), layout.tokens, layout.dims))).astype(np.float16)
+        vectors=unit_rows(rng.standard_normal((len(ids), layout.dims))).astype(np.float16) if layout.vectors else None,
+        tokens=unit_rows(rng.standard_normal((len(ids), layout.tokens, layout.dims))).astype(np.float16)
         if layout.tokens
         else None,
     )
 
 
 @pytest.mark.parametrize(("tokens", "vectors"), [(4, True), (0, True), (4, False)])
-def test_what_is_written_is_read(tmp_path, tokens, vectors):
+def test_what_is_written_is_read(tmp_path: Path, tokens: int, vectors: bool) -> None:
     layout = replace(LAYOUT, tokens=tokens, vectors=vectors)
     odd = "caf\udce9/ü/日本.jpg"  # a name that is not UTF-8 on disk
     blocks = [
@@ -68,7 +67,7 @@ def test_what_is_written_is_read(tmp_path, tokens, vectors):
     assert segment.stored is (segment.vectors if vectors else segment.tokens)
 
 
-def test_an_empty_segment(tmp_path):
+def test_an_empty_segment(tmp_path: Path) -> None:
     write_segment(tmp_path / "s.h5", LAYOUT, 0, [])
     segment = Segment(tmp_path / "s.h5")
     assert len(segment) == 0
@@ -78,20 +77,20 @@ def test_an_empty_segment(tmp_path):
     assert segment.metadata == {}
 
 
-def test_the_same_rows_make_the_same_bytes(tmp_path):
+def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_segment(tmp_path / name, LAYOUT, 2, [block(["x", "y"], [{"k": "v"}, {}])])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_number_of_rows_must_be_right(tmp_path):
+def test_the_number_of_rows_must_be_right(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 rows were given for a segment of 2"):
         write_segment(tmp_path / "s.h5", LAYOUT, 2, [block(["x"])])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"no hdf5", None])
-def test_what_is_not_a_segment(tmp_path, data):
+def test_what_is_not_a_segment(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "s.h5"
     if data is None:
         with h5py.File(path, "w") as file:
@@ -102,7 +101,7 @@ def test_what_is_not_a_segment(tmp_path, data):
         Segment(path)
 
 
-def test_layouts_fit_whatever_the_name():
+def test_layouts_fit_whatever_the_name() -> None:
     assert LAYOUT.fits(replace(LAYOUT, model_name="alias"))
     assert not LAYOUT.fits(replace(LAYOUT, model="0"))
     assert LAYOUT.row_bytes == 2 * DIMS * 5
@@ -116,34 +115,32 @@ def test_layouts_fit_whatever_the_name():
         (RuntimeError("something else"), errno.EIO),
     ],
 )
-def test_hdf5_errors_keep_their_number(error, number):
+def test_hdf5_errors_keep_their_number(error: Exception, number: int) -> None:
     with pytest.raises(OSError, match=r".") as caught, segment._hdf5_errors():
         raise error
     assert caught.value.errno == number
 
 
-def test_hdf5_meets_a_real_limit(tmp_path):
+def test_hdf5_meets_a_real_limit(tmp_path: Path) -> None:
     """A file size limit makes HDF5's own writes fail, as a full disk would."""
     code = f"""
-import resource, sys
-sys.path[:0] = ['.', 'tests/crash']
+import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 import numpy as np
 from pathlib import Path
 from cir.errors import DataError
-from cir.indexer.storage.segment import Block, Layout, write_segment
-from indexer_fakes import FakeEncoder
+from cir.indexer.storage.segment import RowBlock, Layout, write_segment
+from cir.testing.fakes import FakeEncoder
 layout = Layout.of(FakeEncoder().card)
 n = 2000
-block = Block([str(i) for i in range(n)], np.zeros((n, 32), np.uint8), [''] * n, [{{}}] * n,
+block = RowBlock([str(i) for i in range(n)], np.zeros((n, 32), np.uint8), [''] * n, [{{}}] * n,
               np.zeros((n, layout.dims), np.float16), np.zeros((n, layout.tokens, layout.dims), np.float16))
 try:
     write_segment(Path({str(tmp_path / "s.h5")!r}), layout, n, [block])
 except DataError as error:
     print(error)
 """
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "disk full while writing" in done.stdout, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -155,24 +152,24 @@ def index(tmp_path: Path) -> Path:
 
 
 def gallery_file(index: Path) -> Path:
-    return index / SEGMENTS / "000001" / "gallery.h5"
+    return IndexFolder(index).gallery("000001")
 
 
-def test_a_sound_index(index):
+def test_a_sound_index(index: Path) -> None:
     assert verify(index) == []
 
 
-def test_verify_of_no_index(tmp_path):
+def test_verify_of_no_index(tmp_path: Path) -> None:
     with pytest.raises(IndexFormatError):
         verify(tmp_path)
 
 
-def test_verify_reports_a_damaged_pointer(index):
-    (index / CURRENT).write_text("garbage")
+def test_verify_reports_a_damaged_pointer(index: Path) -> None:
+    IndexFolder(index).current.write_text("garbage")
     assert len(verify(index)) == 1
 
 
-def test_every_flipped_byte_is_found(index):
+def test_every_flipped_byte_is_found(index: Path) -> None:
     path = gallery_file(index)
     data = path.read_bytes()
     for place in range(0, len(data), 997):
@@ -180,12 +177,12 @@ def test_every_flipped_byte_is_found(index):
         assert any("contradicts its digest" in problem for problem in verify(index)), place
 
 
-def test_verify_reports_a_lost_segment(index):
+def test_verify_reports_a_lost_segment(index: Path) -> None:
     gallery_file(index).unlink()
     assert [problem for problem in verify(index) if "is missing" in problem]
 
 
-def test_verify_reports_norms_and_ids_and_counts(tmp_path):
+def test_verify_reports_norms_and_ids_and_counts(tmp_path: Path) -> None:
     good, bad = random_rows(["a", "b"], 1), random_rows(["b", "c", "d"], 2)
     assert bad.vectors is not None
     bad.vectors[1] = np.nan
@@ -199,8 +196,8 @@ def test_verify_reports_norms_and_ids_and_counts(tmp_path):
     assert any("deleted that there are not" in problem for problem in problems)
 
 
-def test_verify_reports_a_manifest_that_says_otherwise(index, monkeypatch):
-    manifest = read_manifest(index)
+def test_verify_reports_a_manifest_that_says_otherwise(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(IndexFolder(index))
     first = replace(manifest.segments[0], rows=5, tokens=2, space="other")
     lying = replace(manifest, segments=(first,), deleted={"000009": (1,)})
     monkeypatch.setattr("cir.indexer.reading.verify.read_manifest", lambda path: lying)
@@ -209,7 +206,7 @@ def test_verify_reports_a_manifest_that_says_otherwise(index, monkeypatch):
         assert text in problems
 
 
-def test_verify_reports_arrays_of_other_lengths(index, monkeypatch):
+def test_verify_reports_arrays_of_other_lengths(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = Segment(gallery_file(index))
     segment.ids = segment.ids[:2]
     monkeypatch.setattr("cir.indexer.reading.verify.open_segment", lambda index, entry: segment)
