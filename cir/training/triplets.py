@@ -266,7 +266,7 @@ class TripletTask:
     def _pixels(self, name: str) -> Floats:
         image = self.data.images[name]
         try:
-            return self.preprocess(decode(image.read(), image.path))
+            return self.description.preprocess(decode(image.read(), image.path))
         except (ImageDecodeError, OSError) as error:
             raise DataError(
                 f"{image.path}: cannot be read: {error}; repair it, or go on without it with --allow-unreadable"
