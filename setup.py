@@ -43,7 +43,7 @@ setup(
     package_data={
         "cir": ["py.typed", "weights/*.*", "weights/*/*.*"],
         "cir.data": ["captions.json"],
-        "cir.training": ["configs/*.toml"],
+        "cir.training": ["*.toml", "configs/*.toml"],
         "cir.data_manifests": ["*.json"],
     },
     install_requires=[

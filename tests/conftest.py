@@ -70,11 +70,9 @@ def make_tiny_model(
     from cir.models.stationary import product
     from cir.types import SimplexBlock
 
-    vocabulary = directory.parent / f"words-{seed}.txt"
-    directory.parent.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,-'?"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "with", "long", "sleeves"]
-    vocabulary.write_text("\n".join([*pieces, *letters, *(f"##{letter}" for letter in letters)]) + "\n")
+    vocabulary = "\n".join([*pieces, *letters, *(f"##{letter}" for letter in letters)]) + "\n"
     torch.manual_seed(seed)
     vision = {"type": "vit", "image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
     config = SprcConfig(
@@ -88,22 +86,20 @@ def make_tiny_model(
         vocabulary=128,
         positions=64,
         gallery_vector=vector,
-        simplex=product([SimplexBlock(name, 4, 1) for name in classes], free=1) if classes else None,
+        simplex=product([SimplexBlock(name, 4, 1) for name in classes], free_weight=1) if classes else None,
     )
     model = Sprc(config)
     for parameter in model.parameters():
         if parameter.ndim > 1:  # a fresh BLIP-2 is blind: its vision starts at 1e-10
             torch.nn.init.normal_(parameter, std=0.2)
-    weights.save(
-        directory,
-        model,
+    description = weights.ModelDescription(
         name=directory.name,
         preprocess=Preprocess(size=32, flatten=True, target_ratio=1.0, fill=255),
-        vocabulary=vocabulary,
-        sum_weight=0.5,
-        classes=classes,
+        vocabulary=vocabulary.encode(),
+        classes=classes or {},
         training={"seed": seed},
     )
+    weights.save(directory, model, description)
     return directory
 
 

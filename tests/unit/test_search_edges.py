@@ -38,16 +38,8 @@ def new(old: SprcEncoder, make_model: Callable[..., Path], tmp_path_factory: pyt
     torch.manual_seed(4)
     model = Sprc(replace(start.config, query_heads={old.card.space.id: 16}))
     model.load_state_dict(start.state_dict(), strict=False)
-    vocabulary = folder / "start-1" / weights.VOCABULARY
-    weights.save(
-        folder / "new-1",
-        model,
-        name="new-1",
-        preprocess=preprocess,
-        vocabulary=vocabulary,
-        sum_weight=0.5,
-        training={},
-    )
+    vocabulary = (folder / "start-1" / weights.VOCABULARY).read_bytes()
+    weights.save(folder / "new-1", model, weights.ModelDescription("new-1", preprocess, vocabulary))
     return load_model(folder / "new-1")
 
 
