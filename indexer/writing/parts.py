@@ -66,7 +66,7 @@ class Parts:
             self._write(self._pending)
 
     def find(self, digest: bytes) -> tuple[Segment, int]:
-        """The open file and row that hold the vectors of a content. Raises KeyError for a content that is not flushed."""
+        """The open file and row that hold the vectors of a content. Raises KeyError before it is flushed."""
         path, row = self._written[digest]
         return self._open(path), row
 
