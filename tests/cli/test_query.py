@@ -29,7 +29,7 @@ def test_tables_json_paths_and_sheets(cli: Run, wardrobe_index: Path, folder: Pa
             assert sheet.width > 1000
             assert len(np.unique(np.asarray(sheet.convert("L")))) > 100
     mistake(cli(*words, "--sheet", tmp_path / "sheet.tiff"), ".png")
-    mistake(cli(*words, "--sheet", tmp_path / "no" / "sheet.png"), "cannot be written")
+    mistake(cli(*words, "--sheet", tmp_path / "sheet.png" / "sheet.png"), "cannot be written")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.jpg", "sheet.png"]
 
 

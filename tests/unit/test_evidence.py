@@ -61,7 +61,7 @@ def test_evidence_round_trip() -> None:
 
 
 def test_evidence_of_a_refusal_before_measuring_round_trip() -> None:
-    refused = Evidence("abc-16", "old-1", 10, Verdict(None, ("too few",)), ReindexCost(10, 0.0, 0))
+    refused = Evidence("abc-16", "old-1", 10, verdict=Verdict(None, ("too few",)), cost=ReindexCost(10, 0.0, 0))
     assert Evidence.from_json(through_json(refused.to_json())) == refused
 
 

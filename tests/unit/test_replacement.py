@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cir.arrays import Floats
+from cir.arrays import Floats, Mask
 from cir.evidence import Measures, ReindexCost, RouteResult, Verdict
 from cir.mappings import Route
 from cir.replacement import routes
@@ -126,7 +126,7 @@ def test_figures_are_those_of_queries_that_the_fit_has_not_seen() -> None:
     assert gain.difference == pytest.approx(result.values["R@10"] - current)
     assert gain.lower95 < gain.difference
     assert result.recovered["R@10"] == pytest.approx(gain.difference / (reindexed - current))
-    used = BETTER.relevant[measured].any(axis=0)
+    used: Mask = np.any(BETTER.relevant[measured], axis=0)
     used[BETTER.references[measured]] = True
     assert not used[BETTER.fit_images].any()
     assert len(BETTER.fit_images) >= IMAGES // 3

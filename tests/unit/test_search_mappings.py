@@ -44,7 +44,8 @@ class Replaced:
         pixels = self.new.preprocess(self.searcher.picture(query.references[0]))[None]
         native = self.new.encode_queries(pixels, [query.text])
         if self.mapping.route is Route.RIDGE:
-            return (self.mapping.map(stored) @ native[0]).astype(np.float32)
+            mapped: Floats = self.mapping.map(stored) @ native[0]
+            return mapped
         vectors = {
             Route.HEAD: lambda: self.new.encode_queries(pixels, [query.text], self.mapping.space),
             Route.FITTED: lambda: self.mapping.map(self.new.query_states(pixels, [query.text])),
@@ -75,15 +76,16 @@ def new(old: SprcEncoder, make_model: Callable[..., Path], tmp_path_factory: pyt
 
 
 def mapping_of(route: Route, old: SprcEncoder, new: SprcEncoder) -> SpaceMapping:
-    matrix = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0].astype(np.float32)
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((16, 16)))[0].astype(np.float32)
     arrays: dict[Route, tuple[Floats, Floats | None]] = {
-        Route.PROCRUSTES: (matrix, None),
+        Route.PROCRUSTES: (rotation, None),
         Route.SIMPLEX: (np.diag(np.arange(16) < 12).astype(np.float32), None),
-        Route.RIDGE: (matrix, np.full(16, 0.1, np.float32)),
+        Route.RIDGE: (rotation, np.full(16, 0.1, np.float32)),
         Route.FITTED: (np.random.default_rng(2).standard_normal((16, 32)).astype(np.float32), np.ones(16, np.float32)),
     }
-    scale = (1.0, 0.0) if route is Route.RIDGE else (0.9, 0.05)
-    return SpaceMapping(new.card.digest, old.card.space.id, route, *arrays.get(route, (None, None)), *scale)
+    matrix, bias = arrays.get(route, (None, None))
+    slope, intercept = (1.0, 0.0) if route is Route.RIDGE else (0.9, 0.05)
+    return SpaceMapping(new.card.digest, old.card.space.id, route, matrix, bias, slope, intercept)
 
 
 @pytest.fixture(scope="module", params=list(Route))
