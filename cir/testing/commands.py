@@ -24,8 +24,12 @@ class Outcome:
 
     @property
     def json(self) -> Any:
-        """The JSON document on standard output."""
-        return json.loads(self.out)
+        """The JSON document on standard output. Raises ValueError for anything else, NaN and Infinity included."""
+        return json.loads(self.out, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 Run = Callable[..., Outcome]  # called with the words of a command line

@@ -115,12 +115,12 @@ def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(
 def test_a_hub_id_without_a_network(cli: Run, tmp_path: Path) -> None:
     outcome = cli("convert", "Salesforce/blip2-itm-vit-g", "-o", tmp_path / "model")
     assert outcome.code == 2
-    assert outcome.err.startswith("cir: Salesforce/blip2-itm-vit-g: no such file or folder, and the Hugging Face hub")
+    assert outcome.err.startswith("cir: Salesforce/blip2-itm-vit-g: no such file or folder, and it cannot be fetched")
     assert outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_checkpoint_lacks_is_said(cli: Run, sprc_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_a_checkpoint_lacks_is_reported(cli: Run, sprc_checkpoint: Path, tmp_path: Path) -> None:
     tensors = {key: value for key, value in state(sprc_checkpoint).items() if key not in ("temp", "prompt_tokens")}
     torch.save({"model": tensors}, tmp_path / "blip2.pth")
     done = cli("convert", tmp_path / "blip2.pth", "-o", tmp_path / "model", *HEADS)
@@ -146,14 +146,14 @@ def test_a_model_of_tokens_alone_does_everything(cli: Run, sprc_checkpoint: Path
     models, index = work / "models", work / "my.index"
     assert cli("convert", sprc_checkpoint, "-o", models / "sprc-tiny", *HEADS).code == 0
     line = next(line for line in cli("models", "--model-dir", models).out.splitlines() if line.startswith("sprc-tiny"))
-    assert "256 dims, 32 tokens" in line
+    assert "32 tokens of 256 dims" in line
     assert "one vector" not in line
     named = ("--model", "sprc-tiny", "--model-dir", models)
     built = cli("build-index", photos, "-o", index, *named)
     assert (built.code, built.err) == (0, "")
     assert "12 images" in built.out
-    told = json.loads(cli("info", index, "--json").out)
-    assert (told["vectors"], told["tokens"]) == (False, 32)
+    shown = cli("info", index, "--json").json
+    assert (shown["vectors"], shown["tokens"]) == (False, 32)
     assert cli("verify", index).code == 0
 
     names = sorted(path.name for path in photos.iterdir())

@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from cir import build_index, load_model
+from cir.images import scan
 from cir.testing import commands
 from cir.testing.commands import Run
 from cir.training.loop import CHECKPOINT, LOG
@@ -66,10 +69,30 @@ def test_mistakes(cli: Run, training_config: Path, fashioniq_train: Path, tiny_m
     mistake(cli("train", training_config, *no_model, *rest), "no card.json")
     (tmp_path / "file").touch()
     under_a_file = ["--data-root", fashioniq_train, "--start", tiny_model, "--work", tmp_path / "file" / "w"]
-    mistake(cli("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be made", "--work")
+    mistake(cli("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be written", "file/w")
     assert not (tmp_path / "model").exists()
 
 
+def test_models_to_replace_are_named_by_folder_or_by_index(
+    cli: Run,
+    training_config: Path,
+    fashioniq_train: Path,
+    wardrobe_folder: Path,
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """The task of this configuration replaces no model; the message comes after the models have been looked up."""
+    older = make_model(tmp_path / "tiny-trained", seed=3)  # the name in the configuration
+    build_index(scan([wardrobe_folder])[:3], tmp_path / "my.index", load_model(older))
+    words = ["train", training_config, "--data-root", fashioniq_train, "--start", older, "--out", tmp_path / "out"]
+    for place in (older, tmp_path / "my.index"):
+        done = cli(*words, "--work", tmp_path / "w", "--replaces", place)
+        mistake(done, "only the task attributes")
+        assert done.err.startswith("cir: tiny-trained is a model that it replaces; the new model is called tiny-trained-2")
+    mistake(cli(*words, "--work", tmp_path / "w", "--replaces", tmp_path), "no card.json")
+
+
+@pytest.mark.slow
 def test_two_processes_train_one_model(
     training_config: Path, fashioniq_train: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
