@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cir.conditions import Condition
 from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
@@ -189,7 +190,8 @@ class Searcher:
         """Rank queries that share k and conditions together."""
         groups = defaultdict(list)
         for row, query in enumerate(prepared):
-            groups[query.query.k, query.query.where].append(row)
+            conditions = tuple(Condition(*pair) for pair in query.query.where)
+            groups[query.query.k, conditions].append(row)
         results: dict[int, SearchResult] = {}
         for (k, where), rows in groups.items():
             allowed = self.gallery.select(where) if where else None

@@ -88,7 +88,7 @@ def test_models_to_replace_are_named_by_folder_or_by_index(
     for place in (older, tmp_path / "my.index"):
         done = cli(*words, "--work", tmp_path / "w", "--replaces", place)
         mistake(done, "only the task attributes")
-        assert done.err.startswith("cir: tiny-trained is a model that it replaces; the new model is called tiny-trained-2")
+        assert "tiny-trained is a model that it replaces; the new model is called tiny-trained-2" in done.err
     mistake(cli(*words, "--work", tmp_path / "w", "--replaces", tmp_path), "no card.json")
 
 
