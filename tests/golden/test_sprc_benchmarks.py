@@ -152,7 +152,7 @@ def encoder() -> Iterator[SprcEncoder]:
         )
     )
     sprc.load_state_dict(state, strict=True)
-    sprc.tokenizer = Tokenizer(PACKAGED / "small-3" / "vocab.txt")
+    sprc.tokenizer = Tokenizer(PACKAGED / "vocab.txt")
     settings = Preprocess()
     card = ModelCard("oracle-1", "weights", settings.sha256, dims=256, tokens=32, vector=False)
     with devices.full_precision():
