@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from cir import devices
-from cir.eval.engine import Evaluation, evaluate
 from cir.data.protocols import load_official
-from cir.eval.runs import Run, read_run, write_run
+from cir.eval.engine import Evaluation, evaluate
 from cir.eval.report import make_report
+from cir.eval.runs import Run, read_run, write_run
 from cir.eval.submissions import check_cirr, make_submission
 from cir.images import Preprocess
-from cir.indexer.writing.build import build_index
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.writing.build import build_index
 from cir.models import PACKAGED
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import VIT_G, Sprc, SprcConfig
