@@ -79,6 +79,7 @@ setup(
             "pytest>=8.3",
             "pytest-cov>=6",
             "ruff>=0.11",
+            "setuptools>=77",
             "tensorboard>=2.18",
         ],
     },

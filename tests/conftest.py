@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,15 +237,15 @@ def write_official_data(folder: Path) -> None:
     cirr = folder / "cirr"
     for split, place in (("val", "dev"), ("test1", "test1")):
         names = [f"{place}-{number}-img0" for number in range(60)]
-        entries = []
+        judged: list[dict[str, Any]] = []
         for number in range(9):
             members = names[number // 3 * 6 : number // 3 * 6 + 6]
             reference, target, other = rng.sample(members, 3)
-            entry = {"pairid": 100 + number, "reference": reference, "caption": f"with {number} dogs"}
+            entry: dict[str, Any] = {"pairid": 100 + number, "reference": reference, "caption": f"with {number} dogs"}
             if split == "val":
                 entry |= {"target_hard": target, "target_soft": {target: 1.0, other: 0.5, names[-1]: -1.0}}
-            entries.append({**entry, "img_set": {"id": number // 3, "members": members}})
-        write(cirr / "cirr" / "captions" / f"cap.rc2.{split}.json", entries)
+            judged.append({**entry, "img_set": {"id": number // 3, "members": members}})
+        write(cirr / "cirr" / "captions" / f"cap.rc2.{split}.json", judged)
         files = {name: f"./{place}/{name}.png" for name in names}
         write(cirr / "cirr" / "image_splits" / f"split.rc2.{split}.json", files)
         for name in names:
@@ -257,12 +258,12 @@ def write_official_data(folder: Path) -> None:
     for image in images:
         paint(coco / "unlabeled2017" / str(image["file_name"]))
     for split in ("val", "test"):
-        entries = []
+        queries: list[dict[str, Any]] = []
         for number in range(5):
-            reference, *truths = rng.sample(numbers, 3 + 3 * number)
-            entry = {"id": number, "reference_img_id": reference, "relative_caption": f"has {number} cats"}
+            source, *truths = rng.sample(numbers, 3 + 3 * number)
+            entry = {"id": number, "reference_img_id": source, "relative_caption": f"has {number} cats"}
             if split == "val":
                 aspects = ["addition"] if number % 2 else ["addition", "negation"]
                 entry |= {"target_img_id": truths[0], "gt_img_ids": truths, "semantic_aspects": aspects}
-            entries.append(entry)
-        write(circo / "annotations" / f"{split}.json", entries)
+            queries.append(entry)
+        write(circo / "annotations" / f"{split}.json", queries)
