@@ -30,7 +30,6 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions
 from cir.models import PACKAGED
 from cir.models.backbones import VIT_G
-from cir.models.backbones import VIT_G
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import Sprc, SprcConfig
 from cir.search.searcher import Searcher

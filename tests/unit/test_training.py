@@ -45,7 +45,7 @@ def source() -> PhotoSource:
         items.append({"colour": colour, "type": kind, "pattern": "plain"})
         maps.append(looks[colour] + looks[kind] + 0.1 * numbers.standard_normal((4, 32)))
     every = np.arange(40)
-    kinds = {("colour",): 0.5, ("type",): 0.5}
+    kinds: dict[tuple[str, ...], float] = {("colour",): 0.5, ("type",): 0.5}
     table = AttributeTable("toy", items, KINDS)
     return PhotoSource("toy", table, np.array(maps, np.float16), every, every >= 0, kinds)
 
