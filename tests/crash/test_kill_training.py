@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from cir.training.loop import CHECKPOINT
+
+pytestmark = pytest.mark.slow
 
 # Prints each step to stdout, so that the kill can follow it at once.
 PROGRAM = """

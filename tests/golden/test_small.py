@@ -22,6 +22,8 @@ from cir.replacement.precheck import incompatibilities
 from cir.search.searcher import Searcher
 from cir.types import Query
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def encoder() -> SprcEncoder:
