@@ -43,7 +43,7 @@ setup(
     package_data={
         "cir": ["py.typed", "weights/*.*", "weights/*/*.*"],
         "cir.data": ["captions.json"],
-        "cir.training": ["configs/*.toml"],
+        "cir.training": ["*.toml", "configs/*.toml"],
         "cir.data_manifests": ["*.json"],
     },
     install_requires=[
@@ -79,6 +79,7 @@ setup(
             "pytest>=8.3",
             "pytest-cov>=6",
             "ruff>=0.11",
+            "setuptools>=77",
             "tensorboard>=2.18",
         ],
     },

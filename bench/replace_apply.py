@@ -24,7 +24,15 @@ import numpy as np
 from cir.files import make_folder, sha256_file
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.history import rollback
-from cir.indexer.storage.manifest import GALLERY, FileEntry, Manifest, SegmentEntry, adopt_segment, publish, read_manifest
+from cir.indexer.storage.manifest import (
+    GALLERY,
+    FileEntry,
+    Manifest,
+    SegmentEntry,
+    adopt_segment,
+    publish,
+    read_manifest,
+)
 from cir.indexer.storage.segment import Block, Layout, write_segment
 from cir.replacement.gate import Cost, Verdict
 from cir.replacement.study import Replacement, apply
@@ -79,7 +87,9 @@ def main(rows: int, output: Path | None) -> None:
         make(path, rows, old)
         before = {str(file): sha256_file(file) for file in path.rglob(GALLERY)}
         for route in ("procrustes", "transform"):
-            mapping = SpaceMapping(new.card.digest, old.card.space.id, route, matrix, bias if route == "transform" else None)
+            mapping = SpaceMapping(
+                new.card.digest, old.card.space.id, route, matrix, bias if route == "transform" else None
+            )
             found = Replacement(
                 old.card.space.id, "old-1", rows, 400, Verdict(route, {}), Cost(rows, 1.0, 1), mappings={route: mapping}
             )

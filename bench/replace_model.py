@@ -1,13 +1,13 @@
-"""How much of a full re-index do the routes of `cir replace-model` bring?
+"""How much of a re-index's gain do the routes of `cir replace-model` bring?
 
-    python bench/replace_model.py DATA_ROOT OLD NEW --finished DIR --second DIR --third DIR \\
-        --output bench/results/DATE-replace.json
+    python bench/replace_model.py DATA_ROOT OLD NEW --output bench/results/DATE-replace.json \\
+        [--finished DIR] [--second DIR --third DIR]
 
-All are model directories. OLD has made the index, NEW replaces it and has a head for it. FINISHED is a model of NEW's
-kind, trained without a simplex, with a head for OLD fitted on it afterwards (`cir train --heads-only`). SECOND is
-another successor of OLD, and THIRD is NEW with a head for SECOND as well: three generations. Two galleries: the 224 px
-photos of val and of the held-out part of train, and the benchmark wardrobe. Questions in val phrasings are the anchors,
-half of their references for fitting; three seeds draw the halves. Everything is encoded once.
+All are model folders. OLD has made the index, NEW replaces it and has a head for it. FINISHED is a model of NEW's kind,
+trained without a simplex, with a head for OLD fitted on it afterwards (`cir train --heads-only`). SECOND is another
+successor of OLD, and THIRD is NEW with a head for SECOND as well: three generations. Two galleries: the 224 px photos
+of val and of the held-out part of train, and the benchmark wardrobe. Judged queries are in val phrasings, half of their
+references for fitting; three seeds draw the halves. Everything is encoded once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,59 +24,55 @@ from typing import Any
 import click
 import numpy as np
 
-import cir as package
-from cir import models
-from cir.data import captions
-from cir.data import products
-from cir.data import wardrobe
+import cir
+from cir.arrays import Floats
+from cir.data import captions, products, wardrobe
 from cir.data.items import Catalogue, Item
+from cir.data.judged_query import JudgedQuery
+from cir.evidence import ReindexCost
 from cir.images import ImageFile, scan
-from cir.indexer.writing.build import build_index
-from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.writing.build import BuildOptions, build_index
+from cir.models import load_model
 from cir.models.encoder import SprcEncoder
-from cir.replacement import routes
-from cir.replacement.questions import Anchor
-from cir.replacement.gate import Cost, judge
-from cir.replacement.measure import MEASURES, measure, overview
-from cir.replacement.collect import Observation, observe
-from cir.replacement.routes import Fitted
-from cir.replacement.paired_sample import Study, answered, halves, scores
-from cir.search.searcher import Searcher
-from cir.types import Query
+from cir.query_vectors import QueryVectors
+from cir.replacement.collect import Collected, SampleCollector
+from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
+from cir.replacement.gate import judge
+from cir.replacement.measure import MEASURES, baselines, measure
+from cir.replacement.paired_sample import PairedSample, group_split, similarities
+from cir.replacement.routes import fit_routes
+from cir.search import Searcher
+from cir.types import ModelCard, Query
 
-ANCHORS, SEED, SEEDS = 2000, 0, 3
-GARMENTS, GARMENT_SEED, GARMENT_ANCHORS = 1200, 2, 1000
-DEAR = Cost(1_000_000, 40.0, 10**9)  # so that the advice is never to encode everything again
-
-Hits = np.ndarray
+QUERIES, SEED, SEEDS = 2000, 0, 3
+GARMENTS, GARMENT_SEED, GARMENT_QUERIES = 1200, 2, 1000
+EXPENSIVE = ReindexCost(1_000_000, 40.0, 10**9)  # so that the advice is never to re-index
 
 
-class Remembering(Index):
-    """An index that is asked the same by several new models, and encodes it once."""
+class CachingSearcher(Searcher):
+    """A searcher whose one set of queries is encoded once, for several new models."""
 
-    def vectors(self, queries: Sequence[Query]) -> dict[str, np.ndarray]:
-        if not hasattr(self, "_answer"):
-            self._answer = super().vectors(queries)
-        return self._answer
+    _cached: QueryVectors | None = None
 
-
-def questions(catalogue: Catalogue, weights: Mapping[tuple[str, ...], float], count: int = ANCHORS) -> list[Anchor]:
-    """Anchors in the phrasings that no training has seen."""
-    rng = random.Random(SEED)
-    return [
-        Anchor(
-            str(number),
-            change.reference,
-            captions.change_caption(change.changes, rng, phrasing="val"),
-            frozenset(change.targets),
-        )
-        for number, change in enumerate(catalogue.changes(count, weights, seed=SEED))
-    ]
+    def encode(self, queries: Sequence[Query]) -> QueryVectors:
+        """The vectors of the first call."""
+        if self._cached is None:
+            self._cached = super().encode(queries)
+        return self._cached
 
 
-def product_gallery(root: Path) -> tuple[list[ImageFile], list[Anchor]]:
-    """Photos that no training sees, and questions about them."""
+def judged_queries(
+    catalogue: Catalogue, weights: Mapping[tuple[str, ...], float], count: int = QUERIES
+) -> list[JudgedQuery]:
+    """Judged queries in the phrasings that no training has seen."""
+    queries = catalogue.judged_queries(count, weights, seed=SEED)
+    captioned = captions.with_captions(queries, random.Random(SEED), phrasing="val")
+    return [replace(query, id=str(number)) for number, query in enumerate(captioned)]
+
+
+def product_gallery(root: Path) -> tuple[list[ImageFile], list[JudgedQuery]]:
+    """Photos that no training sees, and judged queries about them."""
     styles = products.read_styles(root)
     photos = [
         (product, image)
@@ -84,171 +80,174 @@ def product_gallery(root: Path) -> tuple[list[ImageFile], list[Anchor]]:
         if products.split_of(product) == "val" or products.held_out(product)
     ]
     catalogue = Catalogue([products.item(styles[product], image.id) for product, image in photos], products.KINDS)
-    return [image for _, image in photos], questions(catalogue, products.CHANGE_WEIGHTS)
+    return [image for _, image in photos], judged_queries(catalogue, products.CHANGE_WEIGHTS)
 
 
-def wardrobe_gallery(folder: Path) -> tuple[list[ImageFile], list[Anchor]]:
+def wardrobe_gallery(folder: Path) -> tuple[list[ImageFile], list[JudgedQuery]]:
     """The garments of `cir evaluate wardrobe`."""
     garments = wardrobe.write(folder, GARMENTS, seed=GARMENT_SEED)
     catalogue = Catalogue([Item(image_id, garment.attributes) for image_id, garment in garments], wardrobe.KINDS)
-    return list(scan([folder])), questions(catalogue, wardrobe.CHANGE_WEIGHTS, GARMENT_ANCHORS)
+    return list(scan([folder])), judged_queries(catalogue, wardrobe.CHANGE_WEIGHTS, GARMENT_QUERIES)
 
 
-def all_hits(study: Study, given: np.ndarray) -> dict[str, Hits]:
-    """Measure -> (Q,) whether each anchor, fitted on or not, is answered: for what nothing was fitted on."""
-    return {name: answered(study, given, k) for name, k in MEASURES.items()}
+def recalls(sample: PairedSample, scores: Floats) -> dict[str, float]:
+    """Measure -> share of all queries, fitted on or not: for what nothing was fitted on."""
+    return {name: float(sample.hits(scores, k).mean()) for name, k in MEASURES.items()}
 
 
-def shares(hits: Mapping[str, Hits]) -> dict[str, float]:
-    """Measure -> share answered."""
-    return {name: float(values.mean()) for name, values in hits.items()}
-
-
-def by_seed(seen: Observation) -> list[dict[str, Any]]:
+def by_seed(collected: Collected) -> list[dict[str, Any]]:
     """Every route, fitted and measured on other halves."""
-    found = []
-    questions = [one.reference for one in seen.anchors]
+    results = []
+    groups = [query.reference for query in collected.queries]
     for seed in range(SEEDS):
-        each = replace(seen.study, fit=halves(questions, np.random.default_rng(seed)))
-        tried = [make(each) for make in routes.ROUTES.values()]
-        measured = [measure(each, made) for made in tried if isinstance(made, Fitted)]
-        compared = overview(each, routes.naive(each))
-        verdict = judge(len(questions), compared, measured, DEAR)
-        found.append(
+        sample = replace(collected.sample, fit=group_split(groups, np.random.default_rng(seed)))
+        fitted, _ = fit_routes(sample)
+        measured = [measure(sample, route) for route in fitted]
+        compared = baselines(sample)
+        verdict = judge(len(groups), compared, measured, EXPENSIVE)
+        results.append(
             {
-                "measured": int((~each.fit).sum()),
-                "compared": compared,
-                "routes": [one.to_json() for one in measured],
-                "verdict": verdict.to_json(),
+                "measured": int((~sample.fit).sum()),
+                "baselines": compared,
+                "routes": [result.to_json() for result in measured],
+                "verdict": asdict(verdict),
             }
         )
-    return found
+    return results
 
 
 def generations(
-    older: SprcEncoder, second: SprcEncoder, last: SprcEncoder, seen: Mapping[str, Study]
+    older: SprcEncoder, second: SprcEncoder, last: SprcEncoder, samples: Mapping[str, PairedSample]
 ) -> dict[str, Any]:
-    """The matrix of three models: rows ask, columns have stored. Nothing is fitted, so that all anchors count."""
-    one, three = seen[second.card.name], seen[last.card.name]
+    """The matrix of three models: rows query, columns have stored. Nothing is fitted, so that all queries count."""
+    one, three = samples[second.card.name], samples[last.card.name]
     galleries = [one.old_gallery, one.new_gallery, three.new_gallery]
-    asking = [
+    assert three.new_states is not None
+    querying = [
         [one.old_queries],
         [one.head_queries, one.new_queries],
         [three.head_queries, last.project_states(three.new_states, second.card.space.id), three.new_queries],
     ]
-    told: dict[str, Any] = {"models": [model.card.name for model in (older, second, last)]}
-    for what in MEASURES:
+    result: dict[str, Any] = {"models": [model.card.name for model in (older, second, last)]}
+    for name in MEASURES:
         matrix = np.zeros((3, 3))
-        for i, row in enumerate(asking):
+        for i, row in enumerate(querying):
             for j, queries in enumerate(row):
-                matrix[i, j] = all_hits(three, scores(queries, galleries[j]))[what].mean()
-        told[what] = {
+                assert queries is not None
+                matrix[i, j] = recalls(three, similarities(queries, galleries[j]))[name]
+        result[name] = {
             "matrix": matrix.round(4).tolist(),
             "AC": average_compatibility(matrix),
             "margins": compatibility_margins(matrix).round(4).tolist(),
             "AA": average_accuracy(matrix),
         }
-    return told
+    return result
 
 
 def mean(values: Sequence[float | None], digits: int = 1) -> str:
     """Percent with the range over seeds."""
-    each = [100 * (value or 0.0) for value in values]
-    return f"{np.mean(each):.{digits}f} ({min(each):.{digits}f} to {max(each):.{digits}f})"
+    percents = [100 * (value or 0.0) for value in values]
+    return f"{np.mean(percents):.{digits}f} ({min(percents):.{digits}f} to {max(percents):.{digits}f})"
 
 
 def render(seeds: Sequence[Mapping[str, Any]]) -> str:
     """The table as the documents have it."""
-    heads = ["", *MEASURES, "of the gain at R@1", "at R@10", "certain gain (95 %), R@1, R@10"]
-    heads += ["no longer answered", "half encoded again, R@10", "passes"]
+    heads = ["", *MEASURES, "recovered at R@1", "at R@10", "95 % lower bound of the gain, R@1, R@10"]
+    heads += ["negative flips", "half re-indexed, R@10", "passes"]
     rows = [heads, ["---"] * len(heads)]
-    for name in seeds[0]["compared"]:
-        values = [mean([one["compared"][name][what] for one in seeds]) for what in MEASURES]
+    for name in seeds[0]["baselines"]:
+        values = [mean([seed["baselines"][name][measure] for seed in seeds]) for measure in MEASURES]
         rows.append([name, *values, *[""] * 6])
-    for place, route in enumerate(one["route"] for one in seeds[0]["routes"]):
-        each = [one["routes"][place] for one in seeds]
-        refused = [one["verdict"]["refused"] for one in seeds]
-        passed = sum(route not in reasons and "" not in reasons for reasons in refused)
-        certain = [np.mean([100 * one["gains"][what]["lower95"] for one in each]) for what in MEASURES]
+    for place, route in enumerate(result["route"] for result in seeds[0]["routes"]):
+        results = [seed["routes"][place] for seed in seeds]
+        verdicts = [seed["verdict"] for seed in seeds]
+        passed = sum(route not in verdict["refused"] and not verdict["objections"] for verdict in verdicts)
+        bounds = [np.mean([100 * result["gains"][measure]["lower95"] for result in results]) for measure in MEASURES]
         rows.append(
             [
                 route,
-                *(mean([one["values"][what] for one in each]) for what in MEASURES),
-                *(mean([one["recovered"][what] for one in each], 0) for what in MEASURES),
-                ", ".join(f"{value:+.1f}" for value in certain),
-                mean([one["flips"] for one in each]),
-                mean([one["mixed"]["R@10"] for one in each]),
+                *(mean([result["values"][measure] for result in results]) for measure in MEASURES),
+                *(mean([result["recovered"][measure] for result in results], 0) for measure in MEASURES),
+                ", ".join(f"{bound:+.1f}" for bound in bounds),
+                mean([result["negative_flips"] for result in results]),
+                mean([result["half_reindexed"]["R@10"] for result in results]),
                 f"{passed} of {len(seeds)}",
             ]
         )
-    chosen = ", ".join(str(one["verdict"]["route"]) for one in seeds)
+    chosen = ", ".join(str(seed["verdict"]["route"]) for seed in seeds)
     return "\n".join(["| " + " | ".join(row) + " |" for row in rows] + [f"chosen: {chosen}"])
+
+
+def study(
+    gallery: Path, loaded: Mapping[str, SprcEncoder], queries: Sequence[JudgedQuery], photos: int
+) -> dict[str, Any]:
+    """Everything that is measured on one gallery, made by the old model."""
+    older, newer = loaded["old"], loaded["new"]
+    known = {model.card.digest: model for model in (older, newer)}
+
+    def load(card: ModelCard) -> SprcEncoder:
+        return known[card.digest]
+
+    searcher = CachingSearcher(Gallery.open(gallery), load)
+    collected = {
+        role: SampleCollector(searcher, model, photos).collect(older.card, queries, np.random.default_rng(0))
+        for role, model in loaded.items()
+        if role != "old"
+    }
+    samples = {loaded[role].card.name: one.sample for role, one in collected.items()}
+    native = {role: recalls(one.sample, one.sample.reindexed) for role, one in collected.items()}
+    result: dict[str, Any] = {"photos": photos, "queries": len(queries), "seeds": by_seed(collected["new"])}
+    result["native, all queries"] = native
+    if "finished" in loaded:
+        result["finished"] = by_seed(collected["finished"])
+        result["cost"] = {name: native["new"][name] - native["finished"][name] for name in MEASURES}
+    if "second" in loaded and "third" in loaded:
+        result["generations"] = generations(older, loaded["second"], loaded["third"], samples)
+    return result
 
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option("--finished", type=click.Path(path_type=Path), required=True)
-@click.option("--second", type=click.Path(path_type=Path), required=True)
-@click.option("--third", type=click.Path(path_type=Path), required=True)
+@click.option("--finished", type=click.Path(path_type=Path))
+@click.option("--second", type=click.Path(path_type=Path))
+@click.option("--third", type=click.Path(path_type=Path))
 @click.option("--gallery", "galleries", multiple=True, default=("products", "wardrobe"), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
 def main(
     root: Path,
     old: Path,
     new: Path,
-    finished: Path,
-    second: Path,
-    third: Path,
+    finished: Path | None,
+    second: Path | None,
+    third: Path | None,
     galleries: Sequence[str],
     output: Path | None,
 ) -> None:
     """Measure and write the figures."""
     roles = {"old": old, "new": new, "finished": finished, "second": second, "third": third}
-    loaded = {role: models.load_model(path) for role, path in roles.items()}
-    older, newer, done, second_, last = loaded.values()
+    loaded = {role: load_model(path) for role, path in roles.items() if path}
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
-        "cir": package.__version__,
+        "cir": cir.__version__,
         "models": {role: {"name": one.card.name, "digest": one.card.digest} for role, one in loaded.items()},
     }
-
-    def load(card: Any) -> SprcEncoder:
-        return next(one for one in (older, newer) if one.card.digest == card.digest)
-
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for name in galleries:
-            pictures, anchors = product_gallery(root) if name == "products" else wardrobe_gallery(scratch / "garments")
-            build_index(pictures, scratch / name, older, tokens=False)
-            index = Remembering(Gallery.open(scratch / name), load)
-            seen = {
-                one.card.name: observe(
-                    index, one, older.card, anchors, sample=len(pictures), rng=np.random.default_rng(0)
-                )
-                for one in (newer, done, second_, last)
-            }
-            studies = {model: each.study for model, each in seen.items()}
-            told: dict[str, Any] = {"photos": len(pictures), "anchors": len(anchors)}
-            told |= {"seeds": by_seed(seen[newer.card.name]), "finished": by_seed(seen[done.card.name])}
-            native = {role: all_hits(one, one.native) for role, one in studies.items()}
-            told["native, all anchors"] = {role: shares(hits) for role, hits in native.items()}
-            told["cost"] = {
-                what: float(native[newer.card.name][what].mean() - native[done.card.name][what].mean())
-                for what in MEASURES
-            }
-            told["generations"] = generations(older, second_, last, studies)
-            result[name] = told
+            pictures, queries = product_gallery(root) if name == "products" else wardrobe_gallery(scratch / "garments")
+            build_index(pictures, scratch / name, loaded["old"], options=BuildOptions(tokens=False))
+            result[name] = study(scratch / name, loaded, queries, len(pictures))
             if output:  # after each gallery: it takes ten minutes
                 output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            click.echo(
-                f"{name}: {len(pictures):,} pictures, {len(anchors):,} anchors, {older.card.name} -> {newer.card.name}"
-            )
-            click.echo(render(told["seeds"]))
-            click.echo(f"{done.card.name}, finished before it got a head:")
-            click.echo(render(told["finished"]))
-            click.echo(json.dumps({key: told[key] for key in ("native, all anchors", "cost", "generations")}, indent=1))
+            models = " -> ".join(loaded[role].card.name for role in ("old", "new"))
+            click.echo(f"{name}: {len(pictures):,} pictures, {len(queries):,} judged queries, {models}")
+            click.echo(render(result[name]["seeds"]))
+            others = {
+                key: result[name][key] for key in ("native, all queries", "cost", "generations") if key in result[name]
+            }
+            click.echo(json.dumps(others, indent=1))
 
 
 if __name__ == "__main__":

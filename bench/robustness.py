@@ -48,7 +48,7 @@ def recall(searcher: Searcher, queries: Sequence[JudgedQuery]) -> dict[str, floa
     possible = np.array([min(K, len(query.targets)) for query in queries])
     return {
         "R@10": round(float(hit.mean()), 4),
-        "standard error": round(float(hit.std() / np.sqrt(len(hit))), 4),
+        "standard error": round(float(hit.std() / np.sqrt(len(queries))), 4),
         "share of the possible right answers": round(float((right.sum(axis=1) / possible).mean()), 4),
         "queries": len(queries),
     }

@@ -3,8 +3,8 @@
     python bench/search_batches.py IMAGES --output bench/results/DATE-search-batches.json
 
 IMAGES is a folder or zip of photos; an index of all of them is built by `small` in a temporary folder, unless --index
-names one. Each query is a gallery image and a caption. Both ways are timed in turn, several times; the first round warms
-up. Reported are milliseconds per query and their ratio, and how often the first ten hits agree.
+names one. Each query is a gallery image and a caption. Both ways are timed in turn, several times; the first round
+warms up. Reported are milliseconds per query and their ratio, and how often the first ten hits agree.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A contact sheet: the reference, the sentence, and the ranked answers, as one picture for a person."""
+"""A contact sheet: reference, caption and hits as one picture."""
 
 from __future__ import annotations
 
-import contextlib
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from cir.conditions import Condition
 from cir.errors import DataError, ImageDecodeError, MissingImageError
+from cir.files import write_atomically
 from cir.images import upright
 from cir.types import SearchResult
 
@@ -40,15 +41,15 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     columns = min(PER_ROW, max(1, len(result.hits)))
     rows = max(1, -(-len(result.hits) // columns))
     sentence = _sentence(result)
-    asked = GAP + 30 + len(query.references) * (TILE + GAP) + 27 * len(sentence)
-    height = max(asked, GAP + 30 + rows * (TILE + CAPTION + GAP)) + GAP
+    query_height = GAP + 30 + len(query.references) * (TILE + GAP) + 27 * len(sentence)
+    height = max(query_height, GAP + 30 + rows * (TILE + CAPTION + GAP)) + GAP
     sheet = Image.new("RGB", (left + GAP + columns * (TILE + GAP), height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    _draw_asked(sheet, pen, query.references, sentence, picture)
+    _draw_query(sheet, pen, query.references, sentence, picture)
     pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
     found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
     if result.confident is False:
-        found = f"unsure that anything fits · {found}"
+        found = f"not confident · {found}"
     pen.text(
         (left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15)
     )
@@ -69,30 +70,28 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower())
     if kind is None:
         raise DataError(f"{path}: a sheet is written as .png, .jpg or .webp; change the name")
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        sheet.save(temporary, kind)
-        temporary.replace(path)
-    except (OSError, ValueError) as error:  # ValueError: larger than the format allows
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be written: {reason}; choose another place or format") from None
+        with write_atomically(path) as temporary:
+            sheet.save(temporary, kind)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: cannot be written: {error}; choose another format") from None  # too large for it
 
 
 def _sentence(result: SearchResult) -> list[tuple[str, str]]:
-    """Lines of the question and their colour; a very long sentence ends with an ellipsis."""
+    """Lines of the caption and their colour; a very long caption ends with an ellipsis."""
     text = f"“{result.query.text}”"
     lines = [(line, INK) for line in textwrap.wrap(text, 22, max_lines=LINES, placeholder=" …”")]
     lines = lines if result.query.text else []
     for negative in result.query.negatives:
         lines += [(line, ACCENT) for line in textwrap.wrap(f"not “{negative}”", 22)]
-    for column, value in result.query.where:
-        lines += [(line, QUIET) for line in textwrap.wrap(f"{column} = {value}", 26)]
+    for condition in result.query.where:
+        lines += [(line, QUIET) for line in textwrap.wrap(str(Condition(*condition)), 26)]
     return lines or [("more like this", QUIET)]
 
 
-def _draw_asked(
+def _draw_query(
     sheet: Image.Image, pen: Any, references: tuple[Any, ...], lines: list[tuple[str, str]], picture: Pictures
 ) -> None:
     heading = "like this" if len(references) == 1 else "like these" if references else "looking for"

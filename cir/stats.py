@@ -1,11 +1,10 @@
-"""Measures of one ranking, intervals over many, and the comparison of two systems.
+"""Measures of a ranking, intervals over many rankings, and the comparison of two systems.
 
-A ranking is a sequence of image ids, best first, no id twice; the targets are the set of right answers.
+A ranking is a sequence of distinct image ids, best first; the targets are the set of relevant images.
 
-A warning about names. What papers on composed image retrieval call "Recall@k" or "R@k" asks whether *the*
-target is among the first k: with one target per query that is TREC's Success@k, the hit rate. With several
-targets hit rate and recall differ. Here `R@k` is the hit rate, as in the papers; `Recall@k` is the share of
-targets found.
+A warning about names. "Recall@k" or "R@k" in papers on composed image retrieval means that *the* target is among the
+first k: with one target per query that is TREC's Success@k, the hit rate. With several targets hit rate and recall
+differ. Here `R@k` is the hit rate, as in the papers; `Recall@k` is the share of targets among the first k.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ def hit_rate(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float
 
 
 def recall(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
-    """Share of the targets that are among the first k; equals `hit_rate` where there is one target."""
+    """Share of the targets that are among the first k; equals `hit_rate` for a single target."""
     return sum(image in targets for image in ranking[:k]) / len(targets)
 
 
 def average_precision(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
-    """AP@k as CIRCO has it: the precisions at the targets within the first k, over min(number of targets, k).
+    """AP@k as CIRCO defines it: the precisions at the targets within the first k, summed, over min(targets, k).
 
-    The divisor makes 1.0 reachable when there are more targets than places.
+    The divisor makes 1.0 reachable when there are more than k targets.
     """
-    found = 0
+    retrieved = 0
     total = 0.0
     for rank, image in enumerate(ranking[:k], start=1):
         if image in targets:
-            found += 1
-            total += found / rank
+            retrieved += 1
+            total += retrieved / rank
     return total / min(len(targets), k)
 
 
@@ -57,7 +56,7 @@ class Measure(NamedTuple):
 
     Attributes:
         name: "R" hit rate, "Rs" hit rate within the query's subset (CIRR), "Recall", or "mAP".
-        k: how many places count.
+        k: number of ranks that count.
     """
 
     name: str
@@ -68,11 +67,7 @@ class Measure(NamedTuple):
 
 
 def parse_measure(text: str) -> Measure:
-    """The measure that is written as `text`, such as "R@10".
-
-    Raises:
-        UsageError: there is no such measure.
-    """
+    """The measure with a name such as "R@10". Raises UsageError if there is no such measure."""
     match = re.fullmatch(r"([A-Za-z]+)@([1-9][0-9]*)", text, flags=re.ASCII)
     if match is None or match[1] not in _FUNCTIONS:
         known = ", ".join(f"{name}@k" for name in _FUNCTIONS)
@@ -84,13 +79,13 @@ def score(measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], s
     """The value of a measure for one query, in [0, 1].
 
     Args:
-        measure: what to compute; its mean over queries is what is reported.
-        ranking: image ids, best first, no id twice.
-        targets: the right answers, at least one.
-        subset: for "Rs", the images among which to rank; all others are taken out of the ranking first.
+        measure: what to compute; reports give its mean over queries.
+        ranking: distinct image ids, best first.
+        targets: the relevant images, at least one.
+        subset: for "Rs", the images to rank; all others are removed from the ranking first.
 
     Raises:
-        UsageError: there are no targets, or no subset for "Rs".
+        UsageError: no targets, or no subset for "Rs".
     """
     if not targets:
         raise UsageError(f"{measure} of a query without targets is not defined: give at least one target")
@@ -108,17 +103,17 @@ def mean(values: ArrayLike, strata: ArrayLike | None = None) -> float:
 
     Args:
         values: (Q,) the value of each query.
-        strata: (Q,) which stratum each belongs to, such as its category; None for one.
+        strata: (Q,) the stratum of each query, such as its category; None for a single stratum.
     """
-    return float(np.mean([part.mean() for part in _parts(np.asarray(values, dtype=np.float64), strata)]))
+    return float(np.mean([group.mean() for group in _by_stratum(np.asarray(values, dtype=np.float64), strata)]))
 
 
 def interval(
     values: ArrayLike, *, strata: ArrayLike | None = None, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of `mean`. With strata each of them is resampled by itself.
+    """The 95 % percentile bootstrap interval of `mean`. Strata are resampled separately.
 
-    Where every query has the same value the interval is that point: the bootstrap knows only what it saw.
+    If all queries have the same value, the interval is that point: the bootstrap knows no other values.
 
     Args:
         values: (Q,) the value of each query.
@@ -127,7 +122,7 @@ def interval(
         resamples: how many times Q queries are drawn with replacement.
 
     Raises:
-        UsageError: there are no values.
+        UsageError: no values.
     """
     return _percentiles(_resampled_means(np.asarray(values, dtype=np.float64), strata, seed, resamples))
 
@@ -156,19 +151,19 @@ def compare(
 ) -> Comparison:
     """The paired bootstrap test: whole queries are resampled, so that what makes a query hard cancels out.
 
-    p is twice the smaller share of resampled differences on either side of zero (those at zero counted on
-    both, and one more added), so that it goes with the interval: small where the interval is clear of zero.
-    It serves graded measures such as mAP as well as hits, which McNemar's test does not.
+    p is twice the smaller share of resampled differences on either side of zero, so that it agrees with the interval:
+    small if the interval is clear of zero. Differences of zero count on both sides, and one resample is added to either
+    count. The test serves graded measures such as mAP as well as hits, which McNemar's test does not.
 
     Args:
-        ours: (Q,) the value of each query for the one system.
-        theirs: (Q,) the same queries in the same order for the other.
+        ours: (Q,) the value of each query for the first system.
+        theirs: (Q,) the values of the same queries, in the same order, for the second.
         strata: as for `mean`.
         seed: of the resampling.
-        resamples: how many.
+        resamples: how many times Q queries are drawn with replacement.
 
     Raises:
-        UsageError: there are no values, or not the same number of both.
+        UsageError: no values, or different numbers of values.
     """
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if a.shape != b.shape:
@@ -187,13 +182,13 @@ def lower_bound95(differences: ArrayLike, *, seed: int = 0, resamples: int = RES
         seed, resamples: as for `interval`.
 
     Raises:
-        UsageError: there are no values.
+        UsageError: no values.
     """
     means = _resampled_means(np.asarray(differences, dtype=np.float64), None, seed, resamples)
     return float(np.percentile(means, 5))
 
 
-def _parts(values: NDArray[np.float64], strata: ArrayLike | None) -> list[NDArray[np.float64]]:
+def _by_stratum(values: NDArray[np.float64], strata: ArrayLike | None) -> list[NDArray[np.float64]]:
     """(Q,) values -> the values of each stratum."""
     if strata is None:
         return [values]
@@ -204,14 +199,16 @@ def _parts(values: NDArray[np.float64], strata: ArrayLike | None) -> list[NDArra
 def _resampled_means(
     values: NDArray[np.float64], strata: ArrayLike | None, seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """(Q,) values -> (resamples,) means. One row at a time: a (resamples, Q) matrix of draws may not fit."""
+    """(Q,) values -> (resamples,) means. One resample at a time: a (resamples, Q) matrix may not fit in memory."""
     if values.ndim != 1 or not len(values):
         raise UsageError(f"resampling needs one value per query and at least one query: got shape {values.shape}")
     draw = np.random.default_rng(seed)
-    parts = _parts(values, strata)
-    return np.array(
-        [np.mean([part[draw.integers(len(part), size=len(part))].mean() for part in parts]) for _ in range(resamples)]
-    )
+    groups = _by_stratum(values, strata)
+
+    def resampled(group: NDArray[np.float64]) -> float:
+        return float(group[draw.integers(len(group), size=len(group))].mean())
+
+    return np.array([np.mean([resampled(group) for group in groups]) for _ in range(resamples)])
 
 
 def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:

@@ -284,7 +284,7 @@ class Query:
             is still composed with the reference: CIRR has such a query.
         negatives: captions of what is not wanted.
         k: number of hits.
-        where: metadata conditions (column, value); a hit meets all of them.
+        where: metadata conditions (column, value), see `cir.conditions`; a hit meets all of them.
         exclude: ids that may not be among the hits.
         id: copied into the result; for batches.
     """

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,11 +70,9 @@ def make_tiny_model(
     from cir.models.stationary import product
     from cir.types import SimplexBlock
 
-    vocabulary = directory.parent / f"words-{seed}.txt"
-    directory.parent.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789,-'?"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "with", "long", "sleeves"]
-    vocabulary.write_text("\n".join([*pieces, *letters, *(f"##{letter}" for letter in letters)]) + "\n")
+    vocabulary = "\n".join([*pieces, *letters, *(f"##{letter}" for letter in letters)]) + "\n"
     torch.manual_seed(seed)
     vision = {"type": "vit", "image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
     config = SprcConfig(
@@ -87,22 +86,20 @@ def make_tiny_model(
         vocabulary=128,
         positions=64,
         gallery_vector=vector,
-        simplex=product([SimplexBlock(name, 4, 1) for name in classes], free=1) if classes else None,
+        simplex=product([SimplexBlock(name, 4, 1) for name in classes], free_weight=1) if classes else None,
     )
     model = Sprc(config)
     for parameter in model.parameters():
         if parameter.ndim > 1:  # a fresh BLIP-2 is blind: its vision starts at 1e-10
             torch.nn.init.normal_(parameter, std=0.2)
-    weights.save(
-        directory,
-        model,
+    description = weights.ModelDescription(
         name=directory.name,
         preprocess=Preprocess(size=32, flatten=True, target_ratio=1.0, fill=255),
-        vocabulary=vocabulary,
-        sum_weight=0.5,
-        classes=classes,
+        vocabulary=vocabulary.encode(),
+        classes=classes or {},
         training={"seed": seed},
     )
+    weights.save(directory, model, description)
     return directory
 
 
@@ -240,15 +237,15 @@ def write_official_data(folder: Path) -> None:
     cirr = folder / "cirr"
     for split, place in (("val", "dev"), ("test1", "test1")):
         names = [f"{place}-{number}-img0" for number in range(60)]
-        entries = []
+        judged: list[dict[str, Any]] = []
         for number in range(9):
             members = names[number // 3 * 6 : number // 3 * 6 + 6]
             reference, target, other = rng.sample(members, 3)
-            entry = {"pairid": 100 + number, "reference": reference, "caption": f"with {number} dogs"}
+            entry: dict[str, Any] = {"pairid": 100 + number, "reference": reference, "caption": f"with {number} dogs"}
             if split == "val":
                 entry |= {"target_hard": target, "target_soft": {target: 1.0, other: 0.5, names[-1]: -1.0}}
-            entries.append({**entry, "img_set": {"id": number // 3, "members": members}})
-        write(cirr / "cirr" / "captions" / f"cap.rc2.{split}.json", entries)
+            judged.append({**entry, "img_set": {"id": number // 3, "members": members}})
+        write(cirr / "cirr" / "captions" / f"cap.rc2.{split}.json", judged)
         files = {name: f"./{place}/{name}.png" for name in names}
         write(cirr / "cirr" / "image_splits" / f"split.rc2.{split}.json", files)
         for name in names:
@@ -261,12 +258,12 @@ def write_official_data(folder: Path) -> None:
     for image in images:
         paint(coco / "unlabeled2017" / str(image["file_name"]))
     for split in ("val", "test"):
-        entries = []
+        queries: list[dict[str, Any]] = []
         for number in range(5):
-            reference, *truths = rng.sample(numbers, 3 + 3 * number)
-            entry = {"id": number, "reference_img_id": reference, "relative_caption": f"has {number} cats"}
+            source, *truths = rng.sample(numbers, 3 + 3 * number)
+            entry = {"id": number, "reference_img_id": source, "relative_caption": f"has {number} cats"}
             if split == "val":
                 aspects = ["addition"] if number % 2 else ["addition", "negation"]
                 entry |= {"target_img_id": truths[0], "gt_img_ids": truths, "semantic_aspects": aspects}
-            entries.append(entry)
-        write(circo / "annotations" / f"{split}.json", entries)
+            queries.append(entry)
+        write(circo / "annotations" / f"{split}.json", queries)

@@ -11,13 +11,13 @@ import click
 @click.command()
 @click.argument("checkpoint", metavar="CKPT")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The model directory to make."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Directory of the new model."
 )
 @click.option(
     "--vision",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The image encoder (eva_vit_g.pth, clip_vit_L.pth), for a LAVIS checkpoint that comes without.",
+    help="The image encoder (eva_vit_g.pth, clip_vit_L.pth), for a LAVIS checkpoint without it.",
 )
 @click.option("--vision-heads", type=click.IntRange(min=1), help="Attention heads of the image encoder.")
 @click.option("--qformer-heads", type=click.IntRange(min=1), help="Attention heads of the Q-Former.")
@@ -40,8 +40,8 @@ def convert(
 
     CKPT is an SPRC .pt, a LAVIS .pth, or a BLIP-2 folder or id of Hugging Face.
 
-    Sizes are read off the tensors; heads are known for the published sizes and must be given for others. DIR can then
-    be used wherever a model is named. Nothing in CKPT is run, and an existing DIR is never written to.
+    Sizes are read from the tensors; attention heads are known for the published sizes and must be given for others. DIR
+    can then be used wherever a model is named. No code in CKPT is run, and an existing DIR is never written to.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def convert(
       cir convert blip2_pretrained.pth --vision eva_vit_g.pth -o models/blip2
       cir build-index photos/ -o my.index --model models/sprc-cirr
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # and not offline: CKPT may be an id on the hub
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the hub stays reachable: CKPT may be an id on it
     from cir.models import convert as conversion
 
     done = conversion.convert(
@@ -58,7 +58,7 @@ def convert(
         vision=vision,
         vision_heads=vision_heads,
         qformer_heads=qformer_heads,
-        vocabulary=vocabulary or conversion.VOCABULARY,
+        vocabulary=vocabulary,
     )
     for note in done.notes:
         click.echo(f"cir: {note}", err=True)

@@ -12,6 +12,7 @@ import click
 from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
 from cir.cli.query_lines import answer_lines
 from cir.cli.results import table, to_json
+from cir.conditions import Condition
 from cir.errors import UsageError
 from cir.types import Query, SearchResult
 
@@ -83,7 +84,7 @@ def query(
     searcher = open_index(index, model=model, model_dirs=model_dirs, device=device)
     if batch == "-":
         return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
-    conditions = tuple(map(_condition, where))
+    conditions = tuple(map(Condition.parse, where))
     result = searcher.search(Query(references, text.strip(), negatives, k, conditions), exact=exact)
     if sheet:
         _draw(searcher, result, sheet)
@@ -95,16 +96,9 @@ def query(
     else:
         click.echo(table(result), nl=bool(result.hits))
     if not result.hits:
-        meets = " and ".join(f"{column} = {value}" for column, value in conditions)
+        meets = " and ".join(map(str, conditions))
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)
     return 0 if result.hits else 1
-
-
-def _condition(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not equals or not column.strip():
-        raise UsageError(f"--where {text!r}: write COLUMN=VALUE")
-    return column.strip(), value.strip()
 
 
 def _draw(searcher: Searcher, result: SearchResult, path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from cir.cli.results import to_json
+from cir.conditions import Condition
 from cir.errors import CirError, DataError
 from cir.types import Query, SearchResult
 
@@ -131,7 +132,7 @@ def _parse(values: dict[str, Any], k: int) -> Query:
         text=text.strip(),
         negatives=tuple(_strings(values, "negatives")),
         k=count,
-        where=tuple((column, str(value)) for column, value in where.items()),
+        where=tuple(Condition(column, str(value)) for column, value in where.items()),
         id=None if identity is None else str(identity),
     )
 

@@ -32,8 +32,8 @@ def score(source: BenchmarkOptions, run: Path, subset_run: Path | None, output: 
     """Score a TREC run against a benchmark.
 
     A run has six columns: query Q0 image rank score tag. It is ordered by score, ties by image id; ranks in the file
-    are ignored. Official benchmarks need only their annotation files. Query ids: CATEGORY-N (FashionIQ: N counts the category's captions from 0), pairid (CIRR),
-    id (CIRCO).
+    are ignored. Official benchmarks need only their annotation files. Query ids are CATEGORY-N for FashionIQ (N counts
+    the category's captions from 0), pairid for CIRR, and id for CIRCO.
 
     \b
     Example:
@@ -70,7 +70,12 @@ def score(source: BenchmarkOptions, run: Path, subset_run: Path | None, output: 
 @click.option("--subset-run-b", type=_RUN, help="The same of B.")
 @json_option
 def compare(
-    source: BenchmarkOptions, run_a: Path, run_b: Path, subset_run_a: Path | None, subset_run_b: Path | None, as_json: bool
+    source: BenchmarkOptions,
+    run_a: Path,
+    run_b: Path,
+    subset_run_a: Path | None,
+    subset_run_b: Path | None,
+    as_json: bool,
 ) -> None:
     """Compare two TREC runs on the same queries.
 

@@ -1,17 +1,19 @@
-"""`cir train`"""
+"""`cir train`: trains a model by a configuration."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cir.cli.options import device_option, model_dir_option, quiet_libraries
-from cir.errors import DataError
+
+if TYPE_CHECKING:
+    from cir.training.validation import Validation
 
 
 @click.command()
@@ -23,16 +25,16 @@ from cir.errors import DataError
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Feature maps, checkpoint and log; the same folder continues a training.",
+    help="Folder of features, checkpoint and log; the same folder continues a training.",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model's directory.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the model.")
 @click.option("--start", type=click.Path(file_okay=False, path_type=Path), help="Start from this model's weights.")
 @click.option(
     "--replaces",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="MODEL|INDEX",
-    help="Train a query head for the vectors that this model, or the models of this index, have stored; for "
+    help="Train a query head for the vectors that this model, or the models of this index, have stored; only with "
     "configurations of the task attributes. May be repeated.",
 )
 @click.option("--heads-only", is_flag=True, help="Train only those heads, on the finished model that --start names.")
@@ -55,10 +57,11 @@ def train(
 ) -> None:
     """Train a model by CONFIG.
 
-    CONFIG is a TOML file, or the name of a shipped one: small, small-2, small-lite-trunk, small-lite, fashioniq or cirr.
+    CONFIG is a TOML file or the name of a shipped configuration: small, small-2, small-lite, small-lite-backbone,
+    fashioniq or cirr.
 
-    The best checkpoint on a held-out part of the training data is written to --out. A training that was killed
-    continues from its last checkpoint when the same command is given again.
+    The best checkpoint on a held-out part of the training data is written to --out. The same command continues a
+    training that was killed from its last checkpoint.
 
     \b
     Example:
@@ -68,25 +71,22 @@ def train(
       accelerate launch -m cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
     """
     quiet_libraries()
-    from tqdm import tqdm
-
     from cir import devices
+    from cir.files import make_folder
     from cir.models.weights import read_card
     from cir.training import loop
-    from cir.training.config import facts, make_task, name_apart, read_config
+    from cir.training.config import read_config
+    from cir.training.tasks import facts, free_name, make_task
 
     settings = read_config(config)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{work}: cannot be made: {error.strerror or error}; name another --work") from None
+    make_folder(work)
     older, taken = _older(replaces, model_dirs)
-    name = name_apart(settings.name, taken)
+    name = free_name(settings.name, taken)
     if name != settings.name:
-        click.echo(f"cir: {settings.name} is a model that it replaces; this one is called {name}", err=True)
+        click.echo(f"cir: {settings.name} is a model that it replaces; the new model is called {name}", err=True)
         settings = replace(settings, name=name)
-    told = facts(settings, start, older, heads_only=heads_only)
-    loop.check_work(work, told)
+    record = facts(settings, start, older, heads_only=heads_only)
+    loop.check_work(work, record)
     task, recipe = make_task(
         settings,
         data_root,
@@ -97,30 +97,61 @@ def train(
         replaces=older,
         heads_only=heads_only,
     )
-    first = devices.process()[0] == 0  # of the processes of a launch, one speaks
+    first = devices.process()[0] == 0  # in a launch of several processes only the first prints
     if first and task.left_out:
         click.echo(f"cir: {task.left_out:,} pictures are missing or broken; their triplets are left out", err=True)
-    with tqdm(total=recipe.steps, unit="step", mininterval=5, disable=not first) as bar:
-
-        def report(step: int, figures: dict[str, float]) -> None:
-            if not first:
-                return
-            shown: dict[str, Any] = {name: f"{v:.3f}" for name, v in figures.items() if not name.startswith("sum ")}
-            if "headline" in figures:
-                told = ", ".join(f"{name} {value}" for name, value in shown.items())
-                bar.write(f"step {step + 1}: {told}", file=sys.stderr)  # stdout is for what comes of it
-                return
-            bar.update(step + 1 - bar.n)
-            bar.set_postfix(shown, refresh=False)
-
-        loop.train(task, recipe, work=work, out=out, facts=told, report=report)
+    with _Progress(recipe.steps, hidden=not first) as progress:
+        loop.train(
+            task,
+            recipe,
+            work=work,
+            out=out,
+            facts=record,
+            on_step=progress.step,
+            on_validation=progress.validation,
+        )
     if first:
         card = read_card(out)
         click.echo(f"{out}: {card.name}, its best at step {card.training['step']} of {recipe.steps}")
 
 
+class _Progress:
+    """A bar of steps with the loss terms, and a line per validation, on stderr."""
+
+    def __init__(self, steps: int, *, hidden: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=steps, unit="step", mininterval=5, disable=hidden)
+        self._hidden = hidden
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def step(self, step: int, terms: Mapping[str, float]) -> None:
+        """Show the loss terms of a step."""
+        self._bar.update(step + 1 - self._bar.n)
+        self._bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+
+    def validation(self, step: int, validation: Validation) -> None:
+        """Print the figures of a validation; stdout is left to the result."""
+        if not self._hidden:
+            figures = ", ".join(f"{name} {value:.3f}" for name, value in validation.summary.items())
+            self._bar.write(f"step {step + 1}: {figures}", file=sys.stderr)
+
+
 def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[Path], set[str]]:
-    """Directories of the models given, and of those whose vectors the indexes given hold; and every name they use."""
+    """The models to be replaced, and all names in use.
+
+    Args:
+        replaces: names or directories of models, and indexes, which stand for the models of their segments.
+        model_dirs: folders of models.
+
+    Returns:
+        Directories of the models, and the names of all models given or recorded in the indexes.
+    """
     from cir import models
     from cir.indexer.storage.folder import IndexFolder, is_index
     from cir.indexer.storage.manifest import read_manifest
@@ -134,7 +165,9 @@ def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[P
             names.add(read_card(directories[-1]).name)
             continue
         manifest = read_manifest(IndexFolder(path))
-        cards = [manifest.models[digest] for digest in dict.fromkeys(entry.model for entry in manifest.segments)]
-        directories += [models.find_for(card, manifest.model_paths.get(card.digest), model_dirs) for card in cards]
+        stored = dict.fromkeys(entry.model for entry in manifest.segments)
+        directories += [
+            models.find_for(manifest.models[digest], manifest.model_paths.get(digest), model_dirs) for digest in stored
+        ]
         names.update(card.name for card in manifest.models.values())
     return directories, names

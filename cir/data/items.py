@@ -93,9 +93,7 @@ class Catalogue:
             changes=tuple((self.kinds[place], key[place], chosen[place]) for place in places),
         )
 
-    def judged_queries(
-        self, count: int, weights: Mapping[tuple[str, ...], float], *, seed: int
-    ) -> list[JudgedQuery]:
+    def judged_queries(self, count: int, weights: Mapping[tuple[str, ...], float], *, seed: int) -> list[JudgedQuery]:
         """Random queries without captions, deterministic for a seed.
 
         Args:

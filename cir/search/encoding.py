@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Share of a negative's direction that is subtracted. At 1 a query is more about what it is not than about what it is.
 NEGATIVE_WEIGHT = 0.5
-BATCH = 16  # composed queries that one thread encodes at once
+BATCH = 16  # queries that one thread encodes at once
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,16 @@ class SpaceEncoder:
         return vectors
 
     def texts(self, captions: Sequence[str]) -> Floats:
-        """B captions without a reference -> (B, D) float32, unit-norm."""
+        """B captions without a reference -> (B, D) float32, unit-norm; in parallel where that pays."""
         model = self.load()
-        if self.fitted is not None:
-            return self.fitted.map(self._states(model).text_states(captions))
-        return model.encode_texts(captions, self.head)
+
+        def encode(rows: slice) -> Floats:
+            if self.fitted is not None:
+                return self.fitted.map(self._states(model).text_states(captions[rows]))
+            return model.encode_texts(captions[rows], self.head)
+
+        vectors: Floats = np.concatenate(map_batches(encode, len(captions), BATCH, model.shared_by))
+        return vectors
 
     def image(self, reference: Reference, *, vectors: bool) -> Floats:
         """(D,) float32, unit-norm: a reference as the gallery of this space would hold it.

@@ -24,7 +24,7 @@ class Reference:
     """A resolved reference.
 
     Attributes:
-        picture: decodes the picture. Raises MissingImageError or ImageDecodeError for a gallery image.
+        picture: reads and decodes the picture. Raises MissingImageError or ImageDecodeError.
         same: ids of the gallery images that are this picture; they are not among a query's hits.
         id: one of them, or None.
     """
@@ -56,7 +56,7 @@ class PreparedQuery:
     @property
     def only_images(self) -> bool:
         """Whether it wants more like its references and nothing else."""
-        return not self.caption and not self.query.negatives
+        return not self.query.text and not self.query.negatives
 
     @property
     def excluded(self) -> frozenset[str]:
@@ -70,7 +70,7 @@ def prepare(gallery: Gallery, queries: Sequence[Query]) -> list[PreparedQuery]:
     Raises:
         UsageError: an empty query or negative, text that is not valid Unicode, k below 1.
         MissingImageError: a reference that is neither an image file nor an id of the gallery.
-        ImageDecodeError: a reference that cannot be read.
+        ImageDecodeError: a file that cannot be read.
     """
     prepared = []
     for query in queries:
@@ -84,12 +84,12 @@ def prepare(gallery: Gallery, queries: Sequence[Query]) -> list[PreparedQuery]:
 def resolve(gallery: Gallery, reference: Any) -> Reference:
     """What a reference is: an image file, an id of the gallery, or a decoded picture.
 
-    Files are read and decoded here, so that mistakes are reported before encoding. An id of the gallery wins over a
-    file of the same name, so that the working directory changes no answer.
+    An id of the gallery wins over a file of the same name, so that the working directory changes no answer. Nothing is
+    decoded yet: the photos of a large batch would not fit in memory.
 
     Raises:
         MissingImageError: neither a file nor an id.
-        ImageDecodeError: a file that cannot be read or decoded.
+        ImageDecodeError: a file that cannot be read.
     """
     if not isinstance(reference, str | Path):
         return Reference(lambda: reference)
@@ -98,10 +98,9 @@ def resolve(gallery: Gallery, reference: Any) -> Reference:
         image = gallery.image(name)
         return Reference(lambda: decode(image.read_current(), name), frozenset([name]), name)
     if _is_file(name):
-        data = ImageFile(name, "", name).read()
-        picture = decode(data, name)
-        same = gallery.ids_of(hashlib.sha256(data).digest())
-        return Reference(lambda: picture, frozenset(same), min(same, default=None))
+        file = ImageFile(name, "", name)
+        same = gallery.ids_of(hashlib.sha256(file.read()).digest())
+        return Reference(lambda: decode(file.read(), name), frozenset(same), min(same, default=None))
     example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
     raise MissingImageError(f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {example}")
 

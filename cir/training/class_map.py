@@ -1,4 +1,4 @@
-"""Which class stands on which vertex of a product simplex: by name, for good. Successors append."""
+"""The class on each vertex of a product simplex. A successor appends classes and never moves any."""
 
 from __future__ import annotations
 
@@ -8,95 +8,103 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cir.training import losses
+from cir.arrays import Rows
 from cir.errors import UsageError
-from cir.models.stationary import simplex
-from cir.training.triplet_sampling import Table
+from cir.models import stationary
+from cir.training import losses
+from cir.training.triplet_sampling import AttributeTable
 from cir.types import ModelCard, Simplex
 
-NOTHING = frozenset({"", "na"})  # what catalogues write where they know no value
+MISSING = frozenset({"", "na"})  # values that catalogues write where they know none
 
-Classes = Mapping[str, Sequence[str]]
+Classes = Mapping[str, Sequence[str]]  # block of a simplex -> classes in the order of their vertices
 
 
-def inherited(anchors: Simplex, cards: Iterable[ModelCard]) -> Classes:
-    """The class map that a successor of these models continues; empty where it is the first.
+def inherited(simplex: Simplex, cards: Iterable[ModelCard]) -> Classes:
+    """The class map that a successor of these models continues; empty if none has a simplex.
 
     Raises:
-        UsageError: one of them has another simplex, or two of them put different classes on a vertex.
+        UsageError: a model has another simplex, or two models put different classes on a vertex.
     """
     known: dict[str, tuple[str, ...]] = {}
     for card in cards:
         if card.simplex is None:
             continue
-        if card.simplex != anchors:
+        if card.simplex != simplex:
             raise UsageError(
-                f"{card.name} is anchored to another simplex; a successor keeps its blocks, their room and weights"
+                f"{card.name} is trained against another simplex; a successor keeps its blocks, capacities and weights"
             )
         for name, classes in card.classes.items():
-            ours = known.get(name, ())
-            shared = min(len(ours), len(classes))
-            if tuple(classes[:shared]) != ours[:shared]:
+            longest = known.get(name, ())
+            shared = min(len(longest), len(classes))
+            if tuple(classes[:shared]) != longest[:shared]:
                 raise UsageError(f"{card.name} puts other classes on the vertices of {name!r} than another predecessor")
-            known[name] = max(ours, tuple(classes), key=len)
+            known[name] = max(longest, tuple(classes), key=len)
     return known
 
 
-def class_map(anchors: Simplex, tables: Sequence[Table], before: Classes) -> dict[str, tuple[str, ...]]:
-    """SimplexBlock -> classes in the order of their vertices: those of the predecessors, then what the data adds, sorted.
+def class_map(simplex: Simplex, tables: Sequence[AttributeTable], predecessors: Classes) -> dict[str, tuple[str, ...]]:
+    """The class map of a new model: the classes of its predecessors, then new values in the data, sorted.
+
+    Args:
+        simplex: the product simplex.
+        tables: items whose values are classes.
+        predecessors: see `inherited`.
 
     Raises:
-        UsageError: a block nothing is known of, or one without room for its classes.
+        UsageError: the data has no value of a block, or more values than the block's capacity.
     """
-    found = {}
-    for block in anchors.blocks:
-        values = {_class(value) for table in tables for value in table.values.get(block.name, ())} - NOTHING
+    classes = {}
+    for block in simplex.blocks:
+        values = {_class(value) for table in tables for value in table.values.get(block.name, ())} - MISSING
         if not values:
-            raise UsageError(f"[simplex]: the data says nothing of {block.name!r}")
-        kept = tuple(before.get(block.name, ()))
-        found[block.name] = kept + tuple(sorted(values - set(kept)))
-        if len(found[block.name]) > block.capacity:
+            raise UsageError(f"[simplex]: the data has no values of {block.name!r}")
+        before = tuple(predecessors.get(block.name, ()))
+        classes[block.name] = before + tuple(sorted(values - set(before)))
+        if len(classes[block.name]) > block.capacity:
             raise UsageError(
-                f"[simplex]: {len(found[block.name])} classes of {block.name!r} have no room on {block.capacity} vertices; "
-                "more vertices are another lineage"
+                f"[simplex]: {len(classes[block.name])} classes of {block.name!r} exceed its capacity of "
+                f"{block.capacity}; a larger simplex starts another lineage"
             )
-    return found
+    return classes
 
 
 class VertexLoss:
-    """Cross-entropy of gallery features against the vertices of their classes, summed over the blocks.
+    """Cross-entropy of vectors against the vertices of their items' classes, summed over the blocks.
 
     Args:
-        anchors: the product simplex.
-        classes: which class stands where.
-        tables: of the items that will be asked about.
+        simplex: the product simplex.
+        classes: the class on each vertex.
+        tables: all tables whose items are passed to it.
     """
 
-    def __init__(self, anchors: Simplex, classes: Classes, tables: Sequence[Table]) -> None:
-        self._anchors = anchors
-        self._fixed = {block.name: simplex(block.capacity) for block in anchors.blocks}
-        self._labels = {id(table): self._of(table, classes) for table in tables}
+    def __init__(self, simplex: Simplex, classes: Classes, tables: Sequence[AttributeTable]) -> None:
+        self._simplex = simplex
+        self._vertices = {block.name: stationary.simplex(block.capacity) for block in simplex.blocks}
+        self._labels = {id(table): _labels(table, classes) for table in tables}
 
-    def _of(self, table: Table, classes: Classes) -> dict[str, np.ndarray]:
-        labels = {}
-        for name, known in classes.items():
-            place = {each: number for number, each in enumerate(known)}
-            values = [place.get(_class(value), -1) for value in table.values.get(name, ())]
-            # The last place is what an unknown value, -1, picks.
-            codes = table.codes[name] if name in table.codes else np.full(len(table.items), -1)
-            labels[name] = np.array([*values, -1])[codes]
-        return labels
-
-    def __call__(self, features: Tensor, items: Sequence[tuple[Table, int]]) -> Tensor:
-        """(B, D) features of items, each a row of a table -> scalar."""
+    def __call__(self, features: Tensor, items: Sequence[tuple[AttributeTable, int]]) -> Tensor:
+        """(B, D) features, not normalised, and their items, each a row of a table -> scalar."""
         total = features.new_zeros(())
-        for block in self._anchors.blocks:
-            start = self._anchors.offsets[block.name]
+        for block in self._simplex.blocks:
+            start = self._simplex.offsets[block.name]
             part = features[:, start : start + block.capacity - 1]
             labels = torch.tensor([self._labels[id(table)][block.name][row] for table, row in items])
-            fixed = self._fixed[block.name].to(features.device)
-            total = total + losses.vertices(part, fixed, labels.to(features.device))
+            vertices = self._vertices[block.name].to(features.device)
+            total = total + losses.simplex_cross_entropy(part, vertices, labels.to(features.device))
         return total
+
+
+def _labels(table: AttributeTable, classes: Classes) -> dict[str, Rows]:
+    """Block -> the class of each row, -1 where it is unknown."""
+    labels = {}
+    for name, known in classes.items():
+        place = {value: number for number, value in enumerate(known)}
+        values = [place.get(_class(value), -1) for value in table.values.get(name, ())]
+        # An unknown value has the code -1 and selects the last entry.
+        codes = table.codes[name] if name in table.codes else np.full(len(table.items), -1)
+        labels[name] = np.array([*values, -1])[codes]
+    return labels
 
 
 def _class(value: str) -> str:

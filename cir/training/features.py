@@ -1,54 +1,127 @@
-"""Feature maps of the frozen trunk, computed once and kept: training then never touches a pixel."""
+"""Features of training pictures, computed once and stored: training itself then decodes no pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cir import devices
+from cir.arrays import Floats, Stored
+from cir.errors import DataError
+from cir.files import write_atomically
+from cir.images import Preprocess
+from cir.models.sprc import Sprc
 
-Floats16 = NDArray[np.float16]
+
+class OlderGallery(nn.Module):
+    """What an older model's gallery stores: (B, 3, H, W) -> (B, T, D) unit-norm, its tokens, or its vector as T = 1."""
+
+    def __init__(self, model: Sprc) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        states = self.model.target_states(self.model.image_features(pixels))
+        if self.model.gallery_proj is None:
+            return self.model.project_tokens(states)
+        return self.model.project_vector(states)[:, None]
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A folder with the features of training pictures, under the backbone in training and under older models.
+
+    Attributes:
+        folder: of the files.
+        backbone, preprocess: of the model to train.
+        older: id of each older space -> the model that defines it, with its preprocessing.
+    """
+
+    folder: Path
+    backbone: nn.Module
+    preprocess: Preprocess
+    older: Mapping[str, tuple[Sprc, Preprocess]] = field(default_factory=dict)
+
+    def compute(
+        self, name: str, count: int, pixels: Callable[[Preprocess, int], Floats]
+    ) -> tuple[Stored, dict[str, Stored]]:
+        """The features of some pictures, read from the folder if they are there.
+
+        Args:
+            name: of the files; the same name means the same pictures.
+            count: N, number of pictures.
+            pixels: preprocessing and number of a picture -> (3, H, W) float32; called from several threads.
+
+        Returns:
+            Feature maps (N, P, W) float16, and id of each older space -> (N, T, D) float16, unit-norm, the content of
+            the older model's gallery.
+
+        Raises:
+            DataError: a file holds another number of pictures, or the disk is full.
+        """
+        maps = cached(self.folder / f"{name}.npy", count, partial(pixels, self.preprocess), self.backbone)
+        older = {
+            space: cached(
+                self.folder / f"{name}-{space}.npy", count, partial(pixels, preprocess), OlderGallery(model)
+            )
+            for space, (model, preprocess) in self.older.items()
+        }
+        return maps, older
 
 
 def cached(
-    path: Path, count: int, pixels: Callable[[int], NDArray[np.float32]], trunk: nn.Module, *, batch_size: int = 64
-) -> Floats16:
-    """The trunk's maps of `count` images as (count, P, W) float16, read from `path` or computed and written there.
+    path: Path, count: int, pixels: Callable[[int], Floats], encoder: nn.Module, *, batch_size: int = 64
+) -> Stored:
+    """The output of an encoder for `count` pictures, read from a file, or computed and written there.
 
     Args:
-        path: a .npy file; it is written under another name first, so that it is complete when it is there.
-        pixels: index -> (3, H, W) float32; called from several threads.
+        path: a .npy file; it appears when it is complete.
+        count: N, number of pictures.
+        pixels: number of a picture -> (3, H, W) float32; called from several threads.
+        encoder: (B, 3, H, W) -> (B, ...).
+        batch_size: pictures encoded at once.
+
+    Returns:
+        (N, ...) float16.
+
+    Raises:
+        DataError: the file holds another number of pictures, no picture is given, or the disk is full.
     """
     if path.is_file():
-        kept: Floats16 = np.load(path)
-        if len(kept) != count:
-            raise ValueError(f"{path} holds {len(kept)} images, not {count}; delete it")
-        return kept
+        stored: Stored = np.load(path)
+        if len(stored) != count:
+            raise DataError(f"{path} holds {len(stored)} images, not {count}; delete it")
+        return stored
+    if not count:
+        raise DataError(f"no images to compute {path} from; check the folder of the data set")
     device = devices.choose()
-    trunk = trunk.to(device).eval()
-    temporary = path.with_suffix(".tmp.npy")
-    maps = None
+    encoder = encoder.to(device).eval()
     with (
         torch.inference_mode(),
-        devices.trunk_autocast(device),
+        devices.backbone_autocast(device),
         ThreadPoolExecutor(4) as pool,
     ):
-        for start in tqdm(range(0, count, batch_size), desc=path.stem, unit="batch", mininterval=10):
-            rows: Sequence[int] = range(start, min(start + batch_size, count))
-            batch = torch.from_numpy(np.stack(list(pool.map(pixels, rows)))).to(device)
-            out = trunk(batch).float().cpu().numpy()
-            if maps is None:
-                maps = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, *out.shape[1:]))
-            maps[start : start + len(out)] = out
-    if maps is None:
-        raise ValueError(f"no images to compute {path} from")
-    maps.flush()
-    temporary.rename(path)
+
+        def encode(start: int) -> Floats:
+            batch = np.stack(list(pool.map(pixels, range(start, min(start + batch_size, count)))))
+            encoded: Floats = encoder(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+            return encoded
+
+        first = encode(0)
+        shape = (count, *first.shape[1:])
+        with write_atomically(path, need=2 * int(np.prod(shape))) as temporary:
+            maps = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            maps[:batch_size] = first
+            batches = range(batch_size, count, batch_size)
+            for start in tqdm(batches, desc=path.stem, unit="batch", mininterval=10):
+                maps[start : start + batch_size] = encode(start)
+            maps.flush()
     return np.asarray(maps)

@@ -1,31 +1,34 @@
 """The training loop of every model: `small` and the official recipes are tasks for it.
 
-A step depends on nothing but the seed, the step's number and the tensors of the last checkpoint, so that a training
-that was killed continues as if it had not been.
+A step depends only on the seed, the step's number and the tensors of the last checkpoint, so that a training that was
+killed continues as if it had not been.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cir import devices
 from cir.errors import DataError, WeightsError
-from cir.models.weights import CARD
+from cir.files import make_folder, write_text
+from cir.models.weights import CARD, write_tensors
 from cir.training.schedule import OneCycle, half_cosine
+from cir.training.validation import Validation
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
+
+V = TypeVar("V", bound=Validation)
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Recipe:
     """How to optimise, for any task.
 
     Attributes:
+        learning_rate: the highest, for AdamW.
         steps: of the optimiser; or `epochs`, which a task with a fixed set of examples turns into steps.
-        learning_rate: its highest value; AdamW.
         warmup: steps of linear rise, before a half cosine down.
-        one_cycle: the schedule instead, if given.
+        one_cycle: replaces that schedule if given.
         betas, eps, weight_decay: of AdamW.
         clip: largest norm of the gradient; 0 for no limit.
         evaluate_every: steps between validations; the last step is always validated.
@@ -58,7 +61,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be trained by."""
+        """Raises ValueError for an invalid recipe."""
         if not self.steps and not self.epochs:
             raise ValueError("a recipe has steps or epochs")
         if min(self.steps or 1, self.epochs or 1, self.evaluate_every, self.checkpoint_every) < 1:
@@ -70,11 +73,11 @@ class Recipe:
                 f"a cycle of {self.one_cycle.epochs} epochs ends before the {self.epochs} that are trained"
             )
 
-    def over(self, steps_an_epoch: int) -> Recipe:
-        """The same with `steps` set; every epoch is validated."""
+    def over(self, steps_per_epoch: int) -> Recipe:
+        """The same recipe with `epochs` turned into `steps`, and a validation after every epoch."""
         if not self.epochs:
             return self
-        return replace(self, steps=self.epochs * steps_an_epoch, evaluate_every=steps_an_epoch)
+        return replace(self, steps=self.epochs * steps_per_epoch, evaluate_every=steps_per_epoch)
 
     def pace(self, step: int) -> tuple[float, float]:
         """Learning rate and beta1 at a step, counted from 0."""
@@ -87,8 +90,8 @@ class Recipe:
         return self.learning_rate * (half_cosine(1, 0, done) + 0.005), self.betas[0]
 
 
-class Task(Protocol):
-    """What is trained, on what, and how good it is."""
+class Task(Protocol[V]):
+    """A model in training, its data, and its validation."""
 
     @property
     def module(self) -> nn.Module:
@@ -96,45 +99,51 @@ class Task(Protocol):
 
     @property
     def left_out(self) -> int:
-        """Pictures that are missing or broken, and that nothing is learned from."""
+        """Number of pictures that are missing or broken, and not trained on."""
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        """Named terms of one batch, already weighted; their sum is minimised."""
+        """Name -> weighted term of one batch; the sum of the terms is minimised."""
 
-    def validate(self) -> dict[str, float]:
-        """Figures on held-out training data; "headline" decides which checkpoint is kept."""
+    def validate(self) -> V:
+        """Figures on held-out training data; the headline decides which checkpoint is kept."""
 
-    def save(self, directory: Path, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-        """Write the model directory."""
+    def save(self, directory: Path, training: Mapping[str, Any], validation: V) -> None:
+        """Write the model directory; `training` and the figures of the validation go into its card."""
+
+
+def _ignore(step: int, value: object) -> None:
+    """Reports nothing."""
 
 
 def train(
-    task: Task,
+    task: Task[V],
     recipe: Recipe,
     *,
     work: Path,
     out: Path,
     facts: Mapping[str, Any],
-    report: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+    on_step: Callable[[int, Mapping[str, float]], None] = _ignore,
+    on_validation: Callable[[int, V], None] = _ignore,
 ) -> None:
     """Train until `recipe.steps`, from the checkpoint under `work` if there is one, and keep the best model in `out`.
 
     Args:
         task: what to train.
-        recipe: how.
-        work: holds the checkpoint and the log; made if it is not there.
+        recipe: how to optimise.
+        work: folder of the checkpoint and the log; created if missing.
         out: model directory, overwritten whenever a validation is as good as all before.
         facts: written into the model's card beside step, minutes and figures.
-        report: called after each step with its losses, and after a validation with its figures.
+        on_step: called after each step with its number from 0 and its loss terms.
+        on_validation: called after each validation with the step's number and the result.
 
     Raises:
-        WeightsError: the checkpoint is of another task or configuration, or its best model is not in `out`.
-        DataError: the loss is no longer a number.
+        WeightsError: the checkpoint belongs to another task or configuration, or its best model is not in `out`.
+        DataError: the loss is no longer a number, or the disk is full.
     """
     devices.keep_freed_memory()
-    rank, processes = devices.process()
+    rank, _ = devices.process()
     if not rank:
-        work.mkdir(parents=True, exist_ok=True)
+        make_folder(work)
     named = {name: value for name, value in task.module.named_parameters() if value.requires_grad}
     optimiser = torch.optim.AdamW(
         named.values(),
@@ -143,49 +152,33 @@ def train(
         eps=recipe.eps,
         weight_decay=recipe.weight_decay,
     )
-    device = next(iter(named.values())).device
     done = _resume(work / CHECKPOINT, named, optimiser, facts)
     if done.best > float("-inf") and not (out / CARD).is_file():
         raise WeightsError(
             f"{out}: does not hold the best model of the training in {work}, which is at step {done.step}; "
-            "name the --out it was given, or start anew with another --work"
+            "name its --out, or start anew with another --work"
         )
     task.module.train()
     with nullcontext() if rank else _Log(work, done.step) as log:
         for step in range(done.step, recipe.steps):
             started = time.monotonic()
-            torch.manual_seed((recipe.seed * 1_000_003 + step) * processes + rank)
-            rate, beta1 = recipe.pace(step)
-            for group in optimiser.param_groups:
-                group["lr"], group["betas"] = rate, (beta1, recipe.betas[1])
-            with devices.training_autocast(device):
-                terms = task.losses(step)
-            total = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(total):
-                raise DataError(f"step {step}: the loss is {total.item()}; lower the learning rate and start anew")
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            devices.average_gradients(named.values())
-            if recipe.clip:
-                torch.nn.utils.clip_grad_norm_(named.values(), recipe.clip)
-            optimiser.step()
-            values = {name: float(value.detach()) for name, value in terms.items()}
-            report(step, values)
+            rate, terms = _optimise(task, recipe, step, optimiser, named)
+            on_step(step, terms)
             if log:
-                log.write(step, "train", {"rate": rate, **values})
+                log.write(step, "train", {"rate": rate, **terms})
             last = step + 1 == recipe.steps
             if last or (step + 1) % recipe.evaluate_every == 0:
                 task.module.eval()
-                figures = task.validate()
+                validation = task.validate()
                 task.module.train()
-                report(step, figures)
+                on_validation(step, validation)
                 if log:
-                    log.write(step, "validation", figures)
-                if figures["headline"] >= done.best:
-                    done.best = figures["headline"]
+                    log.write(step, "validation", validation.figures)
+                if validation.headline >= done.best:
+                    done.best = validation.headline
                     minutes = round((done.seconds + time.monotonic() - started) / 60, 1)
                     if not rank:
-                        task.save(out, {**facts, "step": step + 1, "minutes": minutes}, figures)
+                        task.save(out, {**facts, "step": step + 1, "minutes": minutes}, validation)
             done.step = step + 1
             done.seconds += time.monotonic() - started
             if log and (last or (step + 1) % recipe.checkpoint_every == 0):
@@ -193,15 +186,45 @@ def train(
                 _write(work / CHECKPOINT, named, optimiser, done, facts)
 
 
+def _optimise(
+    task: Task[V],
+    recipe: Recipe,
+    step: int,
+    optimiser: torch.optim.Optimizer,
+    named: Mapping[str, nn.Parameter],
+) -> tuple[float, dict[str, float]]:
+    """Take one step; its learning rate and its loss terms. Raises DataError for a loss that is not a number."""
+    rank, processes = devices.process()
+    torch.manual_seed((recipe.seed * 1_000_003 + step) * processes + rank)
+    rate, beta1 = recipe.pace(step)
+    for group in optimiser.param_groups:
+        group["lr"], group["betas"] = rate, (beta1, recipe.betas[1])
+    with devices.training_autocast(next(iter(named.values())).device):
+        terms = task.losses(step)
+    total = torch.stack(list(terms.values())).sum()
+    if not torch.isfinite(total):
+        raise DataError(f"step {step}: the loss is {total.item()}; lower the learning rate and start anew")
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    devices.average_gradients(named.values())
+    if recipe.clip:
+        torch.nn.utils.clip_grad_norm_(named.values(), recipe.clip)
+    optimiser.step()
+    return rate, {name: float(value.detach()) for name, value in terms.items()}
+
+
 class _Log:
-    """`log.csv`, and the same for TensorBoard where it is installed. Lines of steps that are done again are dropped."""
+    """`log.csv`, and the same values for TensorBoard if it is installed.
+
+    Lines of steps that will be repeated after the last checkpoint are dropped.
+    """
 
     def __init__(self, work: Path, step: int) -> None:
         path = work / LOG
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines[1:] if line.endswith("\n") and int(line.partition(",")[0]) < step]
-            path.write_text("".join([*lines[:1], *kept]), encoding="utf-8")
+            write_text(path, "".join([*lines[:1], *kept]))
         self._file = path.open("a", newline="", encoding="utf-8")
         self._lines = csv.writer(self._file, lineterminator="\n")
         if not path.stat().st_size:
@@ -228,12 +251,12 @@ class _Log:
                 self._board.add_scalar(f"{part}/{name}", value, step)
 
     def flush(self) -> None:
-        """Bring what was written to the disk."""
+        """Pass the written lines to the operating system."""
         self._file.flush()
 
 
 @dataclass
-class _Done:
+class _Progress:
     step: int = 0
     best: float = float("-inf")
     seconds: float = 0.0
@@ -243,28 +266,22 @@ def _write(
     path: Path,
     named: Mapping[str, nn.Parameter],
     optimiser: torch.optim.Optimizer,
-    done: _Done,
+    done: _Progress,
     facts: Mapping[str, Any],
 ) -> None:
-    """One file, replaced at once: a kill leaves the checkpoint before or this one."""
-    from safetensors.torch import save_file
-
+    """Replace the checkpoint atomically: a kill leaves the previous or the new one."""
     tensors = {f"parameter.{name}": value.detach() for name, value in named.items()}
     for name, value in named.items():
         tensors |= {f"optimiser.{key}.{name}": state for key, state in optimiser.state.get(value, {}).items()}
-    temporary = path.with_suffix(".tmp")
-    told = {"done": json.dumps(vars(done)), "facts": json.dumps(facts)}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, told)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    metadata = {"done": json.dumps(vars(done)), "facts": json.dumps(facts)}
+    write_tensors(path, {key: value.contiguous() for key, value in tensors.items()}, metadata)
 
 
 def check_work(work: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another training's checkpoint, before anything costly is done for this one.
+    """Refuse a folder that holds another training's checkpoint; called before any costly work.
 
     Raises:
-        WeightsError: it does.
+        WeightsError: the folder holds one.
     """
     path = work / CHECKPOINT
     if not path.is_file():
@@ -287,16 +304,16 @@ def _resume(
     named: Mapping[str, nn.Parameter],
     optimiser: torch.optim.Optimizer,
     facts: Mapping[str, Any],
-) -> _Done:
-    """Take up a checkpoint; where there is none, the start."""
+) -> _Progress:
+    """The progress at a checkpoint, whose tensors are loaded; the start if there is no checkpoint."""
     if not path.is_file():
-        return _Done()
+        return _Progress()
     check_work(path.parent, facts)
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            done = _Done(**json.loads(file.metadata()["done"]))
+            done = _Progress(**json.loads(file.metadata()["done"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         with torch.no_grad():
             for key, value in tensors.items():
@@ -305,8 +322,8 @@ def _resume(
                     named[name].copy_(value)
                 else:
                     state, _, name = name.partition(".")
-                    kept = value if state == "step" else value.to(named[name].device)
-                    optimiser.state[named[name]][state] = kept
+                    placed = value if state == "step" else value.to(named[name].device)
+                    optimiser.state[named[name]][state] = placed
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path}: not a checkpoint of this training: {error}; delete it to start anew") from None
     return done

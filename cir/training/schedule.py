@@ -1,4 +1,4 @@
-"""How the learning rate moves, in closed form: a step needs nothing but its number."""
+"""Learning-rate schedules in closed form: the rate of a step depends on its number alone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def half_cosine(start: float, end: float, share: float) -> float:
 class OneCycle:
     """The one-cycle policy (Smith & Topin, 2018) as torch's OneCycleLR computes it, which SPRC trains with.
 
-    Its least expected part is the momentum: AdamW's beta1 falls from 0.95 to 0.85 while the rate rises, and comes back.
+    It moves the momentum too: AdamW's beta1 falls from 0.95 to 0.85 while the rate rises, and returns.
 
     Attributes:
         rise: share of the cycle in which the rate rises.
-        start_divisor: highest rate over the first.
-        end_divisor: first rate over the last.
-        epochs: length of the cycle; a training may end before it (CIRR's does).
-        momenta: beta1 at both ends and at the top.
+        start_divisor: highest rate divided by the first.
+        end_divisor: first rate divided by the last.
+        epochs: length of the cycle; training may end before it (CIRR's does).
+        momenta: beta1 at both ends, and at the highest rate.
     """
 
     rise: float
@@ -32,7 +32,7 @@ class OneCycle:
     momenta: tuple[float, float] = (0.95, 0.85)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no cycle."""
+        """Raises ValueError for an invalid cycle."""
         if not 0 <= self.rise < 1 or self.epochs < 1 or min(self.start_divisor, self.end_divisor) < 1:
             raise ValueError("a cycle has a rise in [0, 1), epochs of 1 or more and divisors of 1 or more")
 

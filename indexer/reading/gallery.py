@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
+from cir.conditions import Condition
 from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.live_segment import LiveSegment
@@ -139,24 +140,23 @@ class Gallery:
         return sorted({column for live in self._segments for column in live.segment.metadata})
 
     def select(self, where: Sequence[tuple[str, str]]) -> Mask:
-        """(N,) bool: which images meet every condition `column equals value`, ignoring case.
+        """(N,) bool: which images meet every condition.
+
+        Args:
+            where: `Condition`s, or pairs (column, value) that stand for them.
 
         Raises:
             UsageError: there is no such column.
         """
         mask = np.ones(len(self), np.bool_)
         columns = self.columns if where else []
-        for column, value in where:
-            if column not in columns:
+        for condition in (Condition(*pair) for pair in where):
+            if condition.column not in columns:
                 known = f"there are: {', '.join(columns)}" if columns else "it has none; build it with --metadata"
-                raise UsageError(f"no metadata column {column!r} in {self.folder}; {known}")
-            wanted = value.casefold()
+                raise UsageError(f"no metadata column {condition.column!r} in {self.folder}; {known}")
             for live in self._segments:
-                values = live.segment.metadata.get(column)
-                if values is None:
-                    mask[live.gallery_rows] = False
-                else:
-                    mask[live.gallery_rows] &= [values[row].casefold() == wanted for row in live.rows]
+                values = live.segment.metadata.get(condition.column, [""] * len(live.segment))
+                mask[live.gallery_rows] &= condition.matches(values[row] for row in live.rows)
         return mask
 
     def scores(self, queries: QueryVectors, ids: Sequence[str]) -> Floats:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cir
+from cir.arrays import Floats
 from cir.testing.encoder import EncoderTests
 from cir.testing.fakes import FakeEncoder
-from cir.types import Encoder
+from cir.types import Encoded, Encoder
 
 
 class TestFake(EncoderTests):
@@ -49,3 +53,38 @@ class TestPackagedModels(EncoderTests):
     @classmethod
     def encoder(cls, name: str) -> Encoder:
         return cir.load_model(name, device="cpu")
+
+
+class Unnormalised(FakeEncoder):
+    def encode_images(self, pixels: Floats) -> Encoded:
+        encoded = super().encode_images(pixels)
+        return Encoded(encoded.vectors * np.float32(2) if encoded.vectors is not None else None, encoded.tokens)
+
+
+class Tokenless(FakeEncoder):
+    def encode_images(self, pixels: Floats) -> Encoded:
+        return Encoded(super().encode_images(pixels).vectors, None)
+
+
+class Centred(FakeEncoder):
+    """What it gives for a picture depends on the others."""
+
+    def encode_images(self, pixels: Floats) -> Encoded:
+        return super().encode_images(pixels + pixels.mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "test"),
+    [
+        (Unnormalised(), EncoderTests.test_images_become_vectors_and_tokens),
+        (Tokenless(), EncoderTests.test_images_become_vectors_and_tokens),
+        (Centred(), EncoderTests.test_images_do_not_depend_on_the_batch),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, FakeEncoder) else value.__name__,
+)
+def test_the_suite_finds_what_is_wrong(encoder: FakeEncoder, test: Callable[..., None]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), dtype=np.uint8)
+    pixels = np.stack([encoder.preprocess(Image.fromarray(picture)) for picture in noise])
+    test(EncoderTests(), FakeEncoder(), pixels)
+    with pytest.raises(AssertionError):
+        test(EncoderTests(), encoder, pixels)

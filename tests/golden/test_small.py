@@ -71,9 +71,9 @@ def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Sea
 def test_it_finds_what_was_asked_for(index: Index) -> None:
     benchmark = load_wardrobe(Path(index.gallery.root(index.ids[0])), queries=150)
     report = evaluate(benchmark, index).report
-    assert report["metrics"]["R@10"]["value"] >= 0.95
-    best = max(system["R@1"]["value"] for system in report["baselines"].values())
-    assert report["metrics"]["R@1"]["value"] >= best + 0.05
+    assert report.metrics["R@10"].value >= 0.95
+    best = max(figures["R@1"].value for figures in report.baselines.values())
+    assert report.metrics["R@1"].value >= best + 0.05
 
 
 def test_text_alone_names_things(index: Index) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cir import load_model
-from cir.errors import UsageError, WeightsError
+from cir.errors import DataError, UsageError, WeightsError
+from cir.models import PACKAGED, weights
 from cir.models import convert as conversion
-from cir.models import weights
 from cir.models.checkpoints import Checkpoint, open_checkpoint
 from cir.models.convert import convert
 from cir.models.sprc import VIT_G_CONFIG, Sprc, SprcConfig
@@ -238,68 +238,6 @@ def test_vit_l_is_clip(given: dict[str, Tensor], tmp_path: Path) -> None:
         convert("some.pt", tmp_path / "other", **HEADS)
 
 
-@pytest.fixture(scope="module")
-def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the hub gives it: transformers' own class, saved in shards."""
-    return save_hub_model(tmp_path_factory.mktemp("hub") / "blip2-itm", max_shard_size="3MB")
-
-
-def save_hub_model(folder: Path, **options: str) -> Path:
-    from transformers import Blip2Config, Blip2ForImageTextRetrieval
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = Blip2Config(
-        vision_config={**sizes, "image_size": 28, "patch_size": 14},
-        qformer_config={**sizes, "vocab_size": 30523, "encoder_hidden_size": 32, "use_qformer_text_input": True},
-        num_query_tokens=4,
-        image_text_hidden_size=16,
-    )
-    torch.manual_seed(5)
-    model = Blip2ForImageTextRetrieval(config).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder, **options)
-    return folder
-
-
-@torch.no_grad()
-def test_hugging_face(hub_folder: Path, tmp_path: Path) -> None:
-    from transformers import Blip2ForImageTextRetrieval
-
-    assert len(list(hub_folder.glob("*.safetensors"))) > 1
-    done = convert(hub_folder, tmp_path / "model")  # heads are in config.json
-    assert [note.split(" in")[0] for note in done.notes] == ["no temp", "no prompt_tokens"]
-    model, _, preprocess = weights.load(tmp_path / "model")
-    assert preprocess.size == 28
-    pixels, captions = torch.randn(3, 3, 28, 28), ["in red", "a dress", "with long sleeves"]
-    ids, mask = model.tokenize(captions)
-    theirs = Blip2ForImageTextRetrieval.from_pretrained(hub_folder)(pixels, ids, mask)
-    # LAVIS's norm of image features has another epsilon, and ours follows LAVIS.
-    assert (model.gallery_tokens(pixels) - theirs.image_embeds).abs().max() < 1e-4
-    shard = max(hub_folder.glob("*.safetensors"))
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in hub_folder.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
-    (broken / shard.name).write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=f"{shard.name}: not a readable safetensors file"):
-        convert(broken, tmp_path / "other")
-    (broken / shard.name).unlink()
-    with pytest.raises(WeightsError, match=shard.name):
-        convert(broken, tmp_path / "other")
-
-
-def test_hugging_face_before_safetensors(hub_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    tensors = {key: value for path in hub_folder.glob("*.safetensors") for key, value in load_file(path).items()}
-    torch.save(tensors, folder / "pytorch_model.bin")
-    (folder / "config.json").write_bytes((hub_folder / "config.json").read_bytes())
-    one, other = convert(hub_folder, tmp_path / "a").card, convert(folder, tmp_path / "b").card
-    assert one.digest == other.digest
-
-
 def test_folders_that_hold_no_checkpoint(tmp_path: Path, sprc_model: Path) -> None:
     with pytest.raises(WeightsError, match="no checkpoint"):
         convert(tmp_path, tmp_path / "model")
@@ -314,20 +252,31 @@ def test_what_is_there_is_not_touched(sprc_checkpoint: Path, tmp_path: Path) -> 
         convert(sprc_checkpoint, tmp_path / "model", **HEADS)
     (tmp_path / "empty").mkdir()
     convert(sprc_checkpoint, tmp_path / "empty", **HEADS)
-    with pytest.raises(WeightsError, match="cannot be written: Not a directory; nothing was kept"):
+    with pytest.raises(DataError, match="cannot be written: File exists; check the folder"):
         convert(sprc_checkpoint, tmp_path / "model" / "mine.txt" / "model", **HEADS)
 
 
 def test_a_failure_while_writing_leaves_nothing(
     sprc_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copymode", full)
-    with pytest.raises(WeightsError, match="No space left on device"):
+    monkeypatch.setattr(weights, "write_json", full)  # the card is written last
+    with pytest.raises(DataError, match=r"disk full while writing .*/model: free at least .* MB"):
         convert(sprc_checkpoint, tmp_path / "model", **HEADS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_vocabulary_is_the_packaged_one_and_dec(sprc_model: Path) -> None:
+    words = (sprc_model / weights.VOCABULARY).read_bytes()
+    assert words == (PACKAGED / weights.VOCABULARY).read_bytes() + b"[DEC]\n"
+    assert words.count(b"\n") == weights.load(sprc_model)[0].config.vocabulary
+
+
+def test_the_digest_of_a_converted_model_stays(sprc_model: Path) -> None:
+    """Indexes record it: sizes, words and tensors may not change by how they are written."""
+    assert weights.read_card(sprc_model).digest == "2e9dc329de030c1a"
 
 
 def test_another_vocabulary(sprc_checkpoint: Path, tmp_path: Path, tiny_model: Path) -> None:
@@ -337,36 +286,6 @@ def test_another_vocabulary(sprc_checkpoint: Path, tmp_path: Path, tiny_model: P
     long.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + "\n".join(map(str, range(31_000))))
     with pytest.raises(WeightsError, match="31004 words for 30523 embeddings"):
         convert(sprc_checkpoint, tmp_path / "other", vocabulary=long, **HEADS)
-
-
-def test_saving_whole_precision_over_the_file_that_is_mapped(sprc_model: Path, tmp_path: Path) -> None:
-    model, _, preprocess = weights.load(sprc_model)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with torch.no_grad():
-        model.temp += 1  # a copy of ours, not the file
-    assert weights.load(sprc_model)[0].temp == before["temp"]
-    with torch.no_grad():
-        model.temp -= 1
-    arguments = {"name": "x", "preprocess": preprocess, "sum_weight": 0.5, "training": {}}
-    for _ in range(2):
-        weights.save(tmp_path / "m", model, vocabulary=sprc_model / "vocab.txt", compact=False, **arguments)
-        model = weights.load(tmp_path / "m")[0]
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items() if key != "temp")
-    assert model.temp.item() == pytest.approx(before["temp"].item())
-
-
-def test_a_costly_trunk_is_held_in_what_it_is_multiplied_in(sprc_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = weights.load(sprc_model, trunk=torch.bfloat16)[0]
-    assert exact.trunk_precision == torch.float32  # a trunk this small gains nothing
-    monkeypatch.setattr(weights, "REDUCED_FROM", 0)
-    rounded = weights.load(sprc_model, trunk=torch.bfloat16)[0]
-    halves = {key for key, value in rounded.state_dict().items() if value.dtype == torch.bfloat16}
-    assert halves == rounded.trunk_matrices()
-    pixels = torch.randn(2, 3, 224, 224)
-    with torch.inference_mode():
-        ours, theirs = rounded.gallery_tokens(pixels), exact.gallery_tokens(pixels)
-    assert ours.dtype == torch.float32
-    assert F.cosine_similarity(ours, theirs, dim=-1).min() > 0.98  # random weights err more than trained ones
 
 
 MEASURE = """
@@ -400,7 +319,7 @@ def official_state(config: SprcConfig) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     source = Checkpoint(Path("x"), "SPRC", {"visual_encoder.cls_token": torch.zeros(1)})
     names = conversion.Names(source, source.tensors)
-    matrices = model.trunk_matrices()
+    matrices = model.backbone_matrices()
     for ours, value in model.state_dict().items():
         keys, _ = names.sources(ours)
         shape = (value.shape[0] // len(keys), *value.shape[1:]) if len(keys) > 1 else value.shape

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir.errors import UsageError
+from cir.eval.runs import ordered
 from cir.stats import (
     Measure,
     average_precision,
@@ -20,7 +21,6 @@ from cir.stats import (
     recall,
     score,
 )
-from cir.eval.runs import ordered
 
 RANKING = ["a", "b", "c", "d", "e"]
 

@@ -110,9 +110,16 @@ def test_an_error_that_is_not_of_the_disk_passes_through(tmp_path: Path) -> None
         raise MissingImageError("the photo is gone")
 
 
-def test_more_than_the_disk_holds_is_refused_first(tmp_path: Path) -> None:
-    need = 2**60
-    with pytest.raises(DataError, match="file"), files.write_atomically(tmp_path / "file", need):
+def test_more_than_the_disk_holds_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, offset: int, length: int) -> None:
+        assert length == 5_000_000
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with (
+        pytest.raises(DataError, match="disk full while writing .*file: free at least 5 MB"),
+        files.write_atomically(tmp_path / "file", need=5_000_000),
+    ):
         pytest.fail("nothing may be written")
     assert list(tmp_path.iterdir()) == []
 

@@ -190,9 +190,9 @@ def test_without_gpus_the_index_stays_where_it_is(monkeypatch: pytest.MonkeyPatc
 def test_with_gpus_it_is_cloned_and_filtering_fetches_more(vectors: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     built = ann._build(vectors)
     built.nprobe = built.nlist
-    options = []
+    options: list[SimpleNamespace] = []
 
-    def clone(index: object, co: object) -> FakeGpuIndex:
+    def clone(index: object, co: SimpleNamespace) -> FakeGpuIndex:
         options.append(co)
         return FakeGpuIndex(index)
 

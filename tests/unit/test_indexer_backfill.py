@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage, read_usage
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.manifest import publish, read_manifest
 from cir.indexer.storage.questions import StoredQuestions, write_questions
 from cir.indexer.writing import backfill as module
 from cir.indexer.writing.backfill import BackfillProgress, backfill
 from cir.indexer.writing.build import build_index
+from cir.indexer.writing.pipeline import encode_photos
 from cir.testing.fakes import FakeEncoder, build, folder_of, paint
 from cir.testing.two_models import NEW, NEW_DIMS, OLD, PROCRUSTES, mapped_queries, new_encoder, serve_new
 from cir.types import Encoded
@@ -107,7 +109,7 @@ def test_what_was_encoded_before_an_interrupt_is_not_encoded_again(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PART_ROWS", 3)
-    monkeypatch.setattr(module.encode_photos, "__kwdefaults__", {"workers": None, "batch_size": 2})
+    monkeypatch.setattr(module, "encode_photos", partial(encode_photos, batch_size=2))
     with pytest.raises(KeyboardInterrupt):
         list(backfill(index, new_encoder(after=8), workers=1))
     assert native(index) == []
@@ -123,7 +125,7 @@ def test_what_was_encoded_before_an_interrupt_is_not_encoded_again(
 
 
 def test_photos_are_encoded_by_several_workers(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.encode_photos, "__kwdefaults__", {"workers": None, "batch_size": 5})
+    monkeypatch.setattr(module, "encode_photos", partial(encode_photos, batch_size=5))
     barrier = threading.Barrier(2, timeout=10)
     threads = set()
 
@@ -253,7 +255,7 @@ def test_tokens_are_encoded_where_the_index_has_some(photos: Path, tmp_path: Pat
     index = tmp_path / "tokens.index"
     build_index(scan([photos]), index, old)
     folder = IndexFolder(index)
-    module.publish(folder, read_manifest(folder).succeed(folder, encoder=new))
+    publish(folder, read_manifest(folder).succeed(folder, encoder=new))
     assert len(list(backfill(index, new))) == 1
     assert Gallery.open(index).layout.tokens == new.card.tokens
     assert verify(index) == []

@@ -23,8 +23,8 @@ def test_what_is_stored_of_an_image(photos: Path, out: Path) -> None:
     assert image.root == str(photos.resolve())
     assert image.metadata == {"colour": "red"}
     assert image.space == image.query_space == FakeEncoder().card.space.id
-    assert (image.vector.shape, image.vector.dtype) == ((DIMS,), np.float32)
-    assert (image.stored.shape, image.stored.dtype) == ((DIMS,), np.float16)
+    assert (image.vector.shape, image.vector.dtype.name) == ((DIMS,), "float32")
+    assert (image.stored.shape, image.stored.dtype.name) == ((DIMS,), "float16")
     assert image.read() == image.read_current() == image.file.read() == data
     with pytest.raises(UsageError, match="no image '0099"):
         gallery.image("0099.png")

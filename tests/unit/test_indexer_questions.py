@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.questions import StoredQuestions, read_photo, read_questions, write_questions
 
-PHOTOS = {letter * 64: letter.encode() * 3000 for letter in "abc"}
+PHOTOS = {letter * 64: letter.encode() * 300 for letter in "abc"}
 QUESTIONS = StoredQuestions(
     (
         JudgedQuery("1", "shop/a.jpg", "in red", frozenset(["b.jpg", "c.jpg"])),
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> IndexFolder:
 
 
 def write(folder: IndexFolder) -> None:
-    write_questions(folder, QUESTIONS, {digest: lambda data=data: data for digest, data in PHOTOS.items()})
+    write_questions(folder, QUESTIONS, {digest: partial(bytes, data) for digest, data in PHOTOS.items()})
 
 
 def test_questions_and_photos_come_back_as_they_were(folder: IndexFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ def test_tokens_are_the_index_s_choice(photos: Path, out: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("change", [{"workers": 0}, {"batch_size": 0}, {"part_rows": -1}])
-def test_numbers_below_one(photos: Path, out: Path, change: dict[str, int]) -> None:
+def test_numbers_below_one(photos: Path, out: Path, change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="give at least 1"):
         build(photos, out, **change)
 

@@ -1,11 +1,10 @@
-"""Model directories: what is written is what is loaded, and what does not fit is told."""
+"""Model directories: what is written is what is loaded, and an error names what does not fit."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from cir import devices, load_model, models
-from cir.training import losses
 from cir.errors import UsageError, WeightsError
+from cir.files import sha256_file
 from cir.models import weights
 from cir.models.efficientnet import EfficientNetLite0
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import VIT_G_CONFIG, Sprc, scores
+from cir.training import losses
 
 Maker = Callable[..., Path]
 
@@ -198,12 +199,12 @@ def test_the_losses_are_sprc_s_when_nothing_is_left_out() -> None:
     torch.manual_seed(0)
     similarities, temperature = torch.randn(5, 5), torch.tensor(0.5)
     plain = torch.nn.functional.cross_entropy(similarities / 0.5, torch.arange(5))
-    assert losses.contrast(similarities, temperature) == pytest.approx(plain.item())
+    assert losses.info_nce(similarities, temperature) == pytest.approx(plain.item())
     equal = torch.eye(5, dtype=torch.bool)
     equal[0, 3] = True
-    left_out = losses.contrast(similarities, temperature, equal)
+    left_out = losses.info_nce(similarities, temperature, equal)
     similarities[0, 3] = -1e9
-    assert left_out == pytest.approx(losses.contrast(similarities, temperature).item())
+    assert left_out == pytest.approx(losses.info_nce(similarities, temperature).item())
     assert left_out < plain
 
 
@@ -222,11 +223,11 @@ def test_the_score_is_the_best_token() -> None:
     assert scores(queries, tokens).tolist() == [[1, 0], [1, 0.5]]
 
 
-def test_trunk_gathers_seven_by_seven_from_any_size() -> None:
-    trunk = EfficientNetLite0(stages=(0, 2, 4, 6)).eval()
-    assert trunk.width == 16 + 40 + 112 + 320
+def test_the_backbone_gathers_seven_by_seven_from_any_size() -> None:
+    backbone = EfficientNetLite0(stages=(0, 2, 4, 6)).eval()
+    assert backbone.width == 16 + 40 + 112 + 320
     for side in (224, 160, 225):
-        assert trunk(torch.zeros(1, 3, side, side)).shape == (1, 49, trunk.width)
+        assert backbone(torch.zeros(1, 3, side, side)).shape == (1, 49, backbone.width)
 
 
 def test_devices() -> None:
@@ -257,21 +258,16 @@ def test_a_gpu_gives_the_same_vectors(tiny_model: Path, encoder: SprcEncoder) ->
 def test_full_precision_is_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     cpu = torch.device("cpu")
-    assert devices.trunk_precision(cpu) == torch.bfloat16
+    assert devices.backbone_precision(cpu) == torch.bfloat16
     with devices.full_precision():
-        assert devices.trunk_precision(cpu) == torch.float32
-    assert devices.trunk_precision(cpu) == torch.bfloat16
+        assert devices.backbone_precision(cpu) == torch.float32
+    assert devices.backbone_precision(cpu) == torch.bfloat16
 
 
-def test_an_index_of_a_retired_model_says_what_to_do(encoder: SprcEncoder) -> None:
-    card = replace(encoder.card, name=models.RETIRED[0], weights_sha256="0" * 64)
-    with pytest.raises(WeightsError, match=r"made by small-1, which has left the package for small-3; rebuild it"):
-        models.find_for(card)
-
-
-def test_what_training_left_alone_is_stored_once(tmp_path: Path, make_model: Maker) -> None:
-    """Two models over one frozen trunk: the file of its tensors may lie in each, or once beside both."""
+def test_what_training_left_unchanged_is_stored_once(tmp_path: Path, make_model: Maker) -> None:
+    """Two models over one frozen backbone: the file of its tensors may lie in each, or once beside both."""
     start, _, preprocess = weights.load(make_model(tmp_path / "start-1", seed=0))
+    vocabulary = (tmp_path / "start-1" / weights.VOCABULARY).read_bytes()
     made = []
     for seed in (1, 2):
         start.requires_grad_(True)
@@ -280,17 +276,9 @@ def test_what_training_left_alone_is_stored_once(tmp_path: Path, make_model: Mak
         with torch.no_grad():
             start.text_proj.weight += seed
         directory = tmp_path / f"model-{seed}"
-        weights.save(
-            directory,
-            start,
-            name=directory.name,
-            preprocess=preprocess,
-            vocabulary=tmp_path / "start-1" / weights.VOCABULARY,
-            sum_weight=0.5,
-            training={},
-        )
+        weights.save(directory, start, weights.ModelDescription(directory.name, preprocess, vocabulary))
         made.append(directory)
-    digests = {weights.sha256(directory / weights.FROZEN) for directory in made}
+    digests = {sha256_file(directory / weights.FROZEN) for directory in made}
     assert len(digests) == 1
     whole = weights.load(made[1])[0].state_dict()
     beside = tmp_path / f"frozen-{digests.pop()[:16]}.safetensors"
@@ -300,8 +288,61 @@ def test_what_training_left_alone_is_stored_once(tmp_path: Path, make_model: Mak
     assert all(torch.equal(apart[name], value) for name, value in whole.items())
     assert weights.read_card(made[0]).digest != weights.read_card(made[1]).digest
     beside.write_bytes(beside.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(WeightsError, match="is not what model-2 was trained over"):
+    with pytest.raises(WeightsError, match="is not the file that model-2 was trained with; copy it again"):
         weights.load(made[1])
     beside.unlink()
-    with pytest.raises(WeightsError, match=r"what training did not touch is missing; copy frozen.safetensors into it"):
+    with pytest.raises(WeightsError, match=r"left unchanged are missing; copy frozen.safetensors into the directory"):
         weights.load(made[1])
+
+
+def test_models_share_a_vocabulary_beside_them(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(tiny_model, tmp_path / name)
+        (tmp_path / name / weights.VOCABULARY).rename(tmp_path / weights.VOCABULARY)
+    assert weights.vocabulary_of(tmp_path / "a") == tmp_path / weights.VOCABULARY
+    assert {path.name for path in weights.files_of(tmp_path / "b")} == {
+        weights.CARD,
+        weights.VOCABULARY,
+        weights.WEIGHTS,
+    }
+    ours, theirs = (load_model(path, device="cpu").encode_texts(["in red"]) for path in (tmp_path / "a", tiny_model))
+    assert np.array_equal(ours, theirs)
+    (tmp_path / weights.VOCABULARY).unlink()
+    with pytest.raises(WeightsError, match=r"vocabulary is missing; copy vocab.txt into the directory, or beside it"):
+        weights.load(tmp_path / "a")
+
+
+def test_an_unfinished_model_is_not_listed(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "whole")
+    shutil.copytree(tiny_model, tmp_path / ".tmp-0123456789ab-half")  # a writer that was killed
+    assert [path for path in models.available([tmp_path]) if path.parent == tmp_path] == [tmp_path / "whole"]
+
+
+def test_saving_whole_precision_over_the_file_that_is_mapped(sprc_model: Path, tmp_path: Path) -> None:
+    model, _, preprocess = weights.load(sprc_model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        model.temp += 1  # a copy of ours, not the file
+    assert weights.load(sprc_model)[0].temp == before["temp"]
+    with torch.no_grad():
+        model.temp -= 1
+    description = weights.ModelDescription("x", preprocess, (sprc_model / weights.VOCABULARY).read_bytes())
+    for _ in range(2):
+        weights.save(tmp_path / "m", model, description, compact=False)
+        model = weights.load(tmp_path / "m")[0]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items() if key != "temp")
+    assert model.temp.item() == pytest.approx(before["temp"].item())
+
+
+def test_a_costly_backbone_is_held_as_it_is_multiplied(sprc_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = weights.load(sprc_model, backbone=torch.bfloat16)[0]
+    assert exact.backbone_precision == torch.float32  # a backbone this small gains nothing
+    monkeypatch.setattr(weights, "REDUCED_FROM", 0)
+    rounded = weights.load(sprc_model, backbone=torch.bfloat16)[0]
+    halves = {key for key, value in rounded.state_dict().items() if value.dtype == torch.bfloat16}
+    assert halves == rounded.backbone_matrices()
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        ours, theirs = rounded.gallery_tokens(pixels), exact.gallery_tokens(pixels)
+    assert ours.dtype == torch.float32
+    assert F.cosine_similarity(ours, theirs, dim=-1).min() > 0.98  # random weights err more than trained ones

@@ -1,4 +1,4 @@
-"""Search: what a query consists of decides how its vector is made."""
+"""Search: what a query consists of decides how its vector is computed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import pytest
 from PIL import Image
 
 from cir import Query, build_index, load_model, open_index
+from cir.arrays import unit
 from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError, UsageError, WeightsError
 from cir.images import scan
-from cir.search.searcher import NEGATIVE_WEIGHT, Index
+from cir.indexer.writing.build import BuildOptions
+from cir.search import Searcher
+from cir.search.encoding import NEGATIVE_WEIGHT
+from cir.search.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -31,96 +35,100 @@ def path(folder: Path, tiny_model: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def index(path: Path) -> Searcher:
+def searcher(path: Path) -> Searcher:
     return open_index(path)
 
 
-def unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
+def test_the_index_names_its_model(searcher: Searcher, tiny_model: Path) -> None:
+    assert searcher.encoder.card == load_model(tiny_model).card == searcher.card
 
 
-def test_the_index_finds_its_model_by_itself(index: Searcher, tiny_model: Path) -> None:
-    assert index.encoder.card == load_model(tiny_model).card
-
-
-def test_vectors_are_made_of_what_the_query_has(index: Searcher, folder: Path) -> None:
-    first, second = index.ids[:2]
-    encoder = index.encoder
+def test_the_parts_of_a_query_decide_its_vector(searcher: Searcher, folder: Path) -> None:
+    first, second = searcher.ids[:2]
+    encoder = searcher.encoder
     pixels = np.stack([encoder.preprocess(Image.open(folder / name)) for name in (first, second)])
     composed = encoder.encode_queries(pixels, ["in red", "in red"])
-    said_nothing = encoder.encode_queries(pixels[:1], [""])
+    without_caption = encoder.encode_queries(pixels[:1], [""])
     texts = encoder.encode_texts(["in red", "blue"])
-    made = index.query_vectors(
+    encoded = searcher.encode(
         [
             Query((first,), "in red"),
             Query((), "in red"),
             Query((first,)),
             Query((first, second), "in red"),
             Query((first,), "in red", negatives=("blue",)),
-            Query((first,), " "),  # a caption nonetheless: CIRR has one
+            Query((first,), " "),  # a caption nonetheless: CIRR has such a query
         ]
     )
-    assert made.dtype == np.float32
-    wanted = [
+    assert list(encoded.by_space) == [searcher.gallery.space.id]
+    vectors = encoded.by_space[searcher.gallery.space.id]
+    assert vectors.dtype == np.float32
+    expected = [
         composed[0],
         texts[0],
-        index.gallery.vector(first),
+        searcher.gallery.image(first).vector,
         unit(composed[0] + composed[1]),
-        unit(composed[0] - NEGATIVE_WEIGHT * texts[1]),
-        said_nothing[0],
+        unit(composed[0] - np.float32(NEGATIVE_WEIGHT) * texts[1]),
+        without_caption[0],
     ]
-    assert np.abs(made - np.stack(wanted)).max() < 1e-5
+    assert np.abs(vectors - np.stack(expected)).max() < 1e-5
 
 
 def test_an_image_file_is_encoded_like_the_gallery(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    # Without tokens, because in a random model they know nothing of the vectors.
-    build_index(scan([folder]), tmp_path / "an.index", load_model(tiny_model), tokens=False)
-    index = open_index(tmp_path / "an.index")
+    # Without tokens, because in a random model they are unrelated to the vectors.
+    build_index(scan([folder]), tmp_path / "an.index", load_model(tiny_model), options=BuildOptions(tokens=False))
+    searcher = open_index(tmp_path / "an.index")
     copy = tmp_path / "elsewhere.png"
-    Image.open(folder / index.ids[3]).save(copy)  # same pixels, other bytes
-    found = index.search(Query((str(copy),), k=3))
-    assert found.hits[0].id == index.ids[3]
-    assert found.hits[0].score > 0.999
+    Image.open(folder / searcher.ids[3]).save(copy)  # same pixels, other bytes
+    result = searcher.search(Query((str(copy),), k=3))
+    assert result.hits[0].id == searcher.ids[3]
+    assert result.hits[0].score > 0.999
 
 
-def test_a_reference_is_not_its_own_answer(index: Searcher, folder: Path) -> None:
-    name = index.ids[5]
+def test_a_decoded_picture_is_a_reference(searcher: Searcher, folder: Path) -> None:
+    name = searcher.ids[6]
+    from_picture = searcher.search(Query((Image.open(folder / name),), "in red", k=40)).hits
+    from_id = searcher.search(Query((name,), "in red", k=40)).hits
+    assert [hit.id for hit in from_picture if hit.id != name] == [hit.id for hit in from_id]
+    assert len(from_picture) == 40  # nothing says which image of the gallery it is
+
+
+def test_a_reference_is_not_its_own_hit(searcher: Searcher, folder: Path) -> None:
+    name = searcher.ids[5]
     for reference in (name, folder / name, str(folder / name)):
-        hits = index.search(Query((reference,), "in red", k=len(index.ids))).hits
-        assert len(hits) == len(index.ids) - 1
+        hits = searcher.search(Query((reference,), "in red", k=len(searcher.ids))).hits
+        assert len(hits) == len(searcher.ids) - 1
         assert name not in {hit.id for hit in hits}
 
 
-def test_hits_are_ranked_and_say_where_they_are(index: Searcher, folder: Path) -> None:
-    result = index.search(Query((index.ids[0],), "in red", k=7))
+def test_excluded_ids_are_no_hits(searcher: Searcher) -> None:
+    everything = [hit.id for hit in searcher.search(Query((), "in red", k=40)).hits]
+    excluded = frozenset([everything[0], everything[2], "no such image"])
+    hits = [hit.id for hit in searcher.search(Query((), "in red", k=40, exclude=excluded)).hits]
+    assert hits == [name for name in everything if name not in excluded]
+
+
+def test_hits_are_ranked_and_name_their_files(searcher: Searcher, folder: Path) -> None:
+    result = searcher.search(Query((searcher.ids[0],), "in red", k=7))
     assert [hit.rank for hit in result.hits] == list(range(1, 8))
     scores = [hit.score for hit in result.hits]
     assert scores == sorted(scores, reverse=True)
     assert result.searched == 40
     assert result.model == "tiny-1"
+    assert result.confident is None  # a model that was not calibrated
     for hit in result.hits:
         assert hit.path == str(folder / hit.id)
         assert hit.metadata["name"] == Path(hit.id).stem
 
 
-def test_conditions_are_applied_before_the_cut(index: Index) -> None:
-    result = index.search(Query((), "in red", k=20, where=(("shelf", "b"),)))
+def test_conditions_are_applied_before_the_cut(searcher: Searcher) -> None:
+    result = searcher.search(Query((), "in red", k=20, where=(("shelf", "b"),)))
     assert len(result.hits) == 20
     assert result.searched == 20
     assert {hit.metadata["shelf"] for hit in result.hits} == {"B"}
-    assert index.search(Query((), "in red", where=(("shelf", "C"),))).hits == ()
+    assert searcher.search(Query((), "in red", where=(("shelf", "C"),))).hits == ()
     with pytest.raises(UsageError, match="no metadata column 'colour'"):
-        index.search(Query((), "in red", where=(("colour", "red"),)))
-
-
-def test_batches_answer_like_single_queries(index: Index) -> None:
-    queries = [Query((index.ids[i],), text) for i, text in enumerate(["in red", "", "with long sleeves"])]
-    queries.append(Query((), "blue", id="last"))
-    together = index.search_many(queries)
-    assert together[-1].query.id == "last"
-    for query, result in zip(queries, together, strict=True):
-        alone = index.search(query)
-        assert [hit.id for hit in alone.hits] == [hit.id for hit in result.hits]
+        searcher.search(Query((), "in red", where=(("colour", "red"),)))
 
 
 @pytest.mark.parametrize(
@@ -135,30 +143,38 @@ def test_batches_answer_like_single_queries(index: Index) -> None:
         (Query((), "red", k=0), "k is 0"),
     ],
 )
-def test_empty_questions_are_refused(index: Searcher, query: Query, message: str) -> None:
+def test_empty_queries_are_refused(searcher: Searcher, query: Query, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        index.search(query)
+        searcher.search(query)
 
 
-def test_references_that_cannot_be_used_are_told(index: Searcher, tmp_path: Path) -> None:
+def test_unusable_references_are_reported(searcher: Searcher, tmp_path: Path) -> None:
     with pytest.raises(MissingImageError, match="neither an image file nor an id"):
-        index.search(Query(("nowhere.jpg",), "in red"))
+        searcher.search(Query(("nowhere.jpg",), "in red"))
     with pytest.raises(MissingImageError, match="neither an image file nor an id"):
-        index.search(Query(("x" * 300,), "in red"))
+        searcher.search(Query(("x" * 300,), "in red"))
     (tmp_path / "text.jpg").write_text("not a picture")
-    with pytest.raises(ImageDecodeError, match="not an image"):
-        index.search(Query((tmp_path / "text.jpg",)))
+    for query in (Query((tmp_path / "text.jpg",)), Query((tmp_path / "text.jpg",), "in red")):
+        with pytest.raises(ImageDecodeError, match="not an image"):
+            searcher.search(query)
+
+
+def test_preparing_decodes_no_picture(searcher: Searcher, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoded photos of a large batch would not fit in memory."""
+    monkeypatch.setattr("cir.search.prepare.decode", lambda data, name: pytest.fail(f"{name} is decoded"))
+    prepared = prepare(searcher.gallery, [Query((folder / name,), "in red") for name in searcher.ids])
+    assert [query.references[0].id for query in prepared] == list(searcher.ids)
 
 
 def test_vectors_outlive_photos(path: Path, folder: Path) -> None:
-    index = open_index(path)
-    name = index.ids[7]
+    searcher = open_index(path)
+    name = searcher.ids[7]
     (folder / name).rename(folder / "moved")
     try:
-        assert index.search(Query((name,))).hits  # the stored vector is enough
+        assert searcher.search(Query((name,))).hits  # the stored vector is enough
         with pytest.raises(MissingImageError, match="is no longer under"):
-            index.search(Query((name,), "in red"))
-        everything = index.search(Query((), "in red", k=40)).hits
+            searcher.search(Query((name,), "in red"))
+        everything = searcher.search(Query((), "in red", k=40)).hits
         assert [hit.path for hit in everything if hit.id == name] == [None]
     finally:
         (folder / "moved").rename(folder / name)
@@ -178,7 +194,9 @@ def test_another_model_is_refused_with_the_way_out(
     assert open_index(path, model=tiny_model).search(Query((), "in red")).hits
 
 
-def test_a_lost_model_is_told_and_found_again(folder: Path, tmp_path: Path, make_model: Callable[..., Path]) -> None:
+def test_a_missing_model_is_reported_and_located_again(
+    folder: Path, tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
     model = make_model(tmp_path / "here" / "tiny-4", seed=4)
     build_index(scan([folder])[:3], tmp_path / "an.index", load_model(model))
     (tmp_path / "here").rename(tmp_path / "there")
@@ -188,13 +206,13 @@ def test_a_lost_model_is_told_and_found_again(folder: Path, tmp_path: Path, make
     assert moved.search(Query((), "red")).hits
 
 
-def test_tokens_only_galleries_are_searched(folder: Path, tmp_path: Path, make_model: Callable[..., Path]) -> None:
+def test_galleries_of_tokens_alone_are_searched(folder: Path, tmp_path: Path, make_model: Callable[..., Path]) -> None:
     model = load_model(make_model(tmp_path / "plain-3", seed=3, vector=False))
     build_index(scan([folder]), tmp_path / "an.index", model)
-    index = open_index(tmp_path / "an.index")
-    assert not index.gallery.has_vectors
-    name = index.ids[2]
+    searcher = open_index(tmp_path / "an.index")
+    assert not searcher.gallery.layout.vectors
+    name = searcher.ids[2]
     copy = tmp_path / "copy.png"
     Image.open(folder / name).save(copy)
-    assert index.search(Query((copy,))).hits[0].id == name
-    assert len(index.search(Query((name,), "in red")).hits) == 10
+    assert searcher.search(Query((copy,))).hits[0].id == name
+    assert len(searcher.search(Query((name,), "in red")).hits) == 10

@@ -1,4 +1,4 @@
-"""Training on annotated triplets: what a batch holds, what is held out, what is done about broken pictures."""
+"""Training on annotated triplets: batches, held-out references, and broken pictures."""
 
 from __future__ import annotations
 
@@ -13,36 +13,49 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cir.data.judged_query import JudgedQuery
+from cir.data.protocols import TRAIN_SPLITS
 from cir.errors import DataError, MissingImageError, UsageError, WeightsError
-from cir.data.annotations import Triplet
-from cir.data.protocols import TRAIN_READERS
+from cir.files import sha256_file
 from cir.models import weights
 from cir.training import triplets
-from cir.training.config import make_task, read_config
-from cir.training.triplets import Settings, TripletTask, drawn_caption, read_triplets
+from cir.training.config import read_config
+from cir.training.tasks import make_task
+from cir.training.triplets import (
+    TripletBatches,
+    TripletTask,
+    TripletValidation,
+    drawn_caption,
+    read_triplets,
+    target_of,
+)
 
-SETTINGS = Settings(dataset="fashioniq", batch=4, rtc_weight=0.5, align_weight=0.25, held_out=0.2, workers=2)
+BATCHES = TripletBatches(dataset="fashioniq", batch=4, rtc_weight=0.5, align_weight=0.25, held_out=0.2, workers=2)
 
 
-def task(root: Path, start: Path, *, settings: Settings = SETTINGS, allow_unreadable: bool = False) -> TripletTask:
+def task(
+    root: Path, start: Path, *, batches: TripletBatches = BATCHES, allow_unreadable: bool = False
+) -> TripletTask:
     model, _, preprocess = weights.load(start)
-    data = read_triplets(settings, root, allow_unreadable=allow_unreadable)
-    return TripletTask(model, "t", settings, 0, data, preprocess, start / weights.VOCABULARY)
+    data = read_triplets(batches, root, allow_unreadable=allow_unreadable)
+    description = weights.ModelDescription("t", preprocess, (start / weights.VOCABULARY).read_bytes())
+    return TripletTask(model, description, batches, 0, data)
 
 
 def test_held_out_references_are_never_trained_on(fashioniq_train: Path) -> None:
-    data = read_triplets(SETTINGS, fashioniq_train)
+    data = read_triplets(BATCHES, fashioniq_train)
     assert len(data.train) + len(data.held_out) == 24
     assert data.held_out
-    assert not {one.reference for one in data.train} & {one.reference for one in data.held_out}
-    assert not read_triplets(replace(SETTINGS, held_out=0.0), fashioniq_train).held_out
+    assert not {query.reference for query in data.train} & {query.reference for query in data.held_out}
+    assert not read_triplets(replace(BATCHES, held_out=0.0), fashioniq_train).held_out
 
 
 def test_an_epoch_sees_each_triplet_at_most_once(fashioniq_train: Path, tiny_model: Path) -> None:
     made = task(fashioniq_train, tiny_model)
-    seen = [one.reference for step in range(made.steps_an_epoch) for one in made._batch(step)]
-    assert len(seen) == len(set(seen)) == made.steps_an_epoch * 4
-    second = [one.reference for step in range(made.steps_an_epoch) for one in made._batch(made.steps_an_epoch + step)]
+    seen = [query.reference for step in range(made.steps_per_epoch) for query in made._batch(step)]
+    assert len(seen) == len(set(seen)) == made.steps_per_epoch * 4
+    steps = range(made.steps_per_epoch, 2 * made.steps_per_epoch)
+    second = [query.reference for step in steps for query in made._batch(step)]
     assert second != seen
 
 
@@ -50,18 +63,18 @@ def test_the_processes_of_a_launch_share_a_batch(
     fashioniq_train: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = task(fashioniq_train, tiny_model)
-    whole = {one.reference for one in made._batch(0)}
+    whole = {query.reference for query in made._batch(0)}
     monkeypatch.setenv("WORLD_SIZE", "2")
     parts = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        parts.append({one.reference for one in made._batch(0)})
+        parts.append({query.reference for query in made._batch(0)})
     assert parts[0] | parts[1] == whole
     assert not parts[0] & parts[1]
 
 
 def test_losses_are_weighted(fashioniq_train: Path, tiny_model: Path) -> None:
-    plain = task(fashioniq_train, tiny_model, settings=replace(SETTINGS, rtc_weight=1.0, align_weight=1.0))
+    plain = task(fashioniq_train, tiny_model, batches=replace(BATCHES, rtc_weight=1.0, align_weight=1.0))
     weighted = task(fashioniq_train, tiny_model)
     ours, theirs = weighted.losses(3), plain.losses(3)
     assert ours["itc"].item() == pytest.approx(theirs["itc"].item(), abs=1e-6)
@@ -96,29 +109,32 @@ def test_unreadable_pictures_stop_the_training(damaged: Path, tiny_model: Path) 
     with pytest.raises(MissingImageError, match=r"1 of 48 training images are missing.*dress1a"):
         task(damaged, tiny_model)
     (damaged / "images" / "dress1a.png").write_bytes((damaged / "images" / "dress1b.png").read_bytes())
-    made = task(damaged, tiny_model, settings=replace(SETTINGS, held_out=0.0))
-    broken = next(step for step in range(made.steps_an_epoch) if "shirt2b" in {one.target for one in made._batch(step)})
+    made = task(damaged, tiny_model, batches=replace(BATCHES, held_out=0.0))
+    broken = next(
+        step for step in range(made.steps_per_epoch) if "shirt2b" in {target_of(query) for query in made._batch(step)}
+    )
     with pytest.raises(DataError, match=r"shirt2b\.png: cannot be read"):
         made.losses(broken)
 
 
 def test_unreadable_pictures_are_counted_where_allowed(damaged: Path, tiny_model: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, held_out=0.0)
-    made = task(damaged, tiny_model, settings=settings, allow_unreadable=True)
+    batches = replace(BATCHES, held_out=0.0)
+    made = task(damaged, tiny_model, batches=batches, allow_unreadable=True)
     assert made.data.unreadable == {"dress1a", "shirt2b"}  # known before the first step
     assert made.left_out == 2
     assert len(made.data.train) == 22
-    for step in range(made.steps_an_epoch):
+    for step in range(made.steps_per_epoch):
         made.losses(step)
-    assert made.validate() == {"headline": 0.0}
-    made.save(tmp_path / "out", {"seed": 0}, {})
+    assert made.validate() == TripletValidation(0.0)
+    made.save(tmp_path / "out", {"seed": 0}, TripletValidation(0.0))
     assert weights.read_card(tmp_path / "out").training["unreadable images"] == 2
 
 
-def test_held_out_triplets_are_asked(fashioniq_train: Path, tiny_model: Path) -> None:
-    figures = task(fashioniq_train, tiny_model).validate()
-    assert 0 <= figures["held-out R@1"] <= figures["held-out R@10"] <= figures["held-out R@50"] == 1
-    assert figures["headline"] == (figures["held-out R@10"] + 1) / 2
+def test_the_headline_is_a_mean_of_held_out_recalls(fashioniq_train: Path, tiny_model: Path) -> None:
+    found = task(fashioniq_train, tiny_model).validate()
+    assert 0 <= found.recalls[1] <= found.recalls[10] <= found.recalls[50] == 1
+    assert found.headline == (found.recalls[10] + 1) / 2
+    assert found.to_json()["held-out R@10"] == round(found.recalls[10], 4)
 
 
 def test_ties_are_broken_by_id() -> None:
@@ -136,17 +152,17 @@ def test_a_model_without_tokens_cannot_learn_from_triplets(
     (start / "card.json").write_text(json.dumps(card))
     state = {key: value for key, value in load_file(start / weights.WEIGHTS).items() if "vision_proj" not in key}
     save_file(state, start / weights.WEIGHTS)
-    card["card"]["weights_sha256"] = weights.sha256(start / weights.WEIGHTS)
+    card["card"]["weights_sha256"] = sha256_file(start / weights.WEIGHTS)
     (start / "card.json").write_text(json.dumps(card))
     with pytest.raises(WeightsError, match="without gallery tokens"):
         task(fashioniq_train, start)
 
 
 def test_the_real_fashioniq_trains_on_18000_triplets(shared: Path) -> None:
-    found, places = TRAIN_READERS["fashioniq-train"](shared / "data" / "annotations" / "fashioniq")
-    assert len(found) == 18_000
-    assert all(len(one.captions) == 2 for one in found)
-    assert {one.target for one in found} <= places.keys()
+    queries, places = TRAIN_SPLITS["fashioniq-train"].read(shared / "data" / "annotations" / "fashioniq")
+    assert len(queries) == 18_000
+    assert all(len(query.captions) == 2 for query in queries)
+    assert {target_of(query) for query in queries} <= places.keys()
 
 
 def test_annotations_that_are_not_official_are_refused(fashioniq_train: Path, tmp_path: Path) -> None:
@@ -156,13 +172,16 @@ def test_annotations_that_are_not_official_are_refused(fashioniq_train: Path, tm
     for captions in ([], [1, 2]):
         path.write_text(json.dumps([{"candidate": "dress0a", "target": "dress0b", "captions": captions}]))
         with pytest.raises(DataError, match="entry 0"):
-            read_triplets(SETTINGS, root)
+            read_triplets(BATCHES, root)
 
 
 def test_cirr_pools_its_targets(tmp_path: Path, make_triplet_files: Callable[[Path], None]) -> None:
     make_triplet_files(tmp_path)
-    data = triplets.read_triplets(replace(SETTINGS, dataset="cirr", held_out=0.0), tmp_path)
-    assert data.train == [Triplet("train-1-0-img0", "train-1-1-img0", ("show it from behind",))]
+    data = triplets.read_triplets(replace(BATCHES, dataset="cirr", held_out=0.0), tmp_path)
+    (query,) = data.train
+    assert isinstance(query, JudgedQuery)
+    assert (query.reference, target_of(query)) == ("train-1-0-img0", "train-1-1-img0")
+    assert query.captions == ("show it from behind",)
     assert not data.keep_reference
 
 
@@ -196,7 +215,7 @@ def test_steps_follow_from_the_data(
 ) -> None:
     made, recipe = make_task(read_config(training_config), fashioniq_train, tmp_path, start=tiny_model)
     assert isinstance(made, TripletTask)
-    assert recipe.steps == 4 * made.steps_an_epoch
-    assert recipe.evaluate_every == made.steps_an_epoch
+    assert recipe.steps == 4 * made.steps_per_epoch
+    assert recipe.evaluate_every == made.steps_per_epoch
     with pytest.raises(DataError, match="fewer than one batch"):
-        task(fashioniq_train, tiny_model, settings=replace(SETTINGS, batch=64))
+        task(fashioniq_train, tiny_model, batches=replace(BATCHES, batch=64))

@@ -1,0 +1,119 @@
+"""The loss terms of the task `attributes`.
+
+SPRC's three losses (contrastive on composed queries, contrastive on pass D, alignment of the prompt), a contrastive loss
+per query head for an older space, and the terms that keep a gallery on a simplex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cir.models.sprc import scores
+from cir.training import losses
+from cir.training.class_map import Classes, VertexLoss
+from cir.training.encoded_triplets import EncodedTriplets, SourcedItem, TripletEncoder, older_vectors
+from cir.training.sources import AttributeBatches
+from cir.training.triplet_sampling import AttributeTable, SampledTriplet
+
+OLDER_TEMPERATURE = 0.07  # fixed, because the older gallery's vectors do not change
+
+
+class AttributeLosses:
+    """Computes the loss terms of a batch.
+
+    Args:
+        encoder: with the model in training.
+        batches: the weights of the terms.
+        tables: of all items in the batches.
+        classes: the class on each vertex, for a model with a simplex.
+    """
+
+    def __init__(
+        self, encoder: TripletEncoder, batches: AttributeBatches, tables: Sequence[AttributeTable], classes: Classes
+    ) -> None:
+        self._encoder, self._model, self._batches, self._tables = encoder, encoder.model, batches, tables
+        self._simplex = self._model.config.simplex
+        self._vertex_loss = VertexLoss(self._simplex, classes, tables) if self._simplex else None
+
+    def __call__(self, batch: EncodedTriplets, described: Sequence[int]) -> dict[str, Tensor]:
+        """Name -> weighted term, a scalar.
+
+        Args:
+            batch: B triplets; only terms of older heads are computed if it has no `pictures`.
+            described: rows of the batch whose descriptions train pass D.
+        """
+        model, items, triplets = self._model, batch.items, [triplet for _, triplet in batch.triplets]
+        answered = self._equal(triplets, items, described=False).to(batch.states.device)
+        older = self._older(batch.states, items, answered)
+        if batch.pictures is None:
+            return older
+        composed = model.project_query(batch.states)
+        # The references are negatives too: the answer must differ from them.
+        features = model.gallery_features(batch.pictures[:, None])
+        vectors = model.normalise_gallery(features, detach_simplex=True)
+        terms = {"itc": losses.info_nce(losses.cosines(composed, vectors), self._temperature(), answered)} | older
+        terms |= self._simplex_terms(batch, features, vectors, answered)
+        if described:
+            prompted = model.project_query(self._encoder.description_states(batch, described))
+            # Each description's own target comes first, then all other items.
+            order = [*described, *(row for row in range(len(triplets)) if row not in set(described))]
+            equal = self._equal([triplets[row] for row in described], [items[row] for row in order], described=True)
+            similarities = losses.cosines(prompted, vectors[order])
+            contrast = losses.info_nce(similarities, self._temperature(), equal.to(vectors.device))
+            terms["rtc"] = self._batches.rtc_weight * contrast
+        if batch.prompt is not None:
+            terms["align"] = self._batches.align_weight * model.alignment(batch.prompt.float())
+        return terms
+
+    def _temperature(self) -> Tensor:
+        return self._model.temp.clamp(0.01, 0.5)
+
+    def _simplex_terms(
+        self, batch: EncodedTriplets, features: Tensor, vectors: Tensor, answered: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms against the vertices and on the simplex dims; none for a model without a simplex."""
+        if self._simplex is None or self._vertex_loss is None:
+            return {}
+        weights, dims, count = self._batches, self._simplex.dims, len(batch.states)
+        placed = [(source.table, row) for source, row in batch.items]
+        terms = {"vertex": weights.vertex_weight * self._vertex_loss(features, placed)}
+        queries = self._model.text_proj(batch.states)
+        if weights.query_vertex_weight:
+            terms["query vertex"] = weights.query_vertex_weight * self._vertex_loss(queries, placed[:count])
+        if weights.simplex_weight:
+            inside = [F.normalize(values[:, :dims], dim=-1) for values in (queries, vectors)]
+            contrast = losses.info_nce(losses.cosines(*inside), self._temperature(), answered)
+            terms["simplex"] = weights.simplex_weight * contrast
+        return terms
+
+    def _older(self, states: Tensor, items: Sequence[SourcedItem], answered: Tensor) -> dict[str, Tensor]:
+        """A contrastive term per head for an older space, against that gallery's vectors of the same items."""
+        terms = {}
+        for space in self._model.query_heads:
+            stored = older_vectors(space, items).to(states.device)
+            similarities = scores(self._model.project_query(states, space), stored)
+            terms[f"older {space[:6]}"] = losses.info_nce(similarities, OLDER_TEMPERATURE, answered)
+        return terms
+
+    def _equal(self, triplets: Sequence[SampledTriplet], items: Sequence[SourcedItem], *, described: bool) -> Tensor:
+        """(B, N) bool: whether item n answers triplet b as well as its target does; False across tables.
+
+        Args:
+            triplets: B triplets.
+            items: N items.
+            described: compare with the triplets' descriptions instead of their queries.
+        """
+        equal = np.zeros((len(triplets), len(items)), bool)
+        rows = np.array([row for _, row in items])
+        for table in self._tables:
+            inside = np.flatnonzero([source.table is table for source, _ in items])
+            for number, triplet in enumerate(triplets):
+                if triplet.table is table:
+                    matches = triplet.described_by if described else triplet.answered_by
+                    equal[number, inside] = matches(rows[inside])
+        return torch.from_numpy(equal)

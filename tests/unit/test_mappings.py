@@ -1,0 +1,62 @@
+"""What each route maps, where its queries are encoded, and what its scores become."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cir.mappings import Route, SpaceMapping
+from cir.replacement.routes import FITS
+
+MATRIX = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+BIAS = np.array([1, -2, 0.5], np.float32)
+
+
+def mapping(route: Route) -> SpaceMapping:
+    if route is Route.HEAD:
+        return SpaceMapping("new", "older", route, slope=2.0, intercept=-0.5)
+    return SpaceMapping("new", "older", route, MATRIX, BIAS if route in (Route.RIDGE, Route.FITTED) else None)
+
+
+@pytest.mark.parametrize(
+    ("route", "gallery", "queries", "states"),
+    [
+        (Route.HEAD, False, False, False),
+        (Route.FITTED, False, False, True),
+        (Route.RIDGE, True, False, False),
+        (Route.PROCRUSTES, False, True, False),
+        (Route.SIMPLEX, False, True, False),
+    ],
+)
+def test_what_a_route_maps(route: Route, gallery: bool, queries: bool, states: bool) -> None:
+    made = mapping(route)
+    assert (made.maps_gallery, made.maps_queries, made.maps_states) == (gallery, queries, states)
+    assert made.query_space("own") == ("own" if gallery else "older")
+
+
+def test_every_route_can_be_fitted() -> None:
+    assert list(FITS) == list(Route)
+    assert [route.value for route in Route] == ["head", "fitted", "ridge", "procrustes", "simplex"]
+
+
+@pytest.mark.parametrize("route", [Route.RIDGE, Route.PROCRUSTES])
+def test_mapped_vectors_are_unit_norm(route: Route) -> None:
+    made = mapping(route)
+    for dtype in (np.float16, np.float32):
+        values = np.random.default_rng(1).standard_normal((4, 5)).astype(dtype)
+        expected = values.astype(np.float64) @ MATRIX.T + (BIAS if made.bias is not None else 0)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        mapped = made.map(values)  # type: ignore[arg-type]  # stored vectors are float16
+        assert mapped.dtype == np.float32
+        assert mapped == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_trained_head_maps_no_vectors() -> None:
+    with pytest.raises(ValueError, match="route head maps no vectors"):
+        mapping(Route.HEAD).map(np.ones((1, 5), np.float32))
+
+
+def test_scores_are_put_on_the_scale_of_the_model() -> None:
+    scores = np.array([0.0, 0.5, 1.0], np.float32)
+    assert mapping(Route.HEAD).calibrate(scores).tolist() == [-0.5, 0.5, 1.5]
+    assert mapping(Route.RIDGE).calibrate(scores).tolist() == scores.tolist()
