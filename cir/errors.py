@@ -1,21 +1,21 @@
 """Every error this package raises on purpose.
 
     CirError
-    ├── UsageError                what was asked for makes no sense: an empty query, k = 0, two models at once
-    ├── DataError                 something the user gave us cannot be used
+    ├── UsageError                a request that makes no sense: an empty query, k = 0, two models at once
+    ├── DataError                 input that cannot be used
     │   ├── ImageDecodeError      an image file that is broken, too large or not an image
-    │   └── MissingImageError     an image that is named but not there (also a FileNotFoundError)
-    ├── IndexFormatError          a directory that is not an index of ours
-    │   ├── IndexVersionError     an index written by a newer version
+    │   └── MissingImageError     an image that is named but missing (also a FileNotFoundError)
+    ├── IndexFormatError          a folder that is not an index
+    │   ├── IndexVersionError     an index written by another version
     │   └── CorruptIndexError     an index whose files contradict their digests
     ├── IndexLockedError          another process is writing to the index
     ├── SpaceMismatchError        vectors of two models would have been compared
-    ├── StaleEvidenceError        what was measured is no longer what there is
-    ├── WeightsError              a model directory or checkpoint that does not fit
+    ├── StaleEvidenceError        an index that has changed since it was measured
+    ├── WeightsError              a model folder or checkpoint that does not fit
     └── MissingDependencyError    an optional library is not installed (also an ImportError)
 
 Each message is one line and says what, where, and what to do. The command line prints it to stderr and exits with 2;
-any other exception that reaches the command line is a bug of ours and keeps its traceback.
+any other exception that reaches the command line is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class CirError(Exception):
 
 
 class UsageError(CirError, ValueError):
-    """What was asked for makes no sense."""
+    """A request that makes no sense."""
 
 
 class DataError(CirError, ValueError):
-    """Something the user gave us cannot be used."""
+    """Input that cannot be used."""
 
 
 class ImageDecodeError(DataError):
@@ -38,18 +38,18 @@ class ImageDecodeError(DataError):
 
 
 class MissingImageError(DataError, FileNotFoundError):
-    """An image that is named but is not there."""
+    """An image that is named but missing."""
 
-    # FileNotFoundError formats its arguments as errno and strerror; ours is one message.
+    # FileNotFoundError formats its arguments as errno and strerror; this error has a single message.
     __str__ = Exception.__str__
 
 
 class IndexFormatError(CirError, ValueError):
-    """A directory that is not an index of ours."""
+    """A folder that is not an index."""
 
 
 class IndexVersionError(IndexFormatError):
-    """An index written by a newer version of this package."""
+    """An index written by another version of this package."""
 
 
 class CorruptIndexError(IndexFormatError):
@@ -65,11 +65,11 @@ class SpaceMismatchError(CirError, ValueError):
 
 
 class StaleEvidenceError(CirError):
-    """What was measured of an index is no longer what there is."""
+    """An index that has changed since it was measured."""
 
 
 class WeightsError(CirError, ValueError):
-    """A model directory or checkpoint that does not fit."""
+    """A model folder or checkpoint that does not fit."""
 
 
 class MissingDependencyError(CirError, ImportError):

@@ -31,9 +31,9 @@ class ImageFile:
 
     Attributes:
         id: POSIX path relative to the root, down into zips: `folder/name.jpg`, `photos.zip/name.jpg`.
-        root: absolute path below which the id is found: the folder or zip given, or its parent when several are given
-            and ids start with the name of each; or the image file itself, where ids are no paths. A hint for finding
-            the photo again.
+        root: absolute path that the id is relative to: the folder or zip given, or its parent if several are given
+            and ids start with the name of each; or the image file itself, if ids are not paths. A hint for locating
+            the photo later.
         path: the file that holds the bytes.
         member: the name inside `path` when that is a zip.
     """
@@ -44,7 +44,7 @@ class ImageFile:
     member: str | None = None
 
     def read(self) -> bytes:
-        """The file's bytes. Raises MissingImageError when it is gone, ImageDecodeError when it cannot be read."""
+        """The bytes of the file. Raises MissingImageError if it is gone, ImageDecodeError if it cannot be read."""
         try:
             if self.member is None:
                 return Path(self.path).read_bytes()
@@ -56,10 +56,10 @@ class ImageFile:
 
 
 def locate(root: str, image_id: str) -> ImageFile:
-    """The file of a gallery image, from the hint an index keeps: `root` and `image_id` as `scan` made them.
+    """The file of a gallery image, from the hint in an index: `root` and `image_id` as `scan` returned them.
 
     Raises:
-        MissingImageError: neither a file nor a zip member of that name is there any more.
+        MissingImageError: there is no file or zip member of that name any more.
         ImageDecodeError: a zip on the way is broken, or a folder may not be entered.
     """
     parts = PurePosixPath(image_id).parts

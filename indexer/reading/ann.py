@@ -1,8 +1,7 @@
-"""The approximate index of one large segment: derived from its vectors, so never more than a lost minute.
+"""The approximate index of one large segment. It is derived from the vectors: a lost one costs a minute to build.
 
-`IVF,SQ8` finds candidates, the caller scores them again from the stored vectors. A file that is lost, stale
-or damaged is built again; faiss itself opens an index with flipped bytes without complaint, so a digest lies
-beside it.
+`IVF,SQ8` finds candidates, and the caller scores them again from the stored vectors. A file that is lost, stale or
+damaged is built again. faiss opens an index with flipped bytes without an error, so its digest is stored beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cir.arrays import Floats, Mask, Rows, Stored
 from cir.errors import DataError, MissingDependencyError
 from cir.files import sha256_file, write_atomically, write_bytes
 
-ANN_MIN_ROWS = 100_000  # below, a scan of everything is at the memory's own speed
+ANN_MIN_ROWS = 100_000  # below, an exhaustive scan runs at memory speed
 FILE = "ann.faiss"
 ORIGIN = "ann.json"
 _ADD_ROWS = 65_536
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """What an index file was made from, and what it was when it was written."""
+    """Digests of the segment file that an index was built from, and of the index file."""
 
     gallery_sha256: str
     sha256: str
@@ -55,7 +54,7 @@ class Ann:
             usable: (N,) which rows may be returned; None for all.
 
         Returns:
-            (B, m) rows, -1 where nothing more was found; with few usable rows that may be all of them.
+            (B, m) rows, -1 where there are no more; with few usable rows that may be all of them.
         """
         if usable is None or not self._on_gpu:
             return self._search(queries, min(count, self._rows), usable)
@@ -74,15 +73,15 @@ class Ann:
             if usable is not None:
                 bits = np.packbits(usable, bitorder="little")
                 options["sel"] = faiss.IDSelectorBitmap(bits)
-            # Passed along, not set on the index: threads share it.
+            # Parameters of the call, not of the index, which threads share.
             _, rows = self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))
         return np.asarray(rows, np.int64)
 
 
 def to_gpus(index: Any) -> Any:
-    """The index on all GPUs there are, or the index itself when there is none.
+    """The index on all GPUs, or the index itself without a GPU.
 
-    Asked before, never tried: without a GPU `faiss-gpu` returns an empty index, and `faiss-cpu` a NameError.
+    GPUs are counted first: without one `faiss-gpu` returns an empty index, and `faiss-cpu` raises NameError.
     """
     faiss = _faiss()
     if faiss.get_num_gpus() == 0:
@@ -93,7 +92,7 @@ def to_gpus(index: Any) -> Any:
 
 
 def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
-    """The index of a segment: read when it is there, whole and not stale; else built, and kept if possible.
+    """The index of a segment: read if the file is sound and not stale; otherwise built, and stored if possible.
 
     Args:
         folder: the segment's folder.
@@ -117,7 +116,7 @@ def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
         DataError,
         RuntimeError,
     ) as error:  # a reader may have no right to write; faiss raises RuntimeError
-        log.warning("the approximate index of %s could not be kept: %s", folder, error)
+        log.warning("the approximate index of %s could not be stored: %s", folder, error)
     return Ann(index)
 
 

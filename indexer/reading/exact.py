@@ -1,8 +1,8 @@
-"""Exact scores over stored rows: a fast scan that loses no row, then scores that owe nothing to luck.
+"""Exact scores over stored rows: a fast scan that loses no row, then scores that depend on the row alone.
 
-BLAS gives the same two vectors scores that differ in the last bits with the size of the block they are in. So
-a scan keeps every row within `SLACK` of the cut, and `rescore` decides among those, adding in an order that
-depends on the row alone; equal rows get equal scores, and ties are for the caller to break.
+With BLAS the last bits of an inner product depend on the size of the block that holds the two vectors. So a scan keeps
+every row within `SLACK` of the cut, and `rescore` decides among those, adding in an order that depends only on the row:
+equal rows get equal scores, and the caller breaks ties.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from cir.arrays import Floats, Rows, Stored
 
 SLACK = 1e-5  # float32 sums of 1024 products of unit vectors err by less than 1e-6
 _SCAN_ROWS = 16_384
-# One query is a matter of memory: 1 MB of float32 stays in the second-level cache between conversion and product.
-# Several are a matter of arithmetic: small products on several threads mostly wait for each other (measured: 10 x).
+# A single query is bound by memory: 1 MB of float32 stays in the second-level cache between conversion and product.
+# Several are bound by arithmetic: small products on several threads mostly wait for each other (measured: 10 x).
 _ONE_FLOATS = 256 * 1024
 _MANY_FLOATS = 4 * 1024 * 1024
 _RESCORE_FLOATS = 4 * 1024 * 1024
 
 
 def scan(stored: Stored, rows: Rows, queries: Floats, count: int) -> list[Rows]:
-    """For each query the rows that may be among its best `count`: all of those, and few others.
+    """For each query the rows that may be among its best `count`: all of those, and a few more.
 
     Args:
-        stored: (N, D) vectors or (N, T, D) tokens, of which the best counts.
-        rows: the rows to look at, ascending.
+        stored: (N, D) vectors, or (N, T, D) tokens, whose maximum over T counts.
+        rows: the rows to scan, ascending.
         queries: (B, D) float32.
-        count: how many best rows are wanted, at least 1.
+        count: number of best rows, at least 1.
 
     Returns:
         B arrays of rows.
@@ -54,10 +54,10 @@ def scan(stored: Stored, rows: Rows, queries: Floats, count: int) -> list[Rows]:
 
 
 def rescore(stored: Stored, rows: Rows, query: Floats) -> Floats:
-    """Scores of some rows for one query; equal rows score equally wherever they lie.
+    """Scores of some rows for one query; equal rows get equal scores.
 
     Args:
-        stored: (N, D) vectors or (N, T, D) tokens, of which the best counts.
+        stored: (N, D) vectors, or (N, T, D) tokens, whose maximum over T counts.
         rows: (n,) rows.
         query: (D,) float32.
 
@@ -91,7 +91,7 @@ def _scores(stored: Stored, rows: Rows, queries: Floats) -> Floats:
 
 
 def _cut(scores: Floats, count: int) -> Floats:
-    """(B,) the score below which a row is certainly not among the best `count`."""
+    """(B,) the score below which a row cannot be among the best `count`."""
     if count >= scores.shape[1]:
         return np.full(len(scores), -np.inf, np.float32)
     kth = scores.shape[1] - count

@@ -25,7 +25,7 @@ def verify(path: str | Path) -> list[str]:
         One line per problem; none for a sound index.
 
     Raises:
-        IndexFormatError: there is no index at this path; IndexVersionError: a newer version wrote it.
+        IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
     """
     folder = IndexFolder(Path(path))
     try:
@@ -46,7 +46,7 @@ def verify(path: str | Path) -> list[str]:
             problems.append(str(error))
     problems += [f"{image_id}: {count} live rows have this id" for image_id, count in ids.items() if count > 1]
     for name in manifest.deleted.keys() - {entry.name for entry in manifest.segments}:
-        problems.append(f"deletions are listed for segment {name}, which there is not")
+        problems.append(f"deletions are listed for segment {name}, which does not exist")
     return problems
 
 
@@ -71,14 +71,14 @@ def _checked_segment(
         return None
     layout = segment.layout
     if lengths != {entry.rows}:
-        problems.append(f"{path} has {sorted(lengths)} rows, the manifest says {entry.rows}")
-    said = (entry.model, entry.space, entry.dims, entry.tokens, entry.vectors)
-    if said != (layout.model, layout.space, layout.dims, layout.tokens, layout.vectors):
-        problems.append(f"{path} holds vectors of another kind than the manifest says")
+        problems.append(f"{path} has {sorted(lengths)} rows instead of {entry.rows} as in the manifest")
+    described = (entry.model, entry.space, entry.dims, entry.tokens, entry.vectors)
+    if described != (layout.model, layout.space, layout.dims, layout.tokens, layout.vectors):
+        problems.append(f"{path} holds other vectors than the manifest describes")
     if entry.space not in manifest.spaces or entry.model not in manifest.models:
         problems.append(f"{path} holds vectors of a space or model that the manifest does not describe")
     if any(not 0 <= row < entry.rows for row in manifest.deleted.get(entry.name, ())):
-        problems.append(f"{path}: rows are listed as deleted that there are not")
+        problems.append(f"{path}: rows are listed as deleted that do not exist")
     for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
         if stored is not None:
             problems += _checked_norms(f"{path}: {name}", stored, segment.ids)

@@ -1,8 +1,8 @@
 """Immutable segment files: HDF5 as the truth, memory maps to read it.
 
-A segment is written once, whole, and never opened for writing again. Vectors and tokens lie contiguous and
-unfiltered (compression gains 6 to 14 % and makes random rows 20 to 100 times slower), so a reader maps the
-file and closes HDF5 at once.
+A segment is written once and never opened for writing again. Vectors and tokens are contiguous and uncompressed
+(compression saves 6 to 14 % and makes random rows 20 to 100 times slower), so a reader maps the file and closes HDF5
+at once.
 
 Layout of `gallery.h5`: `ids` (N,) and `root_names` utf-8, `digests` (N, 32) uint8, `vectors` (N, D) and
 `tokens` (N, T, D) float16 or float32, `roots` (N,) index into `root_names`, `metadata/COLUMN` (N,) utf-8, "" for none.
@@ -29,12 +29,12 @@ from cir.files import write_atomically
 from cir.types import ModelCard
 
 FORMAT = 1
-_ALIGN = 4096  # a dataset begins on a page, so that its map is aligned whatever lies before it
+_ALIGN = 4096  # a dataset begins on a page, so that its memory map is aligned
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What every row of a segment has in common: who made the vectors, and their shape.
+    """What all rows of a segment share: the model that made the vectors, and their shape.
 
     Attributes:
         model: digest of the model.
@@ -66,7 +66,7 @@ class Layout:
         return np.dtype(self.precision).itemsize * self.dims * (self.tokens + self.vectors)
 
     def fits(self, other: Layout) -> bool:
-        """Whether rows of the other can be copied into a segment of this."""
+        """Whether rows of the other layout can be copied into a segment of this one."""
         return self == replace(other, model_name=self.model_name)
 
 
@@ -92,7 +92,7 @@ class RowBlock:
 
 
 def write_segment(path: Path, layout: Layout, rows: int, blocks: Iterable[RowBlock]) -> None:
-    """Write a segment file of `rows` rows, streaming, whole or not at all; synced when this returns.
+    """Write a segment file of `rows` rows, streaming, atomically and durably.
 
     Raises:
         DataError: the disk is full or refuses.
@@ -140,11 +140,11 @@ def _fill(file: h5py.File, layout: Layout, rows: int, blocks: Iterable[RowBlock]
 
 
 class Segment:
-    """A segment file, open for reading. One map, so one file handle, however many arrays.
+    """A segment file, open for reading: one memory map and one file handle for all arrays.
 
     Attributes:
         path: the file.
-        layout: who made its vectors, and their shape.
+        layout: model and shape of its vectors.
         ids: N ids.
         vectors: (N, D) float16 or float32, mapped, or None.
         tokens: (N, T, D) likewise, or None.
@@ -182,7 +182,7 @@ class Segment:
 
     @property
     def stored(self) -> Stored:
-        """Vectors, or tokens where there are no vectors."""
+        """Vectors, or tokens if there are no vectors."""
         stored = self.tokens if self.vectors is None else self.vectors
         assert stored is not None  # a segment has at least one of the two
         return stored
@@ -195,7 +195,7 @@ class Segment:
 
     @cached_property
     def roots(self) -> list[str]:
-        """N path hints: where each image was found."""
+        """N path hints: where each image was."""
         with self._open() as file:
             names = _texts(file["root_names"])
             return [names[number] for number in file["roots"][()]]
@@ -207,7 +207,7 @@ class Segment:
             return {_unescape(name): _texts(dataset) for name, dataset in file["metadata"].items()}
 
     def metadata_of(self, row: int) -> dict[str, str]:
-        """The metadata one row has."""
+        """Column -> value of one row, without empty values."""
         return {column: values[row] for column, values in self.metadata.items() if values[row]}
 
     @contextmanager

@@ -1,7 +1,7 @@
-"""The resumable part of a build: vectors made so far, in small segment files under `work/`.
+"""What makes a build resumable: the vectors encoded so far, in small segment files under `work/`.
 
-They are found again by the content of the image files. A part is named by its own SHA-256, so one that a
-failing disk has damaged is recognised and dropped.
+Vectors are looked up by the digest of the image file. A part is named by its own SHA-256, so that a damaged part is
+recognised and dropped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from cir.indexer.writing.pipeline import Batch
 
 Row = tuple[bytes, Stored | None, Stored | None]  # digest, vector, tokens
 
-_OPEN_PARTS = 64  # processes may often open 1024 files; rows are asked for in nearly the order of writing
+_OPEN_PARTS = 64  # a process may often open only 1024 files; rows are read in nearly the order of writing
 
 
 class Parts:
     """Encoded contents, on disk in parts of `part_rows` rows but for the last few. Flush before reading.
 
     Attributes:
-        resumed: contents that an interrupted build left.
+        resumed: digests of contents that an interrupted build has encoded.
     """
 
     def __init__(self, folder: Path, layout: Layout, part_rows: int) -> None:
-        """Take up what an interrupted build of the same layout left; anything else in `work/` is removed."""
+        """Take over the parts of an interrupted build of the same layout; anything else in the folder is removed."""
         self._folder = folder
         self._layout = layout
         self._part_rows = part_rows
@@ -52,7 +52,7 @@ class Parts:
         self.resumed = frozenset(self._written)
 
     def add(self, batch: Batch[Any]) -> None:
-        """Take what a lane encoded; full parts go to disk. Raises DataError when the disk refuses."""
+        """Add an encoded batch; full parts go to disk. Raises DataError when the disk refuses."""
         for row, digest in enumerate(batch.digests):
             vector = None if batch.vectors is None else batch.vectors[row]
             tokens = None if batch.tokens is None else batch.tokens[row]
@@ -66,7 +66,7 @@ class Parts:
             self._write(self._pending)
 
     def find(self, digest: bytes) -> tuple[Segment, int]:
-        """Where the vectors of a content lie: an open file and a row. Raises KeyError for one not flushed."""
+        """The open file and row that hold the vectors of a content. Raises KeyError before it is flushed."""
         path, row = self._written[digest]
         return self._open(path), row
 

@@ -18,7 +18,7 @@ Metadata = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A live row of an index: its id, the SHA-256 of its image file, where that was, and where the row is."""
+    """A live row of an index: its id, the SHA-256 and root of its image file, and its place in a segment."""
 
     id: str
     digest: bytes
@@ -59,7 +59,7 @@ class Skipped:
 
 @dataclass
 class Found:
-    """What a build saw: files with their digests, unreadable files and undecodable contents with reasons."""
+    """The outcome of a scan: files with their digests; unreadable files and undecodable contents with reasons."""
 
     files: list[tuple[ImageFile, bytes]] = field(default_factory=list)
     unreadable: list[tuple[ImageFile, str]] = field(default_factory=list)
@@ -74,8 +74,8 @@ class Plan:
         added: ids that are new.
         unchanged: ids whose file is as it was.
         updated: ids whose file has another content now.
-        renamed: (old, new) ids of contents that moved within what was scanned.
-        missing: ids whose photo is gone; kept unless they are pruned.
+        renamed: (old, new) ids of contents that moved within the scanned folders.
+        missing: ids whose photo is gone; they stay unless they are pruned.
         skipped: images that cannot be used.
         rows: the rows to write, by ascending id.
         tombstones: the rows that no longer count.
@@ -105,13 +105,13 @@ def stored_rows(folder: IndexFolder, manifest: Manifest | None) -> dict[str, Sto
 
 
 def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata, prune: bool) -> Plan:
-    """Decide about every image that was found and every row that was not.
+    """Decide what becomes of every scanned image and every stored row.
 
     Args:
-        found: what is there.
-        stored: what the index has, by id.
-        metadata: columns to set, by id; they are merged into what the index has, "" removes a value.
-        prune: forget rows whose photo is gone.
+        found: outcome of the scan.
+        stored: rows of the index, by id.
+        metadata: columns to set, by id; they are merged into those of the index, "" removes a value.
+        prune: delete rows whose photo is gone.
     """
     plan = Plan(skipped=[Skipped(image.id, reason, image.root) for image, reason in found.unreadable])
     moved = _moved_roots(found, stored)
@@ -156,7 +156,7 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
 
 
 def _moved_roots(found: Found, stored: Mapping[str, StoredRow]) -> set[str]:
-    """Roots that are no longer there while some of their images are, with the same id, under another root."""
+    """Roots that no longer exist while some of their images do, with the same id, under another root."""
     others = {
         old.root
         for image, digest in found.files
@@ -166,7 +166,7 @@ def _moved_roots(found: Found, stored: Mapping[str, StoredRow]) -> set[str]:
 
 
 def _gone(found: Found, stored: Mapping[str, StoredRow], moved: set[str]) -> dict[str, StoredRow]:
-    """Rows of the scanned roots whose id was not found again, but for photos the scan left out."""
+    """Rows of the scanned roots whose image the scan did not see, unless the scan left the photo out."""
     images = [image for image, _ in (*found.files, *found.unreadable)]
     ids = {image.id for image in images}
     places = {(image.path, image.member) for image in images}
@@ -176,24 +176,24 @@ def _gone(found: Found, stored: Mapping[str, StoredRow], moved: set[str]) -> dic
         image_id: row
         for image_id, row in stored.items()
         if image_id not in ids
-        # Found under another id: now that several folders are given, ids begin with a folder's name.
+        # The photo has another id now: with several folders, ids begin with a folder's name.
         and (f"{row.root}/{row.id}" in files or (row.root in roots and not _left_out(row, places)))
     }
 
 
 def _left_out(row: StoredRow, places: set[tuple[str, str | None]]) -> bool:
-    """Whether the photo is there but was not asked for: one image was given instead of its folder."""
+    """Whether the photo exists but was not scanned: a single image was given instead of its folder."""
     try:
         file = locate(row.root, row.id)
     except MissingImageError:
         return False
     except ImageDecodeError:
-        return True  # cannot be known now
-    return (file.path, file.member) not in places  # else it is found under another id
+        return True  # unknown now
+    return (file.path, file.member) not in places  # else it was scanned under another id
 
 
 def _renames(files: Sequence[tuple[ImageFile, bytes]], gone: Mapping[str, StoredRow]) -> dict[str, str]:
-    """New id -> the id that had the same content and is gone: the same file first, then of the same root, then any."""
+    """New id -> the missing id with the same content: first of the same file, then of the same root, then any."""
     by_digest: dict[bytes, list[StoredRow]] = defaultdict(list)
     for image_id in sorted(gone):
         by_digest[gone[image_id].digest].append(gone[image_id])
