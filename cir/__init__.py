@@ -7,27 +7,56 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Query", "__version__", "build_index", "load_model", "open_index"]
+__all__ = [
+    "BuildOptions",
+    "BuildReport",
+    "Hit",
+    "JudgedQuery",
+    "ModelCard",
+    "Query",
+    "SearchResult",
+    "Searcher",
+    "__version__",
+    "build_index",
+    "errors",
+    "load_model",
+    "open_index",
+    "scan",
+]
 
 if not (_Path(__file__).parent / "indexer").is_dir():  # running from a checkout that is not installed
     __path__.append(str(_Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
-    from cir.indexer.writing.build import build_index
+    from cir import errors
+    from cir.data.judged_query import JudgedQuery
+    from cir.images.files import scan
+    from cir.indexer.writing.build import BuildOptions, build_index
+    from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
-    from cir.search.searcher import open_index
-    from cir.types import Query
+    from cir.search.searcher import Searcher, open_index
+    from cir.types import Hit, ModelCard, Query, SearchResult
 
 _HOMES = {
+    "BuildOptions": "cir.indexer.writing.build",
+    "BuildReport": "cir.indexer.writing.report",
+    "Hit": "cir.types",
+    "JudgedQuery": "cir.data.judged_query",
+    "ModelCard": "cir.types",
     "Query": "cir.types",
+    "SearchResult": "cir.types",
+    "Searcher": "cir.search.searcher",
     "build_index": "cir.indexer.writing.build",
     "load_model": "cir.models",
     "open_index": "cir.search.searcher",
+    "scan": "cir.images.files",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names on first use, so that `import cir` costs nothing."""
+    if name == "errors":
+        return _import_module("cir.errors")
     if name in _HOMES:
         return getattr(_import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'cir' has no attribute {name!r}")

@@ -19,6 +19,8 @@ from cir.testing import commands
 from cir.testing.commands import Run
 from cir.training.loop import CHECKPOINT, LOG
 
+pytestmark = pytest.mark.slow
+
 mistake = partial(commands.mistake, alone=False)  # after progress and warnings
 
 

@@ -34,6 +34,10 @@ def test_what_a_route_maps(route: Route, gallery: bool, queries: bool, states: b
     assert made.query_space("own") == ("own" if gallery else "older")
 
 
+def test_only_the_simplex_compares_dims_of_two_models() -> None:
+    assert [route for route in Route if route.compares_dims] == [Route.SIMPLEX]
+
+
 def test_every_route_can_be_fitted() -> None:
     assert list(FITS) == list(Route)
     assert [route.value for route in Route] == ["head", "fitted", "ridge", "procrustes", "simplex"]
