@@ -2,9 +2,9 @@
 
     python bench/full_size.py PHOTOS --output bench/results/DATE-full-size.json
 
-PHOTOS is a zip or folder; the first 100 are encoded, 24 of them are asked about. Each way of computing runs in a
-process of its own, one after the other, through the encoder that commands use. Run it while nothing else runs; it takes
-about ten minutes and 10 GB of memory.
+PHOTOS is a zip or folder; the first 100 are encoded, and the first 24 of them are references of queries. Each way of
+computing runs in a process of its own, one after another, through the encoder that commands use. Run it on an idle
+machine; it takes about ten minutes and 10 GB of memory.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from cir import devices, models
-from cir.images import Preprocess, decode, preprocess, scan
+from cir.arrays import Floats
+from cir.files import write_json
+from cir.images import Preprocess, decode, scan
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import VIT_G_CONFIG, Sprc
 
-VOCABULARY = Path(weights.__file__).parent / weights.VOCABULARY
+VOCABULARY = models.PACKAGED / weights.VOCABULARY
 SEED, PHOTOS, QUERIES, BATCH = 0, 100, 24, 8
 CAPTIONS = ("in red", "with long sleeves and a round neck", "for women", "has stripes instead of dots")
-Floats = NDArray[np.float32]
 
 
 def make(directory: Path) -> None:
-    """A model of the official size as `cir convert` would leave it: the trunk's matrices in float16."""
+    """Write a model of the official size as `cir convert` would: the backbone's matrices in float16."""
     torch.manual_seed(SEED)
     model = Sprc(VIT_G_CONFIG)
     with torch.no_grad():
@@ -51,27 +51,24 @@ def make(directory: Path) -> None:
                 value.normal_(0, 0.02)
             elif name.endswith("bias"):
                 value.normal_(0, 0.01)
-        for name in model.trunk_matrices():
+        for name in model.backbone_matrices():
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, nn.Parameter(model.get_parameter(name).half(), False))
-    weights.save(
-        directory,
-        model,
+    description = weights.ModelDescription(
         name="random-vit-g",
         preprocess=Preprocess(),
-        vocabulary=VOCABULARY,
-        sum_weight=0.5,
+        vocabulary=VOCABULARY.read_bytes(),
         training={"weights": "random", "seed": SEED},
-        compact=False,
     )
+    weights.save(directory, model, description, compact=False)
 
 
-def as_it_is(encoder: SprcEncoder) -> None:
-    """What every command does."""
+def unchanged(encoder: SprcEncoder) -> None:
+    """As every command runs it."""
 
 
 def compiled(encoder: SprcEncoder) -> None:
-    """torch.compile for the trunk, its weights laid out for the products beforehand."""
+    """torch.compile for the backbone, its weights laid out for the products in advance."""
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
@@ -80,25 +77,25 @@ def compiled(encoder: SprcEncoder) -> None:
 
 
 def int8(encoder: SprcEncoder) -> None:
-    """The trunk's matrices in int8, activations quantised as they come."""
+    """The backbone's matrices in int8, activations quantised on the fly."""
     sprc = encoder.sprc
     sprc.vision = torch.ao.quantization.quantize_dynamic(sprc.vision, {nn.Linear}, dtype=torch.qint8)
 
 
-# What the others are compared with: the plain transformers model, memory handled as torch leaves it.
+# The baseline: the plain transformers model, with torch's default memory handling.
 PLAIN = "float32, plain"
-# name -> whether in float32, and what is done to the loaded model
+# name -> whether to run in float32, and the change to the loaded model
 WAYS: dict[str, tuple[bool, Callable[[SprcEncoder], None]]] = {
-    PLAIN: (True, as_it_is),
-    "float32": (True, as_it_is),
-    "bfloat16": (False, as_it_is),
+    PLAIN: (True, unchanged),
+    "float32": (True, unchanged),
+    "bfloat16": (False, unchanged),
     "bfloat16, compiled": (False, compiled),
     "int8": (True, int8),
 }
 
 
 def measure(way: str, model: Path, pixels: Floats, answers: Path) -> dict[str, Any]:
-    """Load, encode and ask in this process; vectors go to `answers`."""
+    """Load, encode images and queries in this process; vectors go to `answers`."""
     full, change = WAYS[way]
     if way == PLAIN:
         devices.keep_freed_memory = lambda: None
@@ -115,11 +112,11 @@ def measure(way: str, model: Path, pixels: Floats, answers: Path) -> dict[str, A
         tokens = [encoder.encode_images(part).tokens for part in batches(pixels[:whole])]
         encoded = time.perf_counter() - started
         tokens += [encoder.encode_images(part).tokens for part in batches(pixels[whole:])]
-        asked = [CAPTIONS[i % len(CAPTIONS)] for i in range(QUERIES)]
+        captions = [CAPTIONS[i % len(CAPTIONS)] for i in range(QUERIES)]
         started = time.perf_counter()
         queries = np.concatenate(
             [
-                encoder.encode_queries(part, asked[i * BATCH : i * BATCH + len(part)])
+                encoder.encode_queries(part, captions[i * BATCH : i * BATCH + len(part)])
                 for i, part in enumerate(batches(pixels[:QUERIES]))
             ]
         )
@@ -141,11 +138,11 @@ def batches(pixels: Floats) -> Iterator[Floats]:
         yield pixels[start : start + BATCH]
 
 
-def against(exact: dict[str, Floats], other: dict[str, Floats]) -> dict[str, Any]:
-    """How far tokens and scores moved, beside the gaps between ranks that such a move would have to close."""
+def differences(exact: dict[str, Floats], other: dict[str, Floats]) -> dict[str, Any]:
+    """How far tokens and scores moved, beside the gaps between ranks that such a move would have to bridge."""
 
-    def scores(one: dict[str, Floats]) -> Floats:
-        return np.einsum("qd,ntd->qnt", one["queries"], one["tokens"]).max(axis=-1)
+    def scores(vectors: dict[str, Floats]) -> Floats:
+        return np.einsum("qd,ntd->qnt", vectors["queries"], vectors["tokens"]).max(axis=-1)
 
     cosines = (exact["tokens"] * other["tokens"]).sum(axis=-1)
     wanted, got = scores(exact), scores(other)
@@ -186,7 +183,7 @@ def main(photos: Path, output: Path | None, one: tuple[str, str] | None) -> None
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         images = sorted(scan([photos]), key=lambda image: image.id)[:PHOTOS]
-        np.save(work / "pixels.npy", np.stack([preprocess(decode(i.read(), i.id)) for i in images]))
+        np.save(work / "pixels.npy", np.stack([Preprocess()(decode(image.read(), image.id)) for image in images]))
         subprocess.run([sys.executable, __file__, str(photos), "--one", "make", str(work)], check=True)
         figures: dict[str, Any] = {}
         found: dict[str, dict[str, Floats]] = {}
@@ -201,7 +198,7 @@ def main(photos: Path, output: Path | None, one: tuple[str, str] | None) -> None
             found[way] = dict(np.load(work / f"{way}.npz"))
             if way != PLAIN:
                 faster = figures[PLAIN]["seconds_per_image"] / figures[way]["seconds_per_image"]
-                figures[way] |= {"times_plain_float32": round(faster, 2), **against(found[PLAIN], found[way])}
+                figures[way] |= {"times_plain_float32": round(faster, 2), **differences(found[PLAIN], found[way])}
             click.echo(f"{way}: {json.dumps(figures[way])}")
         size = (work / "model" / weights.WEIGHTS).stat().st_size
     result = {
@@ -215,7 +212,7 @@ def main(photos: Path, output: Path | None, one: tuple[str, str] | None) -> None
         "ways": figures,
     }
     if output:
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(output, result, indent=1)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ class Route(StrEnum):
     PROCRUSTES = "procrustes"
     SIMPLEX = "simplex"
 
+    @property
+    def compares_dims(self) -> bool:
+        """Whether it compares dims of two models as they are, because both were trained against one simplex."""
+        return self is Route.SIMPLEX
+
 
 @dataclass(frozen=True)
 class SpaceMapping:

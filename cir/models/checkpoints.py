@@ -172,6 +172,6 @@ def _download(name: str) -> Path:
     except Exception as error:  # network clients raise nearly anything
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"{name}: no such file or folder, and it cannot be fetched from the Hugging Face hub: {reason}; "
+            f"{name}: no such file or folder, and the Hugging Face hub does not provide it: {reason}; "
             "download it elsewhere and name the folder"
         ) from None

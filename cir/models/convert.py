@@ -273,7 +273,9 @@ def _may_lack(source: Checkpoint, given: Mapping[str, Tensor], ours: str) -> boo
     return ours not in given and (ours == "temp" or (ours == "prompt_tokens" and source.kind != SPRC))
 
 
-def _initial(source: Checkpoint, given: Mapping[str, Tensor], config: SprcConfig) -> tuple[dict[str, Tensor], list[str]]:
+def _initial(
+    source: Checkpoint, given: Mapping[str, Tensor], config: SprcConfig
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors that the checkpoint lacks, as training would initialise them, and a note about each."""
     initial, notes = {}, []
     if _may_lack(source, given, "temp"):

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as a feature map: the compact convolutional backbone of `small`.
 
 Architecture: Tan & Le, "EfficientNet" (ICML 2019), in the Lite variant (no squeeze-and-excitation, ReLU6).
-Batch normalisation is folded into the convolutions, because the backbone is frozen: this means fewer tensors and less time on a CPU.
+Batch normalisation is folded into the convolutions, because the backbone is frozen: fewer tensors, less time on a CPU.
 """
 
 from __future__ import annotations

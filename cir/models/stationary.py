@@ -67,7 +67,8 @@ def product(blocks: Sequence[SimplexBlock], free_weight: int = 0) -> Simplex:
     valid = all(block.capacity >= 2 and block.weight >= 1 for block in blocks)
     if not blocks or len(names) < len(blocks) or free_weight < 0 or not valid:
         raise ValueError("a simplex has blocks of different names, each with a capacity of 2 and a weight of 1 or more")
-    return Simplex(tuple(blocks), free_weight, digest(torch.cat([simplex(block.capacity).flatten() for block in blocks])))
+    vertices = torch.cat([simplex(block.capacity).flatten() for block in blocks])
+    return Simplex(tuple(blocks), free_weight, digest(vertices))
 
 
 def assemble_blocks(raw: Tensor, simplex: Simplex, *, detach_simplex: bool = False) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cir.evidence import Measures, ReindexCost, RouteResult, Verdict
+from cir.mappings import Route
 from cir.replacement.measure import MEASURES
 
 MIN_QUERIES = 200  # fewer cannot tell a gain of ten points from chance
@@ -78,7 +79,7 @@ def _reasons(result: RouteResult, margin: float) -> list[str]:
 
 def _warnings(baselines: Mapping[str, Measures], routes: Sequence[RouteResult], best: RouteResult | None) -> list[str]:
     warnings = []
-    related = any(result.route == "simplex" for result in routes)  # then it is expected
+    related = any(Route(result.route).compares_dims for result in routes)  # then it is expected
     if not related and baselines.get("unmapped", {}).get("R@10", 0.0) > WARN_UNMAPPED:
         warnings.append("the new model's queries match the old vectors without a mapping: do the two share weights?")
     if best and best.negative_flips > WARN_NEGATIVE_FLIP_RATE:

@@ -1,1 +1,1 @@
-"""Training: how the models that ship with the package were made."""
+"""Training of the packaged models, and of SPRC by its official recipes."""

@@ -1,7 +1,7 @@
 """The loss terms of the task `attributes`.
 
-SPRC's three losses (contrastive on composed queries, contrastive on pass D, alignment of the prompt), a contrastive loss
-per query head for an older space, and the terms that keep a gallery on a simplex.
+SPRC's three losses (contrastive on composed queries, contrastive on pass D, alignment of the prompt), a contrastive
+loss per query head for an older space, and the terms that keep a gallery on a simplex.
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ class AttributeValidation(Validation):
 
     @property
     def _recalls(self) -> dict[str, float]:
-        return {name: value for source, recalls in self.galleries.items() for name, value in recalls.named(source).items()}
+        figures: dict[str, float] = {}
+        for source, recalls in self.galleries.items():
+            figures |= recalls.named(source)
+        return figures
 
     @property
     def _others(self) -> dict[str, float]:

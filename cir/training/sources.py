@@ -213,7 +213,7 @@ class _Products:
     def held_out(self, source: PhotoSource) -> HeldOut:
         """The held-out photos of a source, and queries over them."""
         rows = np.flatnonzero((source.places >= 0) & self.apart)
-        ids = [self.table.ids[row] for row in rows]
+        ids = [self.table.ids[row] for row in rows.tolist()]
         catalogue = Catalogue([products.item(self.styles[product], product) for product in ids], products.KINDS)
         queries = catalogue.judged_queries(HELD_OUT_QUERIES, products.CHANGE_WEIGHTS, seed=HELD_OUT_SEED)
         return HeldOut(source, ids, rows, with_captions(queries, random.Random(HELD_OUT_SEED), phrasing="train"))

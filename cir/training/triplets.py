@@ -195,7 +195,7 @@ class TripletTask:
         data: what to train on.
 
     Raises:
-        DataError: fewer triplets than one batch takes.
+        DataError: the triplets do not fill a batch.
         WeightsError: the model has no gallery tokens, which these losses need.
     """
 

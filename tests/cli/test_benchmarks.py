@@ -11,6 +11,8 @@ import pytest
 
 from cir.testing.commands import Run, mistake
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", ["fashioniq-val", "fashioniq-val-union", "cirr-val", "circo-val"])
 def test_a_run_scores_as_it_was_evaluated(

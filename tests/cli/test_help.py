@@ -76,6 +76,7 @@ def test_commands_that_print_json() -> None:
     assert {name for name, command in COMMANDS.items() if "as_json" in {p.name for p in command.params}} == WITH_JSON
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(wardrobe_index: Path) -> None:
     words = ["query", str(wardrobe_index), "-t", "red", "-k", "40"]
     command = [sys.executable, "-c", "from cir.cli import main; main()", *words]

@@ -16,6 +16,8 @@ from cir.testing import commands
 from cir.testing.commands import Run
 from cir.training.loop import CHECKPOINT, LOG
 
+pytestmark = pytest.mark.slow
+
 mistake = partial(commands.mistake, alone=False)  # after progress and warnings
 
 
@@ -66,7 +68,7 @@ def test_mistakes(cli: Run, training_config: Path, fashioniq_train: Path, tiny_m
     mistake(cli("train", training_config, *no_model, *rest), "no card.json")
     (tmp_path / "file").touch()
     under_a_file = ["--data-root", fashioniq_train, "--start", tiny_model, "--work", tmp_path / "file" / "w"]
-    mistake(cli("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be made", "--work")
+    mistake(cli("train", training_config, *under_a_file, "--out", tmp_path / "model"), "cannot be written")
     assert not (tmp_path / "model").exists()
 
 

@@ -1,4 +1,4 @@
-"""A training killed with -9 and started again ends with the weights of one that was never killed."""
+"""A training that is killed with -9 and started again ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from cir.training.loop import CHECKPOINT
 
-# Reports each step on stdout, so that the kill can come right after it.
+pytestmark = pytest.mark.slow
+
+# Prints each step to stdout, so that the kill can follow it at once.
 PROGRAM = """
 import sys
 from pathlib import Path
 from cir.training import loop
-from cir.training.config import facts, make_task, read_config
+from cir.training.config import read_config
+from cir.training.tasks import facts, make_task
 
 config, root, start, work, out = map(Path, sys.argv[1:])
 settings = read_config(config)
 task, recipe = make_task(settings, root, work, start=start)
-told = facts(settings, start)
-loop.train(task, recipe, work=work, out=out, facts=told, report=lambda step, _: print(step, flush=True))
+record = facts(settings, start)
+loop.train(task, recipe, work=work, out=out, facts=record, on_step=lambda step, _: print(step, flush=True))
 """
 
 
 def train(*places: Path, kill_at: int | None = None) -> None:
-    """Train, or train until a step has been reported and be killed."""
+    """Train, to the end or until a step has been printed, after which the process is killed."""
     command = [sys.executable, "-c", PROGRAM, *map(str, places)]
     # One thread: the order of sums, and with it the last bit, is then always the same.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

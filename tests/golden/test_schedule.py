@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cir.training.config import read_config
-from cir.training.triplets import Settings
+from cir.training.triplets import TripletBatches
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "schedule.json").read_text())
 SHIPPED = {"fiq": "fashioniq", "cirr": "cirr"}
@@ -27,7 +27,7 @@ def test_the_rest_of_the_shipped_recipes_is_the_official_one() -> None:
     fashioniq, cirr = read_config("fashioniq"), read_config("cirr")
     for config in (fashioniq, cirr):
         assert (config.recipe.eps, config.recipe.weight_decay, config.recipe.clip) == (1e-7, 0.05, 0.0)
-        assert isinstance(config.batches, Settings)
+        assert isinstance(config.batches, TripletBatches)
         assert config.batches.batch == 128
     assert (fashioniq.recipe.epochs, cirr.recipe.epochs) == (30, 50)
     # FashionIQ's trainer never reads the weights of the losses, CIRR's takes its defaults.

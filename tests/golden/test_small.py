@@ -1,4 +1,4 @@
-"""The embedded model: its size, its contract, and that it has learned what the README says."""
+"""The packaged models: size, card, and the quality that the README states."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from cir import load_model, models
 from cir.data import wardrobe
 from cir.data.attribute_benchmarks import load_wardrobe
 from cir.eval.engine import evaluate
+from cir.files import sha256_file
 from cir.images import scan
-from cir.indexer.writing.build import build_index
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.writing.build import build_index
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
-from cir.replacement.precheck import objections
+from cir.replacement.precheck import incompatibilities
 from cir.search.searcher import Searcher
 from cir.types import Query
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +32,8 @@ def encoder() -> SprcEncoder:
 
 def test_it_is_small_safe_and_what_its_card_says(encoder: SprcEncoder) -> None:
     directory = models.find("small")
-    assert {path.name for path in directory.iterdir()} == {"card.json", "model.safetensors", "vocab.txt"}
-    assert weights.sha256(directory / weights.WEIGHTS) == encoder.card.weights_sha256
+    assert {path.name for path in directory.iterdir()} == {"card.json", "model.safetensors"}
+    assert sha256_file(directory / weights.WEIGHTS) == encoder.card.weights_sha256
     assert encoder.card.name == "small-3"
     assert encoder.card.training["held-out"]["images-224.zip R@10"] > 0.85
     assert (encoder.card.vector, encoder.card.tokens) == (True, 0)
@@ -39,12 +42,14 @@ def test_it_is_small_safe_and_what_its_card_says(encoder: SprcEncoder) -> None:
 def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) -> None:
     lite = load_model("small-lite")
     (frozen,) = models.PACKAGED.glob("frozen-*.safetensors")
-    whole = [frozen, *models.find("small").iterdir(), *models.find("small-lite").iterdir()]
-    assert sum(path.stat().st_size for path in whole) <= 90_000_000
+    vocabulary = models.PACKAGED / "vocab.txt"
+    shared = [set(weights.files_of(models.find(name))) for name in ("small", "small-lite")]
+    assert shared[0] & shared[1] == {frozen, vocabulary}
+    assert sum(path.stat().st_size for path in shared[0] | shared[1]) <= 90_000_000
     assert encoder.card.query_heads == {lite.card.space.id: lite.card.dims}
-    assert objections(lite.card, encoder.card) == []
+    assert incompatibilities(lite.card, encoder.card) == []
     assert encoder.card.simplex == lite.card.simplex is not None
-    assert objections(encoder.card, lite.card) == []  # measured, and then refused: it is worse
+    assert incompatibilities(encoder.card, lite.card) == []  # measured, and then refused: it is worse
     colours = encoder.card.classes["colour"]
     assert colours[: len(lite.card.classes["colour"])] == list(lite.card.classes["colour"])
 
@@ -68,24 +73,25 @@ def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Sea
     return Searcher(Gallery.open(folder.parent / "w.index"), lambda card: encoder)
 
 
-def test_it_finds_what_was_asked_for(index: Index) -> None:
-    benchmark = load_wardrobe(Path(index.gallery.root(index.ids[0])), queries=150)
+def test_it_finds_the_targets(index: Searcher) -> None:
+    benchmark = load_wardrobe(Path(index.gallery.image(index.ids[0]).root), queries=150)
     report = evaluate(benchmark, index).report
     assert report.metrics["R@10"].value >= 0.95
     best = max(figures["R@1"].value for figures in report.baselines.values())
     assert report.metrics["R@1"].value >= best + 0.05
 
 
-def test_text_alone_names_things(index: Index) -> None:
-    known = Counter((item["colour"], item["type"]) for item in map(index.gallery.metadata, index.ids)).most_common(12)
+def test_a_text_query_finds_garments_of_that_colour_and_type(index: Searcher) -> None:
+    items = [index.gallery.image(image_id).metadata for image_id in index.ids]
+    common = Counter((item["colour"], item["type"]) for item in items).most_common(12)
     found = 0
-    for (colour, kind), count in known:
+    for (colour, kind), count in common:
         hits = index.search(Query((), f"a {colour} {kind}", k=count)).hits
         found += sum((hit.metadata["colour"], hit.metadata["type"]) == (colour, kind) for hit in hits)
-    assert found >= 0.6 * sum(count for _, count in known)
+    assert found >= 0.6 * sum(count for _, count in common)
 
 
-def test_it_says_when_nothing_fits(index: Index) -> None:
-    assert index.search(Query((), "a red dress")).fits
-    assert index.search(Query((), "lipstick")).fits is False
-    assert index.search(Query((index.ids[0],))).fits is None
+def test_a_query_without_an_answer_is_not_confident(index: Searcher) -> None:
+    assert index.search(Query((), "a red dress")).confident
+    assert index.search(Query((), "lipstick")).confident is False
+    assert index.search(Query((index.ids[0],))).confident is None

@@ -111,6 +111,7 @@ def test_the_submission_files_are_the_official_ones(encoder: SprcEncoder, tmp_pa
     assert files == official_submissions()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashioniq-val", "cirr-val"])
 def test_from_pictures_to_official_metrics(
     name: str, encoder: SprcEncoder, tmp_path: Path, request: pytest.FixtureRequest

@@ -1,7 +1,7 @@
 """A converted official checkpoint against the official code's own numbers, through the public API.
 
-`tests/golden/data/sprc-tiny` is `oracles/sprc-tiny` trimmed by `trim_sprc_tiny.py`. The mistakes at the end are those
-that a rewrite of SPRC makes; each must be seen by these tests.
+`tests/golden/data/sprc-tiny` is `oracles/sprc-tiny` trimmed by `trim_sprc_tiny.py`. The mistakes at the end are typical
+of a rewrite of SPRC; these tests must detect each of them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from cir.text import Tokenizer, clean_caption
 DATA = Path(__file__).parent / "data" / "sprc-tiny"
 TOLERANCE = 1e-4
 RELATIVE = 1e-3
-WEIGHTS = {"itc": 1.0, "rtc": 0.4, "align": 0.4}  # of the recorded gradients: the official CIRR recipe
+WEIGHTS = {"itc": 1.0, "rtc": 0.4, "align": 0.4}  # of the official CIRR recipe, for which gradients are recorded
 GRADIENTS = ("temp", "prompt_tokens", "query_tokens", "ln_vision.weight", "text_proj.weight", "vision_proj.weight")
 
 
 class Oracle:
-    """What the official code computed: `known` arrays, `said` in oracle.json, and the pictures it saw."""
+    """Results of the official code: `known` arrays, `record` from oracle.json, and the input pictures."""
 
     def __init__(self) -> None:
         self.known = {key: torch.from_numpy(value) for key, value in np.load(DATA / "arrays.npz").items()}
-        self.said: dict[str, Any] = json.loads((DATA / "oracle.json").read_text())
-        self.captions: list[str] = self.said["captions_raw"]
+        self.record: dict[str, Any] = json.loads((DATA / "oracle.json").read_text())
+        self.captions: list[str] = self.record["captions_raw"]
         generator = torch.Generator().manual_seed(2)
         self.reference, self.target, self.gallery = (
             torch.randn(count, 3, 224, 224, generator=generator) for count in (6, 6, 9)
@@ -46,7 +46,7 @@ class Oracle:
             assert torch.allclose(drawn, self.known[name], atol=1e-5), "this torch draws other pictures from the seed"
 
     def close(self, ours: Tensor, name: str) -> None:
-        """Fail unless `ours` is what the official code computed."""
+        """Fail unless `ours` equals the official code's result."""
         assert ours.shape == self.known[name].shape
         assert (ours - self.known[name]).abs().max() < TOLERANCE, name
 
@@ -58,7 +58,7 @@ def oracle() -> Oracle:
 
 @pytest.fixture
 def model(sprc_model: Path) -> Sprc:
-    """Freshly loaded, since some tests change it."""
+    """Loaded anew for every test, because some change it."""
     return cir.load_model(sprc_model, device="cpu").sprc
 
 
@@ -73,7 +73,7 @@ def check_search(model: Sprc, oracle: Oracle) -> None:
 
 
 def check_losses(model: Sprc, oracle: Oracle) -> dict[str, Tensor]:
-    """The three losses, which are handed on."""
+    """The three losses, which are also returned."""
     losses = model.losses(oracle.reference, oracle.target, oracle.captions)
     for name, value in losses.items():
         assert value.item() == pytest.approx(oracle.known[f"loss_{name}"].item(), abs=TOLERANCE), name
@@ -96,7 +96,7 @@ def test_pass_a(model: Sprc, oracle: Oracle) -> None:
     assert (prompt - oracle.known["fusion_hidden"][:, : prompt.shape[1]]).abs().max() < TOLERANCE
 
 
-def test_the_encoder_says_what_the_module_says(sprc_model: Path, oracle: Oracle) -> None:
+def test_the_encoder_gives_the_vectors_of_the_module(sprc_model: Path, oracle: Oracle) -> None:
     encoder = cir.load_model(sprc_model, device="cpu")
     encoded = encoder.encode_images(oracle.gallery.numpy())
     assert encoded.vectors is None
@@ -106,7 +106,7 @@ def test_the_encoder_says_what_the_module_says(sprc_model: Path, oracle: Oracle)
 
 
 def test_captions_and_token_ids(oracle: Oracle, sprc_model: Path) -> None:
-    assert [clean_caption(caption) for caption in oracle.captions] == oracle.said["captions_processed"]
+    assert [clean_caption(caption) for caption in oracle.captions] == oracle.record["captions_processed"]
     ids, mask = Tokenizer(sprc_model / "vocab.txt", pad_to_longest=False)(oracle.captions, 32)
     assert np.array_equal(ids, oracle.known["input_ids"].numpy())
     assert np.array_equal(mask, oracle.known["attention_mask"].numpy())
@@ -127,10 +127,10 @@ def test_losses_and_gradients(model: Sprc, oracle: Oracle, sprc_checkpoint: Path
         gradient = ours[name].grad
         assert gradient is not None
         assert (gradient - theirs).norm() < RELATIVE * theirs.norm(), name
-    # Of every other trained tensor the official code wrote down the length of its gradient.
+    # For every other trained tensor the length of its gradient is recorded.
     checkpoint = open_checkpoint(sprc_checkpoint)
     names = naming.Names(checkpoint, checkpoint.tensors)
-    lengths = oracle.said["grad_norm_cirr_weights"]
+    lengths = oracle.record["grad_norm_cirr_weights"]
     trained = [name for name in ours if not name.startswith("vision.")]
     assert len(trained) == sum(length is not None for length in lengths.values())
     for name in trained:
@@ -143,7 +143,7 @@ def test_losses_and_gradients(model: Sprc, oracle: Oracle, sprc_checkpoint: Path
 def test_three_steps_of_training(model: Sprc, oracle: Oracle) -> None:
     trained = [parameter for name, parameter in model.named_parameters() if not name.startswith("vision.")]
     optimiser = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.98), eps=1e-7, weight_decay=0.05)
-    for recorded in oracle.said["adamw_3steps_fiq_weights_lr1e-4"]:
+    for recorded in oracle.record["adamw_3steps_fiq_weights_lr1e-4"]:
         losses = model.losses(oracle.reference, oracle.target, oracle.captions)
         for name, value in losses.items():
             assert value.item() == pytest.approx(recorded[f"loss_{name}"], rel=RELATIVE), name
@@ -152,7 +152,7 @@ def test_three_steps_of_training(model: Sprc, oracle: Oracle) -> None:
         optimiser.step()
 
 
-# Mistakes, planted.
+# Planted mistakes.
 
 
 def query_feed_forward_in_pass_b(monkeypatch: pytest.MonkeyPatch, model: Sprc) -> None:
@@ -221,7 +221,7 @@ def no_positions_on_prompts(monkeypatch: pytest.MonkeyPatch, model: Sprc) -> Non
         (no_positions_on_prompts, check_losses),
     ],
 )
-def test_a_mistake_is_seen(
+def test_a_mistake_is_detected(
     mistake: Callable[[pytest.MonkeyPatch, Sprc], None],
     check: Callable[[Sprc, Oracle], object],
     model: Sprc,
@@ -246,4 +246,4 @@ def test_what_is_committed_is_the_oracle(shared: Path, sprc_checkpoint: Path, or
     arrays = np.load(folder / "oracle.npz")
     for name in ("reference", "target", "gallery"):
         assert np.array_equal(arrays[name], getattr(oracle, name).numpy())
-    assert json.loads((folder / "oracle.json").read_text()) == oracle.said
+    assert json.loads((folder / "oracle.json").read_text()) == oracle.record

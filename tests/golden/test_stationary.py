@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from cir.models.stationary import digest, simplex
 from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
 from cir.training.losses import hoc
-from cir.models.stationary import digest, simplex
 
 FILE = Path(__file__).parent / "data" / "stationary" / "oracle.npz"
 KNOWN = dict(np.load(FILE))

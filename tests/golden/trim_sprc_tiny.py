@@ -1,9 +1,9 @@
-"""Makes tests/golden/data/sprc-tiny of the official code's outputs, small enough to be committed.
+"""Makes tests/golden/data/sprc-tiny from the official code's outputs, small enough to be committed.
 
     python tests/golden/trim_sprc_tiny.py ../shared/oracles
 
-What is left out changes no number: rows of the word embedding that no caption uses are zeroed, which compresses them
-away, and the pictures are the seed they were drawn from.
+Nothing that is left out changes a number: rows of the word embedding that no caption uses are zeroed, so that they
+compress to nothing, and the pictures are replaced by the seed they were drawn from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from cir.models import PACKAGED
+from cir.models.weights import VOCABULARY
 from cir.text import Tokenizer
 
 DATA = Path(__file__).parent / "data" / "sprc-tiny"
@@ -28,7 +29,7 @@ SEED = 2
 
 
 def captions(oracles: Path) -> list[str]:
-    """Every caption of the two SPRC oracles, also those that the FashionIQ protocol joins."""
+    """Every caption of the two SPRC oracles, and the word with which the FashionIQ protocol joins two."""
     found = list(json.loads((oracles / "sprc-tiny" / "oracle.json").read_text())["captions_raw"])
     for file in sorted((oracles / "sprc-eval").rglob("cap*.json")):
         for row in json.loads(file.read_text()):
@@ -40,7 +41,7 @@ def main() -> None:
     """Write model.pt.gz, arrays.npz and oracle.json."""
     oracles = Path(sys.argv[1])
     folder = oracles / "sprc-tiny"
-    ids, _ = Tokenizer(PACKAGED / "vocab.txt")(captions(oracles), 512)
+    ids, _ = Tokenizer(PACKAGED / VOCABULARY)(captions(oracles), 512)
     used = torch.zeros(30523, dtype=torch.bool)
     used[torch.from_numpy(np.unique(ids))] = True
     content = torch.load(folder / "model.pt", weights_only=True)
@@ -55,7 +56,7 @@ def main() -> None:
     for name, count in PICTURES.items():
         pixels = torch.randn(count, 3, 224, 224, generator=generator).numpy()
         assert np.array_equal(pixels, arrays[name]), name
-        arrays[name] = pixels[:, :, 0, 0]  # enough to see that a seed draws the same elsewhere
+        arrays[name] = pixels[:, :, 0, 0]  # enough to check that the seed draws the same pictures elsewhere
     unused = ("reference_feats", "sim_batch1", "second_pass_hidden", "target_hidden", "prompt_hidden")
     np.savez_compressed(DATA / "arrays.npz", **{key: value for key, value in arrays.items() if key not in unused})
     known = json.loads((folder / "oracle.json").read_text())

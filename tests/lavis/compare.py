@@ -1,4 +1,4 @@
-"""Our side of scripts/check_lavis: the converted model against what LAVIS computed. FOLDER is as witness.py left it."""
+"""Our side of scripts/check_lavis: the converted model against LAVIS's features, which witness.py wrote to FOLDER."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> int:
     sprc, _, _ = weights.load(folder / "model")
     ids, mask = sprc.tokenize(known["captions"].tolist())
     tokens = sprc.gallery_tokens(torch.from_numpy(known["pixels"]))
-    # The text alone, as BLIP-2 encodes it; SPRC itself never does.
+    # The text alone, as BLIP-2 encodes it; SPRC itself does not.
     states = sprc.qformer(sprc.embeddings(input_ids=ids), attention_mask=mask, query_length=0).last_hidden_state
     texts = F.normalize(sprc.text_proj(states[:, 0]), dim=-1)
     differences = {
@@ -31,7 +31,7 @@ def main() -> int:
         "text features": float(np.abs(texts.numpy() - known["texts"]).max()),
         "temperature": abs(sprc.temp.item() - 0.05),
     }
-    # That they agree says something only where images and texts differ from each other.
+    # Agreement means something only if images, and texts, differ from each other.
     spread = {
         "images": float(np.ptp(known["images"], axis=0).max()),
         "texts": float(np.ptp(known["texts"], axis=0).max()),

@@ -1,9 +1,10 @@
-"""LAVIS's own side of scripts/check_lavis: runs in LAVIS's environment, and knows nothing of cir.
+"""LAVIS's side of scripts/check_lavis: runs in LAVIS's environment, and imports nothing of cir.
 
     python witness.py eva_clip_g|clip_L FOLDER
 
-Writes FOLDER/blip2.pth, a checkpoint as LAVIS saves it, and FOLDER/witness.npz, what LAVIS computes with it. Everything
-that LAVIS would download is handed to it from here: the tokenizer's words, BERT's sizes, the image encoder's weights.
+Writes FOLDER/blip2.pth, a checkpoint as LAVIS saves it, and FOLDER/witness.npz, the features LAVIS computes with it.
+Everything that LAVIS would download is given to it here: the tokenizer's words, BERT's sizes, the image encoder's
+weights.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 import torch
 
 DEPTH = 2  # blocks of the image encoder; with DEPTH + 2 layers of the Q-Former two see the image
-WORDS = Path(__file__).parents[2] / "cir" / "models" / "vocab.txt"
+WORDS = Path(__file__).parents[2] / "cir" / "weights" / "vocab.txt"
 CAPTIONS = ["is shiny and silver with shorter sleeves", "remove the dog, and make the sofa red - not blue", "x"]
 
 
 def import_torchvision() -> None:
-    """LAVIS imports it. PyPI's build is for CUDA; beside a CPU torch it names two operators that it does not have."""
+    """Import torchvision for LAVIS. Beside a CPU torch, PyPI's CUDA build lacks two operators that it registers."""
     try:
         import_module("torchvision")
     except RuntimeError:
@@ -42,8 +43,7 @@ def build(vision: str, folder: Path) -> torch.nn.Module:
     from lavis.models.blip2_models import blip2
     from lavis.models.blip2_models.blip2_qformer import Blip2Qformer
 
-    (folder / "words.txt").write_text(WORDS.read_text(encoding="utf-8").replace("[DEC]\n", ""), encoding="utf-8")
-    tokenizer, config = blip2.BertTokenizer(str(folder / "words.txt")), blip2.BertConfig(num_hidden_layers=DEPTH + 2)
+    tokenizer, config = blip2.BertTokenizer(str(WORDS)), blip2.BertConfig(num_hidden_layers=DEPTH + 2)
     blip2.BertTokenizer.from_pretrained = lambda name: tokenizer
     blip2.BertConfig.from_pretrained = lambda name: config
     from_config = blip2.BertLMHeadModel

@@ -300,6 +300,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_stays_below_one_and_a_half_checkpoints(tmp_path: Path) -> None:
     """Widths of the published model, few layers: 300 MB. What Python and torch need by themselves is not counted."""
     config = SprcConfig(vision={**VIT_G_CONFIG.vision, "num_hidden_layers": 2, "intermediate_size": 6144}, layers=6)

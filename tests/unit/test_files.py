@@ -117,7 +117,7 @@ def test_more_than_the_disk_holds_is_refused_first(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with (
-        pytest.raises(DataError, match="disk full while writing .*file: free at least 5 MB"),
+        pytest.raises(DataError, match=r"disk full while writing .*file: free at least 5 MB"),
         files.write_atomically(tmp_path / "file", need=5_000_000),
     ):
         pytest.fail("nothing may be written")

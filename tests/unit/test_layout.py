@@ -19,7 +19,18 @@ import cir
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"cir": "cir", "indexer": "cir.indexer", "eval": "cir.eval", "data_manifests": "cir.data_manifests"}
 SOURCES = ("cir", "indexer", "eval", "tests", "bench", "scripts", "docs")
-GROUND = {"types", "arrays", "errors", "files", "threads", "evidence", "mappings", "query_vectors", "images", "conditions"}
+GROUND = {
+    "types",
+    "arrays",
+    "errors",
+    "files",
+    "threads",
+    "evidence",
+    "mappings",
+    "query_vectors",
+    "images",
+    "conditions",
+}
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.
 ARROWS: dict[str, set[str] | None] = {
     **dict.fromkeys(GROUND, GROUND),

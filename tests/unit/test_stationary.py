@@ -160,7 +160,7 @@ def test_two_models_that_never_met_share_the_vertices() -> None:
 
     def encoded(noise: float) -> Floats:
         blocks = vertices[classes] + noise * rng.standard_normal((320, 32)) / 6
-        return unit(np.concatenate([blocks, rng.standard_normal((320, 16)) / 2], axis=1))
+        return unit(np.concatenate([blocks, rng.standard_normal((320, 16)) / 2], axis=1).astype(np.float32))
 
     old, new = encoded(1.0), encoded(0.5)
     references = np.roll(np.arange(320), 1)
@@ -190,10 +190,10 @@ def test_two_models_that_never_met_share_the_vertices() -> None:
 def test_a_head_is_fitted_on_the_states_of_a_finished_model() -> None:
     rng = np.random.default_rng(0)
     traits = rng.standard_normal((400, 24))
-    old = unit((traits + 0.5 * rng.standard_normal(traits.shape)) @ rng.standard_normal((24, 32)))
+    old = unit(((traits + 0.5 * rng.standard_normal(traits.shape)) @ rng.standard_normal((24, 32))).astype(np.float32))
     states = (5 * traits @ rng.standard_normal((24, 40))).astype(np.float32)
     seen = traits + rng.standard_normal(traits.shape)  # the traits as the old model encodes them
-    queries = unit(seen @ np.linalg.lstsq(traits, old, rcond=None)[0])
+    queries = unit((seen @ np.linalg.lstsq(traits, old, rcond=None)[0]).astype(np.float32))
     sample = PairedSample(
         old_gallery=old,
         new_gallery=old,
@@ -210,5 +210,6 @@ def test_a_head_is_fitted_on_the_states_of_a_finished_model() -> None:
     fitted = routes.fitted_head(replace(sample, new_states=states))
     assert isinstance(fitted, routes.FittedRoute)
     assert fitted.matrix is not None
-    assert (fitted.matrix.shape, fitted.matrix.dtype) == ((32, 40), np.float32)
+    assert fitted.matrix.shape == (32, 40)
+    assert fitted.matrix.dtype == np.float32
     assert sample.hits(fitted.scores, 10).mean() > sample.hits(sample.current, 10).mean() + 0.1

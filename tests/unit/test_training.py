@@ -45,7 +45,7 @@ def source() -> PhotoSource:
         items.append({"colour": colour, "type": kind, "pattern": "plain"})
         maps.append(looks[colour] + looks[kind] + 0.1 * numbers.standard_normal((4, 32)))
     every = np.arange(40)
-    kinds = {("colour",): 0.5, ("type",): 0.5}
+    kinds: dict[tuple[str, ...], float] = {("colour",): 0.5, ("type",): 0.5}
     table = AttributeTable("toy", items, KINDS)
     return PhotoSource("toy", table, np.array(maps, np.float16), every, every >= 0, kinds)
 
@@ -85,6 +85,7 @@ def plain_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captions, "augment", lambda caption, rng: caption)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain_captions")
 def test_the_loop_teaches_and_keeps_the_best(task: AttributeTask, tmp_path: Path) -> None:
     before = task.validate()
@@ -126,6 +127,7 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_a_stopped_training_continues_as_if_it_had_not(
     source: PhotoSource, tmp_path: Path, make_model: Callable[..., Path]
 ) -> None:
@@ -185,6 +187,7 @@ def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_pa
         loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path, facts={"config": "b"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plain_captions")
 def test_a_head_learns_the_vectors_of_an_older_gallery(
     source: PhotoSource, task: AttributeTask, tmp_path: Path

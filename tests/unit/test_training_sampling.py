@@ -42,14 +42,14 @@ def test_a_change_changes_what_it_names_and_keeps_the_rest(garments: AttributeTa
         assert query.kind == "+".join(kinds)
         assert query.caption
         assert answered[triplet.reference] == (kinds == ("same",))
-        for row in np.flatnonzero(answered):
+        for row in np.flatnonzero(answered).tolist():
             assert garments.items[row] == after
 
 
 def test_a_negation_accepts_everything_else(garments: AttributeTable) -> None:
     for triplet in sample(garments, ("not colour",), 30):
         before = garments.items[triplet.reference]
-        for row in np.flatnonzero(triplet.answered_by(np.arange(len(garments.items)))):
+        for row in np.flatnonzero(triplet.answered_by(np.arange(len(garments.items)))).tolist():
             assert garments.items[row]["colour"] != before["colour"]
             assert garments.items[row]["type"] == before["type"]
 
@@ -66,7 +66,7 @@ def test_a_described_target_does_not_depend_on_the_reference(garments: Attribute
     triplets = sample(garments, ("described",), 60)
     assert len({garments.items[triplet.target]["type"] for triplet in triplets}) > 4
     for triplet in triplets[:10]:
-        for row in np.flatnonzero(triplet.answered_by(np.arange(len(garments.items)))):
+        for row in np.flatnonzero(triplet.answered_by(np.arange(len(garments.items)))).tolist():
             assert garments.items[row] == garments.items[triplet.target]
 
 

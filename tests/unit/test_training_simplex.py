@@ -40,7 +40,7 @@ def toy(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[..., Attrib
         items.append({**item, "pattern": "plain"})
         maps.append(sum(looks[value] for value in item.values()) + 0.1 * numbers.standard_normal((4, 32)))
     every = np.arange(40)
-    kinds = {("colour",): 0.5, ("type",): 0.5}
+    kinds: dict[tuple[str, ...], float] = {("colour",): 0.5, ("type",): 0.5}
     table = AttributeTable("toy", items, ("colour", "type"))
     source = PhotoSource("toy", table, np.array(maps, np.float16), every, every >= 0, kinds)
     start, _, preprocess = weights.load(make_model(tmp_path / "toy-1", seed=0))

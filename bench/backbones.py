@@ -1,18 +1,20 @@
-"""Which image side for `small`: a ViT taught by EfficientNet-Lite0, or EfficientNet-Lite0 itself?
+"""The backbone of `small`: a ViT distilled from EfficientNet-Lite0, or EfficientNet-Lite0 itself?
 
-    python bench/trunks.py DATA_ROOT --work WORK --minutes 10 --output bench/results/DATE-trunks.json
+    python bench/backbones.py DATA_ROOT --work WORK --minutes 10 --output bench/results/DATE-backbones.json
 
-WORK is the folder of a training (`cir train small --work WORK`): it holds the feature maps. A small ViT of the class of
-the official models learns to give the same 7 x 7 maps; then linear probes on train photos are read from both on the
-held-out photos. What a probe cannot read from a map, a Q-Former can hardly.
+WORK is the folder of a training (`cir train small --work WORK`), which holds the feature maps. A small ViT of the class
+of the official models learns to give the same 7 x 7 maps. Then linear probes are trained on the maps of train photos
+and measured on held-out photos: what a probe cannot read from a map, a Q-Former hardly can.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cir import devices
+from cir.arrays import Floats, Rows
 from cir.data import products
-from cir.models.sprc import VisionTransformer
+from cir.files import write_json
+from cir.models.backbones import VisionTransformer
 from cir.training.config import read_config
-from cir.training.sources import Source, _Pixels, gather
+from cir.training.features import FeatureStore
+from cir.training.sources import AttributeBatches, PhotoSource, ProductPixels, gather
 
 VIT = {"image_size": 224, "patch_size": 32, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}
 SEED, BATCH, RATE = 0, 32, 1e-3
@@ -48,12 +53,14 @@ class Student(nn.Module):
         return out
 
 
-def distil(source: Source, pixels: _Pixels, mean: Tensor, std: Tensor, minutes: float) -> tuple[Student, int]:
-    """Teach for so many minutes; the student and how many pictures it saw."""
+def distil(
+    source: PhotoSource, pixels: Callable[[int], Floats], mean: Tensor, std: Tensor, minutes: float
+) -> tuple[Student, int]:
+    """Train a student for that many minutes; the student, and the number of pictures it saw."""
     torch.manual_seed(SEED)
     student = Student(source.maps.shape[-1]).train()
     optimiser = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=0.05)
-    rows = source.places[source.among]
+    rows = source.places[source.trainable]
     rng, seen, started = np.random.default_rng(SEED), 0, time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         while (spent := (time.monotonic() - started) / 60) < minutes:
@@ -86,7 +93,7 @@ def probe(train: Tensor, classes: Tensor, held_out: Tensor, truth: Tensor) -> fl
 
 
 def pooled(maps: Tensor) -> Tensor:
-    """(N, 49, W) -> (N, 2 W): mean and maximum over places."""
+    """(N, 49, W) -> (N, 2 W): mean and maximum over the positions of the map."""
     return torch.cat([maps.mean(1), maps.amax(1)], 1)
 
 
@@ -96,30 +103,32 @@ def pooled(maps: Tensor) -> Tensor:
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
 def main(root: Path, work: Path, minutes: float, output: Path | None) -> None:
-    """Compare the trunks and write the figures."""
+    """Compare the backbones and write the figures."""
     devices.keep_freed_memory()
     config = read_config("small")
-    sources, held_out = gather(config.batches, root, work, nn.Identity(), config.preprocess)
-    large, every = sources[0], sources[1]
-    styles = products.read_styles(root)
+    preprocess, batches = config.preprocess, config.batches
+    assert preprocess is not None
+    assert isinstance(batches, AttributeBatches)
+    data = gather(batches, root, FeatureStore(work, nn.Identity(), preprocess))
+    large, every = data.sources[:2]
+    ids = {product for product in products.read_styles(root) if products.split_of(product) == "train"}
 
-    def pixels(name: str, source: Source) -> _Pixels:
-        ids = sorted(p for p in styles if products.split_of(p) == "train")
-        files = {p: image for p, image in products.product_images(root / name) if p in set(ids)}
-        return _Pixels(files, sorted(files), config.preprocess)
+    def pixels(name: str) -> Callable[[int], Floats]:
+        files = {product: image for product, image in products.product_images(root / name) if product in ids}
+        return partial(ProductPixels(files, sorted(files)), preprocess)
 
-    names = list(config.batches.sources)
+    names = list(batches.sources)
     maps = torch.from_numpy(every.maps[np.random.default_rng(SEED).choice(len(every.maps), 2000)]).float()
     mean, std = maps.mean((0, 1)), maps.std((0, 1)) + 1e-3
-    small_pixels, large_pixels = pixels(names[1], every), pixels(names[0], large)
+    small_pixels, large_pixels = pixels(names[1]), pixels(names[0])
     student, seen = distil(every, small_pixels, mean, std, minutes)
-    rows, apart = np.flatnonzero(large.among), held_out[0].rows
+    rows, held_out = np.flatnonzero(large.trainable), data.held_out[0].rows
     figures: dict[str, Any] = {}
-    for trunk in ("efficientnet-lite0", "vit"):
+    for backbone in ("efficientnet-lite0", "vit"):
 
-        def features(chosen: Any, trunk: str = trunk) -> Tensor:
+        def features(chosen: Rows, backbone: str = backbone) -> Tensor:
             places = large.places[chosen]
-            if trunk != "vit":
+            if backbone != "vit":
                 return pooled((torch.from_numpy(large.maps[places]).float() - mean) / std)
             out = []
             with torch.inference_mode():
@@ -128,32 +137,32 @@ def main(root: Path, work: Path, minutes: float, output: Path | None) -> None:
                     out.append(pooled(student(torch.from_numpy(batch))))
             return torch.cat(out).clone()
 
-        train, test = features(rows), features(apart)
-        figures[trunk] = {
+        train, test = features(rows), features(held_out)
+        figures[backbone] = {
             kind: round(
                 probe(
                     train,
                     torch.from_numpy(large.table.codes[kind][rows]),
                     test,
-                    torch.from_numpy(large.table.codes[kind][apart]),
+                    torch.from_numpy(large.table.codes[kind][held_out]),
                 ),
                 4,
             )
             for kind in products.KINDS
         }
-        click.echo(json.dumps({trunk: figures[trunk]}))
+        click.echo(json.dumps({backbone: figures[backbone]}))
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "accuracy of linear probes on held-out photos": figures,
         "train photos": len(rows),
-        "held-out photos": len(apart),
+        "held-out photos": len(held_out),
         "vit": VIT,
         "pictures the vit saw": seen,
         "minutes": minutes,
         "seed": SEED,
     }
     if output:
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(output, result, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""`cir info`, `cir verify` and `cir models`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from cir.testing.commands import Run, mistake
+
+
+def test_info_describes_an_index(cli: Run, wardrobe_index: Path, folder: Path, tmp_path: Path) -> None:
+    shown = cli("info", wardrobe_index).out
+    for word in ("40 in 1 segments", "tiny-1", "one vector of 16 dims and 4 tokens", "pattern", str(folder)):
+        assert word in shown
+    values = cli("info", wardrobe_index, "--json").json
+    assert (values["images"], values["searched"], values["generation"]) == (40, 40, 1)
+    assert (values["vectors"], values["tokens"], values["mappings"]) == (True, 4, {})
+    assert [earlier["generation"] for earlier in values["generations"]] == [1]
+    mistake(cli("info", tmp_path), "build-index")
+
+
+def test_verify_reads_every_byte(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
+    assert "40 images, no problems" in cli("verify", wardrobe_index).out
+    copy = tmp_path / "copy.index"
+    shutil.copytree(wardrobe_index, copy)
+    gallery = copy / "segments" / "000001" / "gallery.h5"
+    data = bytearray(gallery.read_bytes())
+    data[-1000] ^= 1
+    gallery.write_bytes(data)
+    mistake(cli("verify", copy), "gallery.h5")
+
+
+def test_models_are_listed(cli: Run, tiny_model: Path) -> None:
+    listed = cli("models", "--model-dir", tiny_model.parent).out
+    assert "small-3 (alias small)" in listed
+    assert "tiny-1" in listed
+    assert [model["name"] for model in cli("models", "--json").json] == ["small-3", "small-lite-1"]
+
+
+def test_an_index_of_a_newer_format_is_refused(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer.index"
+    shutil.copytree(wardrobe_index, newer)
+    manifest = next((newer / "manifests").glob("*.json"))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "format": 99}))
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    (newer / "CURRENT").write_text(f"{manifest.name} {digest}\n")
+    for command in (("query", newer, "-t", "red"), ("info", newer), ("verify", newer), ("rollback", newer)):
+        mistake(cli(*command), "upgrade", "99")

@@ -1,0 +1,82 @@
+"""`cir query`: tables, JSON, paths and sheets; conditions; bad references and arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cir.testing.commands import Run, mistake
+
+
+def test_tables_json_paths_and_sheets(cli: Run, wardrobe_index: Path, folder: Path, tmp_path: Path) -> None:
+    words = ["query", wardrobe_index, "-i", "images/00004.jpg", "-t", "in red, with long sleeves", "-k", 4]
+    table = cli(*words)
+    assert table.code == 0
+    lines = table.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3", "4"]
+    answer = cli(*words, "--json").json
+    assert [hit["id"] for hit in answer["hits"]] == [line.split()[2] for line in lines]
+    assert answer["hits"][0]["metadata"]["type"]
+    assert answer["model"] == "tiny-1"
+    assert (answer["references"], answer["text"]) == (["images/00004.jpg"], "in red, with long sleeves")
+    paths = cli(*words, "--paths").out.splitlines()
+    assert paths == [str(folder / hit["id"]) for hit in answer["hits"]]
+    for name in ("sheet.png", "sheet.jpg"):
+        assert cli(*words, "--sheet", tmp_path / name).code == 0
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.width > 1000
+            assert len(np.unique(np.asarray(sheet.convert("L")))) > 100
+    mistake(cli(*words, "--sheet", tmp_path / "sheet.tiff"), ".png")
+    mistake(cli(*words, "--sheet", tmp_path / "no" / "sheet.png"), "cannot be written")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.jpg", "sheet.png"]
+
+
+def test_texts_images_negatives_and_conditions(cli: Run, wardrobe_index: Path, folder: Path) -> None:
+    for words in (
+        ("-t", "red"),
+        ("-i", folder / "images" / "00001.jpg"),
+        ("-i", "images/00001.jpg", "-i", "images/00002.jpg", "-t", "red", "--not", "blue"),
+    ):
+        assert cli("query", wardrobe_index, *words).code == 0
+    filtered = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=plain", "--json").json
+    assert {hit["metadata"]["pattern"] for hit in filtered["hits"]} == {"plain"}
+    exact = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=plain", "--exact", "--json").json
+    assert [hit["id"] for hit in exact["hits"]] == [hit["id"] for hit in filtered["hits"]]
+    nothing = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=tartan")
+    assert (nothing.code, nothing.out) == (1, "")
+    assert nothing.err == "cir: nothing found: no image has pattern = tartan\n"
+
+
+def test_bad_references(cli: Run, wardrobe_index: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("this is text")
+    whole = (folder / "images" / "00001.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "huge.png")
+    assert (tmp_path / "huge.png").stat().st_size < 200_000
+    for name, word in (("text.jpg", "not an image"), ("half.jpg", "truncated"), ("huge.png", "too large")):
+        mistake(cli("query", wardrobe_index, "-i", tmp_path / name, "-t", "red"), name, word)
+        mistake(cli("query", wardrobe_index, "-i", tmp_path / name), name, word)
+    missing = cli("query", wardrobe_index, "-i", "nowhere.jpg", "-t", "red")
+    mistake(missing, "nowhere.jpg", "ids look like images/")
+
+
+def test_bad_arguments(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
+    mistake(cli("query", tmp_path, "-t", "red"), tmp_path.name, "build-index")
+    mistake(cli("query", tmp_path / "nowhere", "-t", "red"), "nowhere")
+    mistake(cli("query", wardrobe_index), "empty query")
+    mistake(cli("query", wardrobe_index, "-t", " "), "empty query")
+    mistake(cli("query", wardrobe_index, "-t", "red", "-k", 0), "0")
+    mistake(cli("query", wardrobe_index, "-t", "red", "--where", "pattern"), "COLUMN=VALUE")
+    mistake(cli("query", wardrobe_index, "-t", "red", "--where", "shape=round"), "shape", "pattern")
+    mistake(cli("query", wardrobe_index, "-t", "red", "--json", "--paths"), "exclude each other")
+    mistake(cli("query", wardrobe_index, "red shirt"), "unexpected argument")
+    mistake(cli("query", wardrobe_index, "-", "-t", "red"), "come from stdin")
+    mistake(cli("query", wardrobe_index, "-t", "red", "--device", "abacus"), "abacus")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_model_is_refused(cli: Run, wardrobe_index: Path, other_model: Path, tiny_model: Path) -> None:
+    mistake(cli("query", wardrobe_index, "-t", "red", "--model", other_model), "holds vectors of tiny-1", "other-1")
+    assert cli("query", wardrobe_index, "-t", "red", "--model", tiny_model).code == 0

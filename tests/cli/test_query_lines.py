@@ -1,0 +1,182 @@
+"""`cir query INDEX -`: JSON lines in, JSON lines out, in order, in batches, without waiting for further lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cir import build_index, load_model
+from cir.cli.query_lines import BATCH, read_batches
+from cir.images import scan
+from cir.search import Searcher
+from cir.testing.commands import Outcome, Run, mistake
+from cir.types import Query, SearchResult
+
+Ask = Callable[..., Outcome]
+HANGS = 120  # seconds after which a process that does not answer is killed
+
+
+@pytest.fixture
+def ask(cli: Run, wardrobe_index: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Runs `cir query INDEX -` with these bytes on stdin."""
+
+    def run(given: bytes, *words: object) -> Outcome:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        return cli("query", wardrobe_index, "-", *words)
+
+    return run
+
+
+def encoded(lines: Iterable[object]) -> bytes:
+    """Lines of JSON; strings are written as they are."""
+    return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines).encode()
+
+
+def answers(outcome: Outcome) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def test_lines_are_answered_in_kind(ask: Ask) -> None:
+    lines = [
+        {"id": "a", "references": ["images/00001.jpg"], "text": "in red", "k": 2},
+        {"id": 7, "text": "blue", "where": {"pattern": "plain"}},
+        {"text": ""},
+        {"text": "red", "colour": "red"},
+        "",
+        "not json",
+    ]
+    done = ask(encoded(lines))
+    first, second, *bad = answers(done)
+    assert done.code == 2
+    assert (first["id"], len(first["hits"])) == ("a", 2)
+    assert second["id"] == 7
+    assert "line 3: an empty query" in bad[0]["error"]
+    assert "line 4: unknown key colour" in bad[1]["error"]
+    assert "line 6: not JSON" in bad[2]["error"]
+    assert done.err == "cir: 3 lines could not be answered; their answers say why\n"
+
+
+def test_exit_codes(ask: Ask) -> None:
+    for text, code in (('{"text": "red", "where": {"pattern": "none"}}', 1), ("", 1), ('{"text": "red"}', 0)):
+        assert ask(text.encode()).code == code
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[1]", "not a query"),
+        ('{"text": 5}', '"text" is a string'),
+        ('{"text": "a", "k": "many"}', '"k" is a whole number'),
+        ('{"text": "a", "where": {"x": null}}', "a string or a whole number"),
+        ('{"text": "caf\xe9"}', "not JSON"),
+        (r'{"text": "\ud800"}', "not readable as text"),
+        ('{"text": "a", "k": 0}', "k is 0"),
+        ('{"references": [5]}', "list of strings"),
+        ('{"text": "a", "where": "x=y"}', '"where" is an object'),
+    ],
+)
+def test_bad_lines(ask: Ask, line: str, message: str) -> None:
+    done = ask(line.encode("latin-1"))
+    assert done.code == 2
+    assert message in json.loads(done.out)["error"]
+
+
+def test_bad_lines_between_good_ones(ask: Ask, cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
+    """One batch: each line is answered in its place, with its id; good lines as if they were alone."""
+    (tmp_path / "broken.jpg").write_text("not a picture")
+    good = [
+        {"id": "first", "references": ["images/00001.jpg"], "text": "in red", "k": 3},
+        {"id": ["a", "list"], "text": "blue", "where": {"pattern": "plain"}, "k": 3},
+        {"id": None, "references": ["images/00004.jpg"], "k": 4},
+        {"id": 4.5, "text": "long sleeves", "negatives": ["red"], "k": 3},
+        {"text": "red", "k": 3},
+    ]
+    bad: list[tuple[object, str]] = [
+        ({"id": "broken", "references": [str(tmp_path / "broken.jpg")], "text": "red"}, "broken.jpg: not an image"),
+        ({"id": "column", "text": "red", "where": {"price": 5}}, "no metadata column 'price'"),
+        ("{", "not JSON"),
+        ({"id": "gone", "references": ["gone.jpg"], "text": "red"}, "gone.jpg: neither an image file nor an id"),
+        ({"id": "k", "text": "red", "k": -1}, "k is -1"),
+        ({"id": "empty"}, "an empty query"),
+    ]
+    lines: list[object] = []
+    for number, (line, _) in enumerate(bad):
+        lines += [*good[number : number + 1], line]
+    done = ask(encoded(lines))
+    assert done.code == 2
+    assert done.err == "cir: 6 lines could not be answered; their answers say why\n"
+    given = answers(done)
+    assert len(given) == len(lines)
+    messages = dict((id(line), message) for line, message in bad)
+    for number, (line, answer) in enumerate(zip(lines, given, strict=True), start=1):
+        assert answer["id"] == (line.get("id") if isinstance(line, dict) else None)
+        if id(line) in messages:
+            assert answer["error"].startswith(f"line {number}: ")
+            assert messages[id(line)] in answer["error"]
+            assert set(answer) == {"id", "error"}
+        else:
+            (alone,) = answers(ask(encoded([line])))
+            assert [hit["id"] for hit in answer["hits"]] == [hit["id"] for hit in alone["hits"]]
+
+
+def test_lines_are_searched_in_batches(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    search_many = Searcher.search_many
+
+    def counted(self: Searcher, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+        sizes.append(len(queries))
+        return search_many(self, queries, exact=exact)
+
+    monkeypatch.setattr(Searcher, "search_many", counted)
+    done = ask(encoded({"id": n, "text": ("red", "blue")[n % 2], "k": 1} for n in range(BATCH + 4)))
+    assert (done.code, sizes) == (0, [BATCH, 3, 1])  # the last line lacks its newline, so that more may follow
+    assert [answer["id"] for answer in answers(done)] == list(range(BATCH + 4))
+
+
+def test_reading_joins_lines_that_arrive_in_pieces() -> None:
+    class Pieces(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            return self.read(7)
+
+    lines = [{"id": n, "text": "r\u00f6d" * n} for n in range(1, 6)]
+    batches = list(read_batches(Pieces(encoded(json.dumps(line, ensure_ascii=False) for line in lines)), 10))
+    read = [line for batch in batches for line in batch]
+    assert [line.query.text for line in read if line.query] == [line["text"] for line in lines]
+    assert [line.number for line in read] == [1, 2, 3, 4, 5]
+
+
+def test_a_slow_writer_gets_each_answer_before_it_writes_the_next_line(wardrobe_index: Path) -> None:
+    command = [sys.executable, "-c", "from cir.cli import main; main()", "query", str(wardrobe_index), "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        watch = threading.Timer(HANGS, process.kill)
+        watch.start()
+        for number, line in enumerate(('{"id": 0, "text": "red"}', "bad", '{"id": 2, "text": "blue"}')):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            assert answer["id"] == (None if number == 1 else number)
+        process.stdin.close()
+        assert process.stdout.read() == ""
+        assert process.wait() == 2
+        watch.cancel()
+
+
+def test_a_missing_model_is_one_error(
+    cli: Run, folder: Path, make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, index = make_model(tmp_path / "models" / "lost-1", seed=5), tmp_path / "my.index"
+    build_index(scan([folder])[:3], index, load_model(model))
+    shutil.rmtree(model)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "red"}\n{"text": "blue"}\n')))
+    mistake(cli("query", index, "-"), "lost-1", "is not here")
