@@ -48,5 +48,7 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_page_names_all_public_names() -> None:
     table = PAGE.read_text(encoding="utf-8").split("\n## ")[0]
-    documented = {name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)}
+    documented = {
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
+    }
     assert documented == set(cir.__all__) - {"__version__"}
