@@ -212,6 +212,7 @@ def test_evidence_that_went_stale_while_measuring(
     assert stale.err.endswith("cir: refused: the index has changed; measure again\n")
 
 
+@pytest.mark.slow
 def test_a_changed_class_map_is_refused_before_measuring(
     cli: Run, coloured: Path, make_model: Callable[..., Path], questions_for: Write, tmp_path: Path
 ) -> None:
