@@ -35,6 +35,7 @@ def replaced(cli: Run, index: Path, other_model: Path, questions_for: Write, dir
     return index
 
 
+@pytest.mark.slow
 def test_a_backfill_ends_where_a_new_index_begins(
     cli: Run,
     replaced: Path,
@@ -63,6 +64,7 @@ def test_a_backfill_ends_where_a_new_index_begins(
     assert [hit["id"] for hit in hits] == [hit["id"] for hit in expected]
 
 
+@pytest.mark.slow
 def test_mistakes(cli: Run, index: Path, dirs: list[object]) -> None:
     for budget in ("soon", "-5m", "nans", "0s", "5"):
         mistake(cli("backfill", index, f"--budget={budget}", *dirs), "90s, 30m or 2h")
@@ -70,6 +72,7 @@ def test_mistakes(cli: Run, index: Path, dirs: list[object]) -> None:
     mistake(cli("backfill", index, "--count", "0", *dirs), "--count")
 
 
+@pytest.mark.slow
 def test_a_backfill_that_lowers_recall_stops_and_stays_stopped(
     cli: Run, replaced: Path, dirs: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_backfill_that_lowers_recall_stops_and_stays_stopped(
     assert "% negative flips: answered within 10 before the backfill, and no longer" in flipped.json["stopped"]
 
 
+@pytest.mark.slow
 def test_a_backfill_without_photos_counts_them(
     cli: Run, own_index: tuple[Path, Path], other_model: Path, questions_for: Write, dirs: list[object]
 ) -> None:

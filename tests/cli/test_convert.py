@@ -140,6 +140,7 @@ def photos(wardrobe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_of_tokens_alone_does_everything(cli: Run, sprc_checkpoint: Path, photos: Path) -> None:
     """Convert, index, search in every way, evaluate: all by the model's name."""
     work = photos.parent

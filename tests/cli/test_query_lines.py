@@ -152,6 +152,7 @@ def test_reading_joins_lines_that_arrive_in_pieces() -> None:
     assert [line.number for line in read] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_slow_writer_gets_each_answer_before_it_writes_the_next_line(wardrobe_index: Path) -> None:
     command = [sys.executable, "-c", "from cir.cli import main; main()", "query", str(wardrobe_index), "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -58,6 +58,7 @@ def test_a_file_is_stored_and_shown(cli: Run, index: Path, tmp_path: Path) -> No
     assert "1 judged queries" in cli("questions", index).out
 
 
+@pytest.mark.slow
 def test_questions_are_stored_with_their_photos(
     cli: Run, own: Path, tiny_model: Path, other_model: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_worse_model_is_refused_and_nothing_changes(
     cli: Run, index: Path, tiny_model: Path, other_model: Path, questions_for: Write
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_worse_model_is_refused_and_nothing_changes(
     assert contents(index) == before
 
 
+@pytest.mark.slow
 def test_few_questions_are_refused(
     cli: Run, index: Path, tiny_model: Path, other_model: Path, questions_for: Write
 ) -> None:
@@ -60,6 +62,7 @@ def test_few_questions_are_refused(
     assert live(index).generation == 1
 
 
+@pytest.mark.slow
 def test_apply_search_add_and_roll_back(
     cli: Run, index: Path, tiny_model: Path, other_model: Path, questions_for: Write, coloured: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_name_that_is_taken_is_refused(
     mistake(cli("replace-model", index, twin, *words), "already the name of another model")
 
 
+@pytest.mark.slow
 def test_questions_without_photos_are_counted(
     cli: Run, own_index: tuple[Path, Path], tiny_model: Path, other_model: Path, questions_for: Write
 ) -> None:
@@ -157,6 +161,7 @@ def test_questions_without_photos_are_counted(
     mistake(cli("replace-model", index, other_model, *words), "none of", "bring them back")
 
 
+@pytest.mark.slow
 def test_a_few_images_of_an_older_model_do_not_prevent_a_replacement(
     cli: Run, make_model: Callable[..., Path], other_model: Path, questions_for: Write, coloured: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +196,7 @@ def test_stale_evidence_is_refused(index: Path, other_model: Path) -> None:
     assert live(index).generation == 1
 
 
+@pytest.mark.slow
 def test_evidence_that_went_stale_while_measuring(
     cli: Run, index: Path, tiny_model: Path, other_model: Path, questions_for: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +212,7 @@ def test_evidence_that_went_stale_while_measuring(
     assert stale.err.endswith("cir: refused: the index has changed; measure again\n")
 
 
+@pytest.mark.slow
 def test_a_changed_class_map_is_refused_before_measuring(
     cli: Run, coloured: Path, make_model: Callable[..., Path], questions_for: Write, tmp_path: Path
 ) -> None:

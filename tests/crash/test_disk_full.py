@@ -172,4 +172,4 @@ def test_an_approximate_index_that_does_not_fit_is_no_error(
 
     monkeypatch.setattr("cir.indexer.reading.ann.write_atomically", no_room)
     assert build(photos, tmp_path / "x.index", ann_min_rows=5).total == 12
-    assert "could not be kept" in caplog.text
+    assert "could not be stored" in caplog.text

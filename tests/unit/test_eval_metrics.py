@@ -136,6 +136,7 @@ def test_interval_is_the_normal_one_for_many_queries() -> None:
     assert interval(values, seed=1) != (low, high)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_mean_about_95_times_in_a_hundred() -> None:
     draw = np.random.default_rng(0)
     covered = 0
@@ -175,6 +176,7 @@ def test_compare_finds_a_graded_difference_that_flips_no_hit() -> None:
     assert compare(theirs + 0.01, theirs).p < 0.01
 
 
+@pytest.mark.slow
 def test_compare_seldom_finds_what_is_not_there() -> None:
     draw = np.random.default_rng(0)
     alarms = sum(

@@ -109,7 +109,7 @@ def test_a_reader_without_the_right_to_write_still_searches(
     (tmp_path / "file").touch()
     found = load(tmp_path / "file", vectors).search(vectors[:1].astype(np.float32), 5)
     assert found[0, 0] == 0
-    assert "could not be kept" in caplog.text
+    assert "could not be stored" in caplog.text
 
 
 def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:

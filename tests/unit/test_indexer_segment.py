@@ -193,7 +193,7 @@ def test_verify_reports_norms_and_ids_and_counts(tmp_path: Path) -> None:
     assert len(problems) == 3
     assert any("vectors of 2 images are not of unit length, first c" in problem for problem in problems)
     assert "b: 2 live rows have this id" in problems
-    assert any("deleted that there are not" in problem for problem in problems)
+    assert any("listed as deleted that do not exist" in problem for problem in problems)
 
 
 def test_verify_reports_a_manifest_that_says_otherwise(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,12 @@ def test_verify_reports_a_manifest_that_says_otherwise(index: Path, monkeypatch:
     lying = replace(manifest, segments=(first,), deleted={"000009": (1,)})
     monkeypatch.setattr("cir.indexer.reading.verify.read_manifest", lambda path: lying)
     problems = " ".join(verify(index))
-    for text in ("the manifest says 5", "another kind", "does not describe", "segment 000009, which there is not"):
+    for text in (
+        "has [3] rows instead of 5",
+        "holds other vectors than the manifest describes",
+        "does not describe",
+        "segment 000009, which does not exist",
+    ):
         assert text in problems
 
 

@@ -152,7 +152,8 @@ def test_queries_without_a_mapping_rank_by_chance_and_are_no_route() -> None:
     assert set(baselines(other_dims)) == {"current", "reindexed"}
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_a_model_that_is_no_better_is_refused(seed: int) -> None:
     equal = Measured.of(simulate(0.5, 0.5, seed=seed)).verdict()
     assert equal.route is None

@@ -187,6 +187,7 @@ def test_two_models_that_never_met_share_the_vertices() -> None:
     assert "do not share a simplex" in str(routes.simplex(replace(sample, simplex_dims=0)))
 
 
+@pytest.mark.slow
 def test_a_head_is_fitted_on_the_states_of_a_finished_model() -> None:
     rng = np.random.default_rng(0)
     traits = rng.standard_normal((400, 24))
