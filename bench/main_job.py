@@ -3,7 +3,7 @@
     python bench/main_job.py IMAGES --output bench/results/DATE-main-job.json
 
 Run it while nothing else runs. Figures of commands are medians over runs in this one call; the build's wall time is
-set against the CPU seconds its own lanes spent decoding and encoding, divided by the cores.
+set against the CPU seconds its own workers spent decoding and encoding, divided by the cores.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def warm(index: Path, runs: int) -> dict[str, float]:
     """Milliseconds of composed queries in one process, model loaded."""
     from cir import Query, open_index
 
-    opened = open_index(index)
-    ids = opened.ids[:: max(1, len(opened.ids) // runs)][:runs]
+    searcher = open_index(index)
+    ids = searcher.ids[:: max(1, len(searcher.ids) // runs)][:runs]
     times = []
     for number, name in enumerate([ids[0], *ids]):
         started = time.perf_counter()
-        opened.search(Query((name,), TEXTS[number % len(TEXTS)]))
+        searcher.search(Query((name,), TEXTS[number % len(TEXTS)]))
         times.append(1000 * (time.perf_counter() - started))
     times = sorted(times[1:])
     return {"p50_ms": round(statistics.median(times), 1), "p95_ms": round(times[int(0.95 * len(times))], 1)}

@@ -1,9 +1,9 @@
-"""How long does it take to put another model behind a million vectors, and to take it back?
+"""How long it takes to let another model serve a million vectors, and to roll back.
 
     python bench/replace_apply.py --output bench/results/DATE-replace-apply.json
 
-Synthetic unit vectors; what is timed is what `cir replace-model --apply` does after measuring, `cir rollback`, and
-opening the index afterwards, when vectors that are carried into the new space are made for the first time.
+Synthetic unit vectors. Timed are publishing (what `cir replace-model --apply` does after measuring), `cir rollback`,
+and opening the index afterwards, when stored vectors are mapped into the new space for the first time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,56 +20,50 @@ from typing import Any
 import click
 import numpy as np
 
+from cir.arrays import unit
 from cir.files import make_folder, sha256_file
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, adopt_segment, publish, read_manifest
+from cir.indexer.storage.segment import Layout, RowBlock, write_segment
 from cir.indexer.writing.history import rollback
-from cir.indexer.storage.manifest import (
-    GALLERY,
-    FileEntry,
-    Manifest,
-    SegmentEntry,
-    adopt_segment,
-    publish,
-    read_manifest,
-)
-from cir.indexer.storage.segment import Block, Layout, write_segment
-from cir.replacement.gate import Cost, Verdict
-from cir.replacement.study import Replacement, apply
-from cir.types import SpaceMapping, ModelCard
+from cir.indexer.writing.serve import serve_model
+from cir.mappings import Route, SpaceMapping
+from cir.query_vectors import QueryVectors
+from cir.testing.fakes import FakeEncoder
+from cir.types import ModelCard
 
 DIMS, PART = 256, 50_000
 
 
-class Named:
-    """As much of an encoder as `apply` needs."""
+def encoder(name: str) -> FakeEncoder:
+    """An encoder that only lends its card."""
+    fake = FakeEncoder()
+    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), "0" * 64, DIMS, 0, True)
+    return fake
 
-    def __init__(self, name: str) -> None:
-        self.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), "0" * 64, DIMS, 0, True)
 
-
-def blocks(rows: int) -> Iterator[Block]:
+def blocks(rows: int) -> Iterator[RowBlock]:
     """Random unit vectors."""
     rng = np.random.default_rng(0)
     for start in range(0, rows, PART):
         count = min(PART, rows - start)
-        vectors = rng.standard_normal((count, DIMS), dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = unit(rng.standard_normal((count, DIMS), dtype=np.float32))
         ids = [f"{start + number:08d}.jpg" for number in range(count)]
         digests = rng.integers(0, 256, (count, 32), dtype=np.uint8)
-        yield Block(ids, digests, ["/photos"] * count, [{}] * count, vectors.astype(np.float16), None)
+        yield RowBlock(ids, digests, ["/photos"] * count, [{}] * count, vectors.astype(np.float16), None)
 
 
-def make(path: Path, rows: int, old: Named) -> None:
-    """An index of so many vectors."""
-    folder = path / "work" / "segment"
-    make_folder(folder)
+def make(folder: IndexFolder, rows: int, old: FakeEncoder) -> None:
+    """An index of `rows` vectors."""
+    work = folder.work / "segment"
+    make_folder(work)
     layout = Layout.of(old.card)
-    write_segment(folder / GALLERY, layout, rows, blocks(rows))
-    files = {GALLERY: FileEntry.of(folder / GALLERY)}
-    name = adopt_segment(path, folder)
-    entry = SegmentEntry(name, rows, old.card.digest, old.card.space.id, DIMS, 0, True, files)
-    cards, spaces = {old.card.digest: old.card.to_json()}, {old.card.space.id: asdict(old.card.space)}
-    publish(path, Manifest(1, old.card.digest, cards, spaces, (entry,)))
+    write_segment(work / GALLERY, layout, rows, blocks(rows))
+    files = {GALLERY: FileEntry.of(work / GALLERY)}
+    entry = SegmentEntry(adopt_segment(folder, work), rows, layout.model, layout.space, DIMS, 0, True, files)
+    publish(folder, Manifest.empty(old.card).succeed(folder, segments=[entry]))
 
 
 @click.command()
@@ -78,42 +71,38 @@ def make(path: Path, rows: int, old: Named) -> None:
 @click.option("--output", type=click.Path(path_type=Path))
 def main(rows: int, output: Path | None) -> None:
     """Measure and write the figures."""
-    old, new = Named("old-1"), Named("new-1")
+    old, new = encoder("old-1"), encoder("new-1")
+    space = old.card.space.id
     rng = np.random.default_rng(1)
     matrix, bias = rng.standard_normal((DIMS, DIMS)).astype(np.float32), np.zeros(DIMS, np.float32)
     figures: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "rows": rows, "dims": DIMS}
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "index"
-        make(path, rows, old)
-        before = {str(file): sha256_file(file) for file in path.rglob(GALLERY)}
-        for route in ("procrustes", "transform"):
-            mapping = SpaceMapping(
-                new.card.digest, old.card.space.id, route, matrix, bias if route == "transform" else None
-            )
-            found = Replacement(
-                old.card.space.id, "old-1", rows, 400, Verdict(route, {}), Cost(rows, 1.0, 1), mappings={route: mapping}
-            )
+        folder = IndexFolder(Path(scratch) / "index")
+        make(folder, rows, old)
+        before = {str(file): sha256_file(file) for file in folder.root.rglob(GALLERY)}
+        for route in (Route.PROCRUSTES, Route.RIDGE):
+            mapping = SpaceMapping(new.card.digest, space, route, matrix, bias)
             started = time.perf_counter()
-            apply(path, new, [found], read_manifest(path).generation)
+            serve_model(folder.root, new, {space: mapping}, generation=read_manifest(folder).generation)
             applied = time.perf_counter() - started
             started = time.perf_counter()
-            gallery = Gallery.open(path, ann_min_rows=10**9)
+            gallery = Gallery.open(folder.root, ann_min_rows=10**9)
             opened = time.perf_counter() - started
-            query = matrix[:1] / np.linalg.norm(matrix[:1])
+            queries = QueryVectors(dict.fromkeys(gallery.query_spaces, unit(matrix[:1])))
             started = time.perf_counter()
-            gallery.search(dict.fromkeys(gallery.asked, query), 10)
+            gallery.search(queries, RankingOptions(10))
             searched = time.perf_counter() - started
             del gallery
             started = time.perf_counter()
-            rollback(path)
+            rollback(folder.root)
             back = time.perf_counter() - started
-            figures[route] = {
+            figures[route.value] = {
                 "apply_seconds": round(applied, 3),
                 "first_open_seconds": round(opened, 2),
                 "exact_query_seconds": round(searched, 3),
                 "rollback_seconds": round(back, 3),
             }
-        after = {str(file): sha256_file(file) for file in path.rglob(GALLERY)}
+        after = {str(file): sha256_file(file) for file in folder.root.rglob(GALLERY)}
         figures["gallery_files_unchanged"] = before == after
     click.echo(json.dumps(figures, indent=1))
     if output:

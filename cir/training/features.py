@@ -69,9 +69,7 @@ class FeatureStore:
         """
         maps = cached(self.folder / f"{name}.npy", count, partial(pixels, self.preprocess), self.backbone)
         older = {
-            space: cached(
-                self.folder / f"{name}-{space}.npy", count, partial(pixels, preprocess), OlderGallery(model)
-            )
+            space: cached(self.folder / f"{name}-{space}.npy", count, partial(pixels, preprocess), OlderGallery(model))
             for space, (model, preprocess) in self.older.items()
         }
         return maps, older

@@ -140,9 +140,7 @@ def _attribute_task(
     )
 
 
-def _load_older(
-    name: str, replaces: Sequence[Path]
-) -> tuple[dict[str, tuple[Sprc, Preprocess]], list[ModelCard]]:
+def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sprc, Preprocess]], list[ModelCard]]:
     """The models to be replaced, by the id of their space, and their cards. Raises UsageError if one has the name."""
     older, cards = {}, []
     for directory in replaces:

@@ -283,9 +283,7 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
         cached(tmp_path / "toy.npy", 6, pixels, backbone)
 
 
-def test_the_models_of_an_index_are_replaced(
-    tiny_model: Path, make_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_models_of_an_index_are_replaced(tiny_model: Path, make_model: Callable[..., Path], tmp_path: Path) -> None:
     """The models of its segments get heads; every name in its manifest is taken."""
     from cir import build_index
     from cir.cli.train import _older

@@ -33,9 +33,7 @@ from cir.training.triplets import (
 BATCHES = TripletBatches(dataset="fashioniq", batch=4, rtc_weight=0.5, align_weight=0.25, held_out=0.2, workers=2)
 
 
-def task(
-    root: Path, start: Path, *, batches: TripletBatches = BATCHES, allow_unreadable: bool = False
-) -> TripletTask:
+def task(root: Path, start: Path, *, batches: TripletBatches = BATCHES, allow_unreadable: bool = False) -> TripletTask:
     model, _, preprocess = weights.load(start)
     data = read_triplets(batches, root, allow_unreadable=allow_unreadable)
     description = weights.ModelDescription("t", preprocess, (start / weights.VOCABULARY).read_bytes())
