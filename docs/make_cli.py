@@ -14,19 +14,17 @@ PAGE = Path(__file__).parent / "cli.md"
 
 
 def sections(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
-    """One section a command, groups first."""
+    """One section per command, groups first."""
     context = command.context_class(command, info_name=name, parent=parent, terminal_width=100, **cli.context_settings)
     yield f"## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
-            found = command.get_command(context, child)
-            assert found is not None
-            yield from sections(found, child, context)
+            yield from sections(command.commands[child], child, context)
 
 
 def page() -> str:
     """The whole reference."""
-    intro = "# Commands\n\nMade by `scripts/docs` from the commands' own `--help`; do not edit.\n\n"
+    intro = "# Commands\n\nWritten by `scripts/docs` from the commands' own `--help`; do not edit.\n\n"
     return intro + "\n".join(sections(cli, "cir"))
 
 
@@ -34,7 +32,7 @@ def main() -> int:
     """Write the page, or check it."""
     if sys.argv[1:] == ["--check"]:
         if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-            print("docs/cli.md is not what the commands say; run scripts/docs", file=sys.stderr)
+            print("docs/cli.md differs from the commands' help; run scripts/docs", file=sys.stderr)
             return 1
         return 0
     PAGE.write_text(page(), encoding="utf-8")

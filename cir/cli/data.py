@@ -19,7 +19,7 @@ SHOWN = 5
 
 @click.group()
 def data() -> None:
-    """The official data sets.
+    """Check the files of the official data sets.
 
     \b
     Example:

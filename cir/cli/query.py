@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many images.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only images with this metadata. May be repeated.")
 @click.option("--exact", is_flag=True, help="Compare with every image instead of the best candidates.")
-@click.option("--paths", is_flag=True, help="Print only the files, one a line.")
+@click.option("--paths", is_flag=True, help="Print only the files, one per line.")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
 @click.option("--model", metavar="NAME", help="Query with this model; refused unless it serves the index.")
 @device_option
@@ -63,8 +63,8 @@ def query(
 
     The hits are like the references, changed as the text says. An image alone finds similar ones, a text alone what it
     describes. Several references are averaged. With `-` instead of -i and -t, queries are read from stdin as JSON lines
-    {"references", "text", "negatives", "k", "where", "id"}, and answered as JSON lines in the same order, in batches of
-    what is there to read.
+    {"references", "text", "negatives", "k", "where", "id"}, and answered as JSON lines in the same order, as soon as
+    they are read.
 
     \b
     Example:

@@ -55,7 +55,7 @@ def train(
     device: str,
     model_dirs: tuple[Path, ...],
 ) -> None:
-    """Train a model by CONFIG.
+    """Train a model from a configuration.
 
     CONFIG is a TOML file or the name of a shipped configuration: small, small-2, small-lite, small-lite-backbone,
     fashioniq or cirr.

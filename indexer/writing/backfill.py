@@ -93,7 +93,8 @@ def backfill(
             raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
         remove_temporaries(folder.root)
         remove_unpublished(folder)
-        task = _Task(folder, encoder, choose_layout(folder, manifest, encoder.card, True), workers)
+        layout = choose_layout(folder, manifest, encoder.card, True)
+        task = _Task(folder, Gallery.open(folder.root), encoder, layout, workers)
         waiting = _older_rows(folder, manifest)
         state = BackfillProgress(manifest.rows, len(waiting), generation=manifest.generation)
         limit = len(waiting) if count is None else count
@@ -127,6 +128,7 @@ class _Task:
     """What stays the same over the parts of a backfill."""
 
     folder: IndexFolder
+    gallery: Gallery  # the generation before the backfill: where photos are
     encoder: GalleryEncoder
     layout: Layout
     workers: int | None
@@ -144,7 +146,6 @@ class _Task:
         Returns:
             The rows that were encoded, (id, reason) of those that were skipped, and the rows that still wait.
         """
-        gallery = Gallery.open(self.folder.root)
         registry = DigestRegistry(parts.resumed)
         undecodable: dict[bytes, str] = {}
         encoded: list[StoredRow] = []
@@ -154,7 +155,7 @@ class _Task:
             while len(encoded) < count and start < len(waiting):
                 rows = waiting[start : start + count - len(encoded)]
                 start += len(rows)
-                reasons = self._encode([gallery.image(row.id) for row in rows], parts, registry, undecodable)
+                reasons = self._encode([self.gallery.image(row.id) for row in rows], parts, registry, undecodable)
                 skipped += reasons.items()
                 encoded += [row for row in rows if row.id not in reasons]
         finally:

@@ -115,7 +115,7 @@ def test_a_bad_checkpoint_is_one_line_and_leaves_nothing(
 def test_a_hub_id_without_a_network(cli: Run, tmp_path: Path) -> None:
     outcome = cli("convert", "Salesforce/blip2-itm-vit-g", "-o", tmp_path / "model")
     assert outcome.code == 2
-    assert outcome.err.startswith("cir: Salesforce/blip2-itm-vit-g: no such file or folder, and it cannot be fetched")
+    assert outcome.err.startswith("cir: Salesforce/blip2-itm-vit-g: no such file or folder, and the Hugging Face hub")
     assert outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -126,7 +126,7 @@ def test_conditions_are_applied_before_the_cut(searcher: Searcher) -> None:
     assert len(result.hits) == 20
     assert result.searched == 20
     assert {hit.metadata["shelf"] for hit in result.hits} == {"B"}
-    from_lists = Query([], "in red", k=20, where=[["shelf", "b"]])  # type: ignore[arg-type,list-item]  # as JSON gives
+    from_lists = Query([], "in red", k=20, where=[["shelf", "b"]])  # type: ignore[arg-type]  # as JSON gives
     assert searcher.search(from_lists).hits == result.hits
     assert searcher.search(Query((), "in red", where=(("shelf", "C"),))).hits == ()
     with pytest.raises(UsageError, match="no metadata column 'colour'"):
