@@ -100,7 +100,7 @@ class GalleryTests:
             assert_same_hits(hits, made.expected(query, k))
 
     # Each subclass runs the inherited test.
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(data=st.data())
     def test_filters_come_before_the_cut(self, made: Made, data: st.DataObject) -> None:
         ids = sorted(image.id for image in made.images)
