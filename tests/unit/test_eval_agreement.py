@@ -39,7 +39,7 @@ def write_unordered(path: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["fashioniq-val", "fashioniq-val-union", "cirr-val", "circo-val"])
-@pytest.mark.parametrize("real", [False, True], ids=["small", "real"])
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["small", "real"])
 def test_agreement_with_ir_measures(
     name: str, real: bool, official_data: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -100,7 +100,7 @@ def test_agreement_with_ir_measures(
         assert report.metrics[our_name].value == pytest.approx(average, abs=1e-9)
 
 
-@pytest.mark.parametrize("real", [False, True], ids=["small", "real"])
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["small", "real"])
 def test_subsets_agree_with_ir_measures(real: bool, official_data: Path, request: pytest.FixtureRequest) -> None:
     """Rs@k of a subset run with ties: Success@k over the members of the subset alone."""
     import ir_measures

@@ -200,6 +200,7 @@ def test_what_of_the_data_is_there(official_data: Path, tmp_path: Path) -> None:
         check_data("circo-val", tmp_path / "gone")
 
 
+@pytest.mark.slow
 def test_real_annotations_with_pictures_are_complete(shared: Path, tmp_path: Path) -> None:
     annotations = shared / "data" / "annotations" / "cirr"
     for folder in ("captions", "image_splits"):
