@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from cir.arrays import Floats
+    from cir.conditions import Condition
 
 
 Progress = Callable[[int, int], None]  # called with (done, total)
@@ -284,7 +285,8 @@ class Query:
             is still composed with the reference: CIRR has such a query.
         negatives: captions of what is not wanted.
         k: number of hits.
-        where: metadata conditions (column, value), see `cir.conditions`; a hit meets all of them.
+        where: metadata conditions, all of which a hit meets: a `cir.conditions.Condition`, or a pair (column, value)
+            for `column=value`.
         exclude: ids that may not be among the hits.
         id: copied into the result; for batches.
     """
@@ -293,7 +295,7 @@ class Query:
     text: str = ""
     negatives: tuple[str, ...] = ()
     k: int = 10
-    where: tuple[tuple[str, str], ...] = ()
+    where: tuple[Condition | tuple[str, str], ...] = ()
     exclude: frozenset[str] = frozenset()
     id: str | None = None
 

@@ -65,8 +65,8 @@ def build_index(
 ) -> None:
     """Index the images under each PATH: folders, zips, files.
 
-    Run it again to add new images: a content that the index holds is not encoded again. A build that was stopped is
-    resumed. Files that cannot be read are counted, and listed in skipped.jsonl in the index.
+    Run it again to add new images: a file whose bytes are in the index is not encoded again, even under another name. A
+    build that was stopped is resumed. Files that cannot be read are counted, and listed in skipped.jsonl in the index.
 
     \b
     Example:

@@ -22,7 +22,7 @@ model_dir_option = click.option(
     "model_dirs",
     multiple=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of models, also searched by digest. May be repeated; CIR_MODELS adds more.",
+    help="Folder in which models are located by name or digest. May be repeated; CIR_MODELS adds more.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 

@@ -26,20 +26,25 @@ if TYPE_CHECKING:
 @click.option(
     "-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id."
 )
-@click.option("-t", "--text", default="", metavar="TEXT", help='What to change: "in red, with long sleeves".')
+@click.option("-t", "--text", default="", metavar="TEXT", help='What to change: "in red, with long sleeves"; or, without -i, what to find.')
 @click.option(
     "--not",
     "negatives",
     multiple=True,
     metavar="TEXT",
-    help="What is less wanted: a preference, not a filter. May be repeated.",
+    help="Rank images like this lower. None is excluded: for that use --where. May be repeated.",
 )
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="How many images.")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only images with this metadata. May be repeated.")
-@click.option("--exact", is_flag=True, help="Compare with every image instead of the best candidates.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Number of hits.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only images with this metadata, or COLUMN!=VALUE, without it. May be repeated: all must hold.",
+)
+@click.option("--exact", is_flag=True, help="Score every image exactly; slower for tokens, and from 100,000 images on.")
 @click.option("--paths", is_flag=True, help="Print only the files, one per line.")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
-@click.option("--model", metavar="NAME", help="Query with this model; refused unless it serves the index.")
+@click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
 @model_dir_option
 @json_option
@@ -62,9 +67,11 @@ def query(
     """Search INDEX with images, a sentence, or both.
 
     The hits are like the references, changed as the text says. An image alone finds similar ones, a text alone what it
-    describes. Several references are averaged. With `-` instead of -i and -t, queries are read from stdin as JSON lines
-    {"references", "text", "negatives", "k", "where", "id"}, and answered as JSON lines in the same order, as soon as
-    they are read.
+    describes. Several references are averaged.
+
+    With `-` instead of -i and -t, queries are read from stdin as JSON lines {"references", "text", "negatives", "k",
+    "where", "id"}. Each is answered by a JSON line, in order; lines that have already arrived are answered together.
+    "where" is an object such as {"season": "Summer"}, or a list such as ["season!=Summer", "colour=red"].
 
     \b
     Example:

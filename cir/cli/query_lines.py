@@ -116,11 +116,7 @@ def _parse(values: dict[str, Any], k: int) -> Query:
     known = {"references", "text", "negatives", "k", "where", "id"}
     if extra := sorted(values.keys() - known):
         raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
-    where = values.get("where", {})
     count = values.get("k", k)
-    plain = isinstance(where, dict) and all(isinstance(value, str | int) for value in where.values())
-    if not plain or any(isinstance(value, bool) for value in where.values()):
-        raise DataError('"where" is an object of column and value, a string or a whole number')
     if not isinstance(count, int) or isinstance(count, bool):
         raise DataError('"k" is a whole number')
     text = values.get("text", "")
@@ -132,9 +128,22 @@ def _parse(values: dict[str, Any], k: int) -> Query:
         text=text.strip(),
         negatives=tuple(_strings(values, "negatives")),
         k=count,
-        where=tuple(Condition(column, str(value)) for column, value in where.items()),
+        where=_conditions(values.get("where", {})),
         id=None if identity is None else str(identity),
     )
+
+
+def _conditions(where: Any) -> tuple[Condition, ...]:
+    """The conditions of {column: value}, or of a list of texts as for --where."""
+    if isinstance(where, list) and all(isinstance(text, str) for text in where):
+        return tuple(map(Condition.parse, where))
+    plain = isinstance(where, dict) and all(isinstance(value, str | int) for value in where.values())
+    if not plain or any(isinstance(value, bool) for value in where.values()):
+        raise DataError(
+            '"where" is an object of column and value, a string or a whole number; '
+            'or a list of conditions such as "season!=Summer"'
+        )
+    return tuple(Condition(column, str(value)) for column, value in where.items())
 
 
 def _strings(values: dict[str, Any], key: str) -> Iterator[str]:

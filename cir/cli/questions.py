@@ -25,7 +25,7 @@ SHOWN = 3
 @click.option(
     "--data-root",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The file names pictures below this folder instead of ids of INDEX.",
+    help="Folder that image names in the file are relative to; without it they are ids of INDEX.",
 )
 @click.option(
     "--metadata",
@@ -41,9 +41,9 @@ def questions(
 ) -> None:
     """Store judged queries in INDEX, or show them.
 
-    A judged query is a reference, a caption and the images that answer it. A new model is judged by them before it may
-    serve the index: at least 200 about the images of each older model. Their photos are copied into INDEX, so that the
-    queries outlive them. New queries replace the stored ones.
+    A judged query is a reference, a caption and the images that answer it. `replace-model` judges a new model by them:
+    it needs at least 200 for each model that made vectors in INDEX. Their photos are copied into INDEX, so the queries
+    still work when the originals are gone. New queries replace the stored ones.
 
     \b
     Example:

@@ -27,21 +27,21 @@ REFUSED = 1
 @click.option(
     "--data-root",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The judged queries name pictures below this folder instead of ids of INDEX.",
+    help="Folder that image names in the file are relative to; without it they are ids of INDEX.",
 )
 @click.option(
     "--sample",
     default=2000,
     show_default=True,
-    help="Images to encode with MODEL beyond those that the queries name. Routes are fitted on them, and every R@k is "
-    "measured among them: among all images of a larger index it would be lower.",
+    help="Also encode this many images, drawn at random. Routes are fitted on the sample, and R@k is measured within it, "
+    "so it is higher than on the whole index: compare rows, not levels.",
 )
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
 @click.option(
     "--accept-noninferior",
     default=0.0,
     metavar="PP",
-    help="Let a route pass that is significantly (95 %) less than PP percentage points worse; recorded in the index.  "
+    help="Accept a route if its loss is below PP percentage points with 95 % confidence; recorded in the index.  "
     "[default: it must be better]",
 )
 @device_option
@@ -61,11 +61,11 @@ def replace_model(
     model_dirs: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Measure whether MODEL may serve INDEX as it is.
+    """Measure whether MODEL may serve INDEX without re-indexing.
 
     Every route from the new model's queries to the stored vectors is fitted on half of the judged queries and measured
-    on the other half, beside the current index and a full re-index. Exit code 0 if a route to the vectors of every
-    older model passes, else 1. Nothing changes without --apply, or if the replacement is refused.
+    on the other half, beside the current index and a full re-index. Exit code 0 if, for the vectors of each
+    model in INDEX, some route passes; else 1. INDEX changes only with --apply, and only if MODEL passes.
 
     \b
     Example:

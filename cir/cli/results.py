@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cir.conditions import Condition
 from cir.types import SearchResult
 
 
@@ -19,6 +20,8 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "references": [str(reference) for reference in query.references],
         "text": query.text,
         "negatives": list(query.negatives),
+        "where": [str(Condition(*condition)) for condition in query.where],
+        "k": query.k,
         "model": result.model,
         "searched": result.searched,
         "unsearched": result.unsearched,

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cir.arrays import Floats
+from cir.conditions import Condition
 from cir.errors import SpaceMismatchError, UsageError
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
@@ -165,6 +166,7 @@ class GalleryTests:
         assert 0 < len(wanted) < len(made.images)
         assert not gallery.select([("colour", "red"), ("colour", "blue")]).any()
         assert gallery.select([]).all()
+        assert (gallery.select([Condition("colour", "RED", "!=")]) == ~mask).all()
         with pytest.raises(UsageError, match=r"no metadata column 'size' .*; there are: colour"):
             gallery.select([("size", "M")])
 

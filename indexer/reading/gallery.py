@@ -139,14 +139,14 @@ class Gallery:
         """Names of the metadata columns."""
         return sorted({column for live in self._segments for column in live.segment.metadata})
 
-    def select(self, where: Sequence[tuple[str, str]]) -> Mask:
+    def select(self, where: Sequence[Condition | tuple[str, str]]) -> Mask:
         """(N,) bool: which images meet every condition.
 
         Args:
-            where: `Condition`s, or pairs (column, value) that stand for them.
+            where: conditions; a pair (column, value) stands for `column=value`.
 
         Raises:
-            UsageError: there is no such column.
+            UsageError: there is no such column or operator.
         """
         mask = np.ones(len(self), np.bool_)
         columns = self.columns if where else []

@@ -44,6 +44,12 @@ def test_texts_images_negatives_and_conditions(cli: Run, wardrobe_index: Path, f
     assert {hit["metadata"]["pattern"] for hit in filtered["hits"]} == {"plain"}
     exact = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=plain", "--exact", "--json").json
     assert [hit["id"] for hit in exact["hits"]] == [hit["id"] for hit in filtered["hits"]]
+    others = cli("query", wardrobe_index, "-t", "red", "--where", "pattern!=plain", "-k", 40, "--json").json
+    assert "plain" not in {hit["metadata"]["pattern"] for hit in others["hits"]}
+    plain = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=plain", "-k", 40, "--json").json
+    assert len(others["hits"]) + len(plain["hits"]) == 40
+    both = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=plain", "--where", "pattern != plain")
+    assert both.err == "cir: nothing found: no image has pattern = plain and pattern != plain\n"
     nothing = cli("query", wardrobe_index, "-t", "red", "--where", "pattern=tartan")
     assert (nothing.code, nothing.out) == (1, "")
     assert nothing.err == "cir: nothing found: no image has pattern = tartan\n"

@@ -66,6 +66,21 @@ def test_lines_are_answered_in_kind(ask: Ask) -> None:
     assert done.err == "cir: 3 lines could not be answered; their answers say why\n"
 
 
+def test_conditions_as_an_object_and_as_a_list(ask: Ask) -> None:
+    wheres: list[object] = [
+        {"pattern": "plain"},
+        ["pattern=plain"],
+        ["pattern!=plain"],
+        ["pattern!=plain", "pattern!=striped"],
+    ]
+    given = answers(ask(encoded({"text": "red", "k": 40, "where": where} for where in wheres)))
+    patterns = [{hit["metadata"]["pattern"] for hit in answer["hits"]} for answer in given]
+    assert patterns[0] == patterns[1] == {"plain"}
+    assert "striped" in patterns[2]
+    assert patterns[3] == patterns[2] - {"striped"}
+    assert given[0]["searched"] + given[2]["searched"] == 40
+
+
 def test_exit_codes(ask: Ask) -> None:
     for text, code in (('{"text": "red", "where": {"pattern": "none"}}', 1), ("", 1), ('{"text": "red"}', 0)):
         assert ask(text.encode()).code == code
@@ -83,6 +98,8 @@ def test_exit_codes(ask: Ask) -> None:
         ('{"text": "a", "k": 0}', "k is 0"),
         ('{"references": [5]}', "list of strings"),
         ('{"text": "a", "where": "x=y"}', '"where" is an object'),
+        ('{"text": "a", "where": ["x"]}', "'x' is not a condition"),
+        ('{"text": "a", "where": ["pattern=plain", 5]}', "or a list of conditions"),
     ],
 )
 def test_bad_lines(ask: Ask, line: str, message: str) -> None:

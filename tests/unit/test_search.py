@@ -12,6 +12,7 @@ from PIL import Image
 
 from cir import Query, build_index, load_model, open_index
 from cir.arrays import unit
+from cir.conditions import Condition
 from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError, UsageError, WeightsError
 from cir.images import scan
 from cir.indexer.writing.build import BuildOptions
@@ -129,6 +130,8 @@ def test_conditions_are_applied_before_the_cut(searcher: Searcher) -> None:
     from_lists = Query([], "in red", k=20, where=[["shelf", "b"]])  # type: ignore[arg-type]  # as JSON gives
     assert searcher.search(from_lists).hits == result.hits
     assert searcher.search(Query((), "in red", where=(("shelf", "C"),))).hits == ()
+    others = searcher.search(Query((), "in red", k=20, where=(Condition("shelf", "b", "!="), ("shelf", "A"))))
+    assert (len(others.hits), {hit.metadata["shelf"] for hit in others.hits}) == (20, {"A"})
     with pytest.raises(UsageError, match="no metadata column 'colour'"):
         searcher.search(Query((), "in red", where=(("colour", "red"),)))
 
