@@ -78,6 +78,7 @@ setup(
             "mypy>=1.13",
             "pytest>=8.3",
             "pytest-cov>=6",
+            "pytest-xdist>=3.6",
             "ruff>=0.11",
             "setuptools>=77",
             "tensorboard>=2.18",

@@ -37,12 +37,12 @@ from cir.models import load_model
 from cir.models.encoder import SprcEncoder
 from cir.query_vectors import QueryVectors
 from cir.replacement.collect import Collected, SampleCollector
-from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
 from cir.replacement.gate import judge
 from cir.replacement.measure import MEASURES, baselines, measure
 from cir.replacement.paired_sample import PairedSample, group_split, similarities
 from cir.replacement.routes import fit_routes
 from cir.search import Searcher
+from cir.stats import average_accuracy, average_compatibility, compatibility_margins
 from cir.types import ModelCard, Query
 
 QUERIES, SEED, SEEDS = 2000, 0, 3
@@ -100,14 +100,14 @@ def by_seed(collected: Collected) -> list[dict[str, Any]]:
     results = []
     groups = [query.reference for query in collected.queries]
     for seed in range(SEEDS):
-        sample = replace(collected.sample, fit=group_split(groups, np.random.default_rng(seed)))
+        sample = replace(collected.sample, fit_mask=group_split(groups, np.random.default_rng(seed)))
         fitted, _ = fit_routes(sample)
         measured = [measure(sample, route) for route in fitted]
         compared = baselines(sample)
         verdict = judge(len(groups), compared, measured, EXPENSIVE)
         results.append(
             {
-                "measured": int((~sample.fit).sum()),
+                "measured": int((~sample.fit_mask).sum()),
                 "baselines": compared,
                 "routes": [result.to_json() for result in measured],
                 "verdict": asdict(verdict),

@@ -1,4 +1,4 @@
-"""Routes from a new model's queries to the stored vectors of an older space, and what each of them does.
+"""Routes from a new model's queries to the stored vectors of an older space, and what each of them maps.
 
     trained head   the new model has a query head for the older space, trained with it
     fitted head    a query head fitted at the replacement on the new model's query states
@@ -6,26 +6,52 @@
     procrustes     query vectors are rotated into the older space
     simplex        query vectors with the free dims set to zero: both spaces share the simplex dims
 
-A further route is an entry here, and a function of the same name that fits it in `cir.replacement.routes`.
+A further route is a member of `Route`, which says what it maps, and a function that fits it in
+`cir.replacement.routes`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
+from typing import assert_never
 
 from cir.arrays import Floats, unit
 from cir.evidence import Evidence
 
 
+class Maps(Enum):
+    """What the matrix of a mapping is applied to."""
+
+    NOTHING = auto()  # the model has a head for the older space
+    STATES = auto()  # query states: the matrix is a query head
+    QUERIES = auto()  # query vectors of the model's own space
+    GALLERY = auto()  # stored vectors, which are then searched in the model's own space
+
+
 class Route(StrEnum):
     """How queries of a new model reach the stored vectors of an older space."""
 
-    HEAD = "head"
-    FITTED = "fitted"
+    TRAINED_HEAD = "trained head"
+    FITTED_HEAD = "fitted head"
     RIDGE = "ridge"
     PROCRUSTES = "procrustes"
     SIMPLEX = "simplex"
+
+    @property
+    def maps(self) -> Maps:
+        """What its matrix is applied to."""
+        match self:
+            case Route.TRAINED_HEAD:
+                return Maps.NOTHING
+            case Route.FITTED_HEAD:
+                return Maps.STATES
+            case Route.RIDGE:
+                return Maps.GALLERY
+            case Route.PROCRUSTES | Route.SIMPLEX:
+                return Maps.QUERIES
+            case _:  # a route that does not say must not pass for a head
+                assert_never(self)
 
     @property
     def compares_dims(self) -> bool:
@@ -57,23 +83,13 @@ class SpaceMapping:
     evidence: Evidence | None = None
 
     @property
-    def maps_gallery(self) -> bool:
-        """Whether stored vectors are mapped into the model's own space, and searched there."""
-        return self.route is Route.RIDGE
-
-    @property
-    def maps_queries(self) -> bool:
-        """Whether query vectors of the model's own space are mapped into the older one."""
-        return self.route in (Route.PROCRUSTES, Route.SIMPLEX)
-
-    @property
-    def maps_states(self) -> bool:
-        """Whether `matrix` and `bias` are a query head: they project the model's query states."""
-        return self.route is Route.FITTED
+    def maps(self) -> Maps:
+        """What `matrix` is applied to."""
+        return self.route.maps
 
     def query_space(self, native: str) -> str:
         """Id of the space in which a query for these stored vectors is encoded; `native` is the model's own."""
-        return native if self.maps_gallery else self.space
+        return native if self.maps is Maps.GALLERY else self.space
 
     def map(self, values: Floats) -> Floats:
         """(N, D_from) vectors or states -> (N, D_to) float32, unit-norm. Raises ValueError for a trained head."""

@@ -214,3 +214,60 @@ def _resampled_means(
 def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
+
+
+# Compatibility of successive models: a matrix has a row per querying model and a column per model that made a gallery,
+# oldest first; entries are accuracies as fractions. Only the lower triangle counts: an older model never queries a
+# newer gallery.
+
+
+def average_compatibility(matrix: ArrayLike) -> float:
+    """Share of the pairs (newer model, older gallery) whose accuracy is strictly above the older model's own.
+
+    AC of Biondi et al. (CVPR 2024). 1 means that every replacement gains; read it with
+    `compatibility_margins`, since a near miss counts as much as a failure.
+
+    Args:
+        matrix: (M, M) accuracies, rows query model, columns gallery model; M at least 2.
+
+    Raises:
+        ValueError: not a square matrix of finite numbers, or of a single model.
+    """
+    margins = compatibility_margins(matrix)
+    return float((margins[np.tril_indices(len(margins), -1)] > 0).mean())
+
+
+def average_accuracy(matrix: ArrayLike) -> float:
+    """Mean accuracy of the lower triangle, diagonal included: AA, as a fraction.
+
+    The official code takes an exact zero for an entry that is missing; here it is an accuracy of 0.
+
+    Args:
+        matrix: (M, M) accuracies, rows query model, columns gallery model.
+
+    Raises:
+        ValueError: not a square matrix of finite numbers.
+    """
+    values = _compatibility_values(matrix)
+    return float(values[np.tril_indices(len(values))].mean())
+
+
+def compatibility_margins(matrix: ArrayLike) -> NDArray[np.float64]:
+    """(M, M): below the diagonal by how much a newer model beats the older one on its own gallery; elsewhere 0.
+
+    Raises:
+        ValueError: not a square matrix of finite numbers, or of a single model.
+    """
+    values = _compatibility_values(matrix)
+    if len(values) < 2:
+        raise ValueError("compatibility needs at least two models; the matrix has one")
+    return np.tril(values - values.diagonal(), -1)
+
+
+def _compatibility_values(matrix: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(matrix, dtype=np.float64)
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
+        raise ValueError(f"a compatibility matrix is square, not {values.shape}")
+    if not np.isfinite(values[np.tril_indices(len(values))]).all():
+        raise ValueError("a compatibility matrix has a number for each pair of the lower triangle")
+    return values

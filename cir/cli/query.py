@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 @click.option(
     "-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id."
 )
-@click.option("-t", "--text", default="", metavar="TEXT", help='What to change: "in red, with long sleeves"; or, without -i, what to find.')
+@click.option(
+    "-t",
+    "--text",
+    default="",
+    metavar="TEXT",
+    help='What to change: "in red, with long sleeves"; or, without -i, what to find.',
+)
 @click.option(
     "--not",
     "negatives",

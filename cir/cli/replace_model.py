@@ -33,8 +33,8 @@ REFUSED = 1
     "--sample",
     default=2000,
     show_default=True,
-    help="Also encode this many images, drawn at random. Routes are fitted on the sample, and R@k is measured within it, "
-    "so it is higher than on the whole index: compare rows, not levels.",
+    help="Also encode this many images, drawn at random. Routes are fitted on the sample, and R@k is measured within "
+    "it, so it is higher than on the whole index: compare rows, not levels.",
 )
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
 @click.option(

@@ -97,7 +97,7 @@ class SampleCollector:
             current=gallery.scores(current, list(rows)),
             references=np.array([rows.get(query.reference, -1) for query in usable]),
             relevant=_relevant(usable, rows),
-            fit=group_split(groups, rng),
+            fit_mask=group_split(groups, rng),
             slices=_slices(pictures),
             simplex_dims=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
             new_states=new.states,

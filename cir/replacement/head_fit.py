@@ -37,7 +37,7 @@ def fit_head(sample: PairedSample) -> FittedHead | None:
     states, targets = sample.new_states, sample.old_queries
     assert states is not None  # checked by the caller
     assert targets is not None
-    rows = np.flatnonzero(sample.fit & sample.relevant.any(axis=1))
+    rows = np.flatnonzero(sample.fit_mask & sample.relevant.any(axis=1))
     rng = np.random.default_rng(0)
     apart = rng.random(len(rows)) < 0.2
     if apart.all() or not apart.any():

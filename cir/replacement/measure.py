@@ -28,10 +28,10 @@ def measure(sample: PairedSample, fitted: FittedRoute) -> RouteResult:
     mixed = _hits(sample, np.where(half, sample.reindexed, fitted.calibrated))
     better = max((current[FLIP_MEASURE], mapped[FLIP_MEASURE]), key=lambda hits: float(hits.mean()))
     gains = {name: _gain(mapped[name], current[name]) for name in MEASURES}
-    slices = {name: members[~sample.fit] for name, members in sample.slices.items()}
+    slices = {name: members[~sample.fit_mask] for name, members in sample.slices.items()}
     slices = {name: members for name, members in slices.items() if members.sum() >= MIN_SLICE_QUERIES}
     return RouteResult(
-        route=fitted.route.value,
+        route=fitted.mapping.route.value,
         values=_means(mapped),
         gains=gains,
         negative_flips=float((current[FLIP_MEASURE] & ~mapped[FLIP_MEASURE]).mean()),

@@ -27,7 +27,7 @@ class PairedSample:
         current: (Q, N) scores of the index as it is.
         references: (Q,) row of each reference, -1 for none; it is never a target.
         relevant: (Q, N) which images are targets.
-        fit: (Q,) the queries that fits may see; the others are measured.
+        fit_mask: (Q,) the queries that fits may see; the others are measured.
         slices: "column=value" -> (Q,) the queries whose reference has that value.
         simplex_dims: number of leading dims that the simplex of both spaces fixes; 0 if they share none.
         new_states: (Q, width) input of the new model's query heads, or None if it does not expose them.
@@ -41,7 +41,7 @@ class PairedSample:
     current: Floats
     references: Rows
     relevant: Mask
-    fit: Mask
+    fit_mask: Mask
     slices: Mapping[str, Mask]
     simplex_dims: int = 0
     new_states: Floats | None = None
@@ -49,8 +49,8 @@ class PairedSample:
     @cached_property
     def fit_images(self) -> Rows:
         """(n,) rows that fits may see: neither reference nor target of a measured query."""
-        measured: Mask = np.any(self.relevant[~self.fit], axis=0)
-        references = self.references[~self.fit]
+        measured: Mask = np.any(self.relevant[~self.fit_mask], axis=0)
+        references = self.references[~self.fit_mask]
         measured[references[references >= 0]] = True
         return np.flatnonzero(~measured)
 
@@ -68,7 +68,7 @@ class PairedSample:
 
     def measured_hits(self, scores: Floats, k: int) -> Mask:
         """(n,) the same for the measured queries alone."""
-        return self.hits(scores, k)[~self.fit]
+        return self.hits(scores, k)[~self.fit_mask]
 
 
 def group_split(groups: Sequence[str], rng: np.random.Generator) -> Mask:

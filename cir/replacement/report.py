@@ -32,8 +32,8 @@ def render(study: SpaceStudy, successor: str) -> str:
     lines += [f"refused: {reason}" for reason in verdict.objections]
     lines += [f"{route}: {reason}" for route, reasons in verdict.refused.items() for reason in reasons]
     lines += [f"note: {warning}" for warning in verdict.warnings]
-    outcome = f"may serve by {verdict.route}" if verdict.route else "refused"
-    lines.append(f"verdict: {outcome}; {verdict.advice}")
+    lines.append(f"verdict: {f'passes, by {verdict.route}' if verdict.route else 'refused'}")
+    lines.append(f"advice: {verdict.advice}")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 What a route gains differs from pair to pair (docs/results/replace-model.md), and none can be assumed to gain anything:
 each is measured before it is used. A route that a pair of models does not have says why.
 
-A further route is a function here, an entry in `FITS`, and an entry in `cir.mappings.Route`.
+A further route is a function here, an entry in `FIT_BY_ROUTE`, and a member of `cir.mappings.Route`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cir.arrays import Floats, Rows, unit
-from cir.mappings import Route
+from cir.mappings import Maps, Route, SpaceMapping
 from cir.replacement.head_fit import fit_head
 from cir.replacement.paired_sample import PairedSample, ranked, similarities
 from cir.replacement.ridge import fit_ridge
@@ -30,34 +30,28 @@ class FittedRoute:
     """A route after fitting.
 
     Attributes:
-        route: which.
-        scores: (Q, N) of the new model's queries on the old vectors.
-        matrix, bias, slope, intercept: as in `SpaceMapping`.
+        mapping: what would be published, without evidence.
+        scores: (Q, N) of the new model's queries on the old vectors, by this mapping.
     """
 
-    route: Route
+    mapping: SpaceMapping
     scores: Floats
-    matrix: Floats | None = None
-    bias: Floats | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
 
     @property
     def calibrated(self) -> Floats:
         """(Q, N) scores on the scale of the new model's own."""
-        calibrated: Floats = self.slope * self.scores + self.intercept
-        return calibrated
+        return self.mapping.calibrate(self.scores)
 
 
 def fit_routes(sample: PairedSample) -> tuple[list[FittedRoute], dict[str, str]]:
     """Every route that the pair of models has, fitted; and route -> why the pair does not have it."""
     fitted, absent = [], {}
-    for route, fit in FITS.items():
+    for route, fit in FIT_BY_ROUTE.items():
         result = fit(sample)
-        if isinstance(result, FittedRoute):
-            fitted.append(result)
-        else:
+        if isinstance(result, str):
             absent[route.value] = result
+        else:
+            fitted.append(result)
     return fitted, absent
 
 
@@ -65,7 +59,7 @@ def trained_head(sample: PairedSample) -> FittedRoute | str:
     """The new model's own query head for the old space, trained with it."""
     if sample.head_queries is None:
         return "the new model has no query head for this space"
-    return platt_scaled(sample, FittedRoute(Route.HEAD, similarities(sample.head_queries, sample.old_gallery)))
+    return platt_scaled(sample, applied(sample, Route.TRAINED_HEAD))
 
 
 def fitted_head(sample: PairedSample) -> FittedRoute | str:
@@ -79,10 +73,9 @@ def fitted_head(sample: PairedSample) -> FittedRoute | str:
         return OLD_MODEL_MISSING
     head = fit_head(sample)
     if head is None:
-        return f"{int((sample.fit & sample.relevant.any(axis=1)).sum())} queries are too few to fit on"
-    scores = similarities(unit(sample.new_states @ head.matrix.T + head.bias), sample.old_gallery)
+        return f"{int((sample.fit_mask & sample.relevant.any(axis=1)).sum())} queries are too few to fit on"
     # The head is over-confident on its training queries, so its scores are calibrated on the held-out fifth.
-    return platt_scaled(sample, FittedRoute(Route.FITTED, scores, head.matrix, head.bias), head.held_out)
+    return platt_scaled(sample, applied(sample, Route.FITTED_HEAD, head.matrix, head.bias), head.held_out)
 
 
 def ridge(sample: PairedSample) -> FittedRoute | str:
@@ -104,9 +97,7 @@ def ridge(sample: PairedSample) -> FittedRoute | str:
         return -float((unit(old[held_out] @ matrix.T + bias) * new[held_out]).sum(axis=1).mean())
 
     best = min(RIDGE_WEIGHTS, key=error) if held_out.any() and not held_out.all() else 1.0
-    matrix, bias = fit_ridge(old, new, best)
-    mapped = unit(sample.old_gallery @ matrix.T + bias)
-    return FittedRoute(Route.RIDGE, similarities(sample.new_queries, mapped), matrix, bias)
+    return applied(sample, Route.RIDGE, *fit_ridge(old, new, best))
 
 
 def procrustes(sample: PairedSample) -> FittedRoute | str:
@@ -119,11 +110,10 @@ def procrustes(sample: PairedSample) -> FittedRoute | str:
     elif sample.old_queries is None:
         return OLD_MODEL_MISSING
     else:
-        old, new = sample.old_queries[sample.fit], sample.new_queries[sample.fit]
+        old, new = sample.old_queries[sample.fit_mask], sample.new_queries[sample.fit_mask]
     left, _, right = np.linalg.svd(old.T.astype(np.float64) @ new, full_matrices=False)
     matrix = (left @ right).astype(np.float32)
-    scores = similarities(unit(sample.new_queries @ matrix.T), sample.old_gallery)
-    return platt_scaled(sample, FittedRoute(Route.PROCRUSTES, scores, matrix))
+    return platt_scaled(sample, applied(sample, Route.PROCRUSTES, matrix))
 
 
 def simplex(sample: PairedSample) -> FittedRoute | str:
@@ -132,17 +122,40 @@ def simplex(sample: PairedSample) -> FittedRoute | str:
         return "the two models do not share a simplex"
     matrix = np.eye(sample.old_gallery.shape[1], sample.new_queries.shape[1], dtype=np.float32)
     matrix[sample.simplex_dims :] = 0
-    scores = similarities(unit(sample.new_queries @ matrix.T), sample.old_gallery)
-    return platt_scaled(sample, FittedRoute(Route.SIMPLEX, scores, matrix))
+    return platt_scaled(sample, applied(sample, Route.SIMPLEX, matrix))
 
 
-FITS: Mapping[Route, Callable[[PairedSample], FittedRoute | str]] = {
-    Route.HEAD: trained_head,
-    Route.FITTED: fitted_head,
+FIT_BY_ROUTE: Mapping[Route, Callable[[PairedSample], FittedRoute | str]] = {
+    Route.TRAINED_HEAD: trained_head,
+    Route.FITTED_HEAD: fitted_head,
     Route.RIDGE: ridge,
     Route.PROCRUSTES: procrustes,
     Route.SIMPLEX: simplex,
 }
+
+
+def applied(
+    sample: PairedSample, route: Route, matrix: Floats | None = None, bias: Floats | None = None
+) -> FittedRoute:
+    """A mapping applied to a sample as a search applies it, so that what is measured is what would be served.
+
+    Raises:
+        ValueError: the sample has no queries or states that the route could map.
+    """
+    mapping = SpaceMapping("", "", route, matrix, bias)
+    queries: Floats | None = sample.new_queries
+    gallery = sample.old_gallery
+    if route.maps is Maps.GALLERY:
+        gallery = mapping.map(sample.old_gallery)
+    elif route.maps is Maps.QUERIES:
+        queries = mapping.map(sample.new_queries)
+    elif route.maps is Maps.STATES:
+        queries = None if sample.new_states is None else mapping.map(sample.new_states)
+    else:
+        queries = sample.head_queries
+    if queries is None:
+        raise ValueError(f"the sample has no queries for the route {route}")
+    return FittedRoute(mapping, similarities(queries, gallery))
 
 
 def unmapped_scores(sample: PairedSample) -> Floats | None:
@@ -163,12 +176,13 @@ def platt_scaled(sample: PairedSample, fitted: FittedRoute, rows: Rows | None = 
         fitted: a route without calibration.
         rows: queries to calibrate on; all that fits may see if None.
     """
-    rows = np.flatnonzero(sample.fit) if rows is None else rows
+    rows = np.flatnonzero(sample.fit_mask) if rows is None else rows
     old = _platt_parameters(sample, fitted.scores, rows)
     new = _platt_parameters(sample, sample.reindexed, rows)
     if old[0] <= 0 or new[0] <= 0:  # scores without information stay as they are
         return fitted
-    return replace(fitted, slope=float(old[0] / new[0]), intercept=float((old[1] - new[1]) / new[0]))
+    slope, intercept = float(old[0] / new[0]), float((old[1] - new[1]) / new[0])
+    return replace(fitted, mapping=replace(fitted.mapping, slope=slope, intercept=intercept))
 
 
 def _platt_parameters(sample: PairedSample, scores: Floats, rows: Rows) -> tuple[float, float]:

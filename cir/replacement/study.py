@@ -21,7 +21,7 @@ from cir.replacement.gate import MIN_QUERIES, judge
 from cir.replacement.measure import baselines, measure
 from cir.replacement.precheck import incompatibilities
 from cir.replacement.questions import digest
-from cir.replacement.routes import FittedRoute, fit_routes
+from cir.replacement.routes import fit_routes
 from cir.search.searcher import Searcher
 from cir.types import Encoder, ModelCard, Progress
 
@@ -162,24 +162,14 @@ def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> Space
     evidence = replace(
         about,
         verdict=judge(about.questions, compared, results, about.cost, margin=about.margin),
-        measured=int((~sample.fit).sum()),
+        measured=int((~sample.fit_mask).sum()),
         sample=len(sample.old_gallery),
         baselines=compared,
         routes=results,
         absent=absent,
-        fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit, strict=True) if fit),
+        fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit_mask, strict=True) if fit),
     )
-    return SpaceStudy(evidence, {route.route.value: _mapping(route, successor, evidence) for route in fitted})
-
-
-def _mapping(fitted: FittedRoute, successor: ModelCard, evidence: Evidence) -> SpaceMapping:
-    return SpaceMapping(
-        successor.digest,
-        evidence.space,
-        fitted.route,
-        fitted.matrix,
-        fitted.bias,
-        fitted.slope,
-        fitted.intercept,
-        evidence,
-    )
+    mappings = [
+        replace(route.mapping, model=successor.digest, space=about.space, evidence=evidence) for route in fitted
+    ]
+    return SpaceStudy(evidence, {mapping.route.value: mapping for mapping in mappings})

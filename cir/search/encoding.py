@@ -14,6 +14,7 @@ import numpy as np
 
 from cir.arrays import Floats, unit
 from cir.errors import SpaceMismatchError, UsageError
+from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.threads import map_batches
 from cir.types import Encoder, ExposesQueryStates
@@ -34,13 +35,13 @@ class SpaceEncoder:
 
     Attributes:
         load: gives the model; called when a query first needs it.
-        head: id of an older space whose trained query head is used; None for the model's own space.
-        fitted: a fitted query head, used instead; None for the model's own heads.
+        older_space: id of an older space to encode for; None for the model's own.
+        fitted_head: a fitted query head for it; None for a head of the model.
     """
 
     load: Callable[[], Encoder]
-    head: str | None = None
-    fitted: SpaceMapping | None = None
+    older_space: str | None = None
+    fitted_head: SpaceMapping | None = None
 
     def compose(self, references: Sequence[Reference], captions: Sequence[str]) -> Floats:
         """B references and captions -> (B, D) float32, unit-norm; in parallel where that pays."""
@@ -48,9 +49,9 @@ class SpaceEncoder:
 
         def encode(rows: slice) -> Floats:
             pixels = np.stack([model.preprocess(reference.picture()) for reference in references[rows]])
-            if self.fitted is not None:
-                return self.fitted.map(self._states(model).query_states(pixels, captions[rows]))
-            return model.encode_queries(pixels, captions[rows], self.head)
+            if self.fitted_head is not None:
+                return self.fitted_head.map(self._states(model).query_states(pixels, captions[rows]))
+            return model.encode_queries(pixels, captions[rows], self.older_space)
 
         vectors: Floats = np.concatenate(map_batches(encode, len(captions), BATCH, model.shared_by))
         return vectors
@@ -60,9 +61,9 @@ class SpaceEncoder:
         model = self.load()
 
         def encode(rows: slice) -> Floats:
-            if self.fitted is not None:
-                return self.fitted.map(self._states(model).text_states(captions[rows]))
-            return model.encode_texts(captions[rows], self.head)
+            if self.fitted_head is not None:
+                return self.fitted_head.map(self._states(model).text_states(captions[rows]))
+            return model.encode_texts(captions[rows], self.older_space)
 
         vectors: Floats = np.concatenate(map_batches(encode, len(captions), BATCH, model.shared_by))
         return vectors
@@ -77,7 +78,7 @@ class SpaceEncoder:
         Raises:
             UsageError: the model gives neither vectors nor tokens.
         """
-        if self.head is not None or self.fitted is not None:
+        if self.older_space is not None or self.fitted_head is not None:
             # A query head encodes no images, but a query with an empty caption lies near its reference.
             composed: Floats = self.compose([reference], [""])[0]
             return composed
@@ -99,7 +100,7 @@ class SpaceEncoder:
         return model
 
 
-def encode_everywhere(
+def encode_in_every_space(
     gallery: Gallery, encoder_for: Callable[[str], SpaceEncoder], queries: Sequence[PreparedQuery]
 ) -> QueryVectors:
     """Queries in every space that a gallery is searched in.
@@ -114,22 +115,22 @@ def encode_everywhere(
         return encode_in(gallery, space, encoder_for(space), [queries[row] for row in rows])
 
     native, everything = gallery.space.id, range(len(queries))
-    rotations = {
+    mapped = {
         space: mapping
         for space, mapping in gallery.mappings.items()
-        if mapping.maps_queries and space in gallery.query_spaces
+        if mapping.maps is Maps.QUERIES and space in gallery.query_spaces
     }
-    vectors = {space: encode(space, everything) for space in gallery.query_spaces if space not in rotations}
-    if rotations:
-        # For "more like this" the stored vector of a reference is better than a rotated one, and needs no photo.
-        stored = {space: _stored_rows(gallery, space, queries) for space in rotations}
+    vectors = {space: encode(space, everything) for space in gallery.query_spaces if space not in mapped}
+    if mapped:
+        # For "more like this" the stored vector of a reference is better than a mapped one, and needs no photo.
+        stored = {space: _stored_rows(gallery, space, queries) for space in mapped}
         own = vectors.get(native)
         if own is None:
             spared = set.intersection(*map(set, stored.values()))
             rows = [row for row in everything if row not in spared]
             own = np.zeros((len(queries), gallery.space.dims), np.float32)
             own[rows] = encode(native, rows)
-        for space, mapping in rotations.items():
+        for space, mapping in mapped.items():
             vectors[space] = mapping.map(own)
             vectors[space][stored[space]] = encode(space, stored[space])
     return QueryVectors(vectors)

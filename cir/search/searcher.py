@@ -19,8 +19,9 @@ from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage
+from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
-from cir.search.encoding import SpaceEncoder, encode_everywhere, encode_in
+from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
 from cir.search.prepare import PreparedQuery, prepare, resolve
 from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
 
@@ -137,14 +138,15 @@ class Searcher:
         """
         started = time.perf_counter()
         prepared = prepare(self.gallery, queries)
-        vectors = encode_everywhere(self.gallery, self._encoder_for, prepared)
-        results = self._rank(prepared, vectors, exact)
+        groups = self._groups(prepared, exact)  # conditions are checked before a model is loaded
+        vectors = encode_in_every_space(self.gallery, self._encoder_for, prepared)
+        results = self._rank(prepared, vectors, groups)
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
         return [replace(result, seconds=seconds) for result in results]
 
     def encode(self, queries: Sequence[Query]) -> QueryVectors:
         """B queries as unit-norm vectors in every space of the index. Raises as `search_many`."""
-        return encode_everywhere(self.gallery, self._encoder_for, prepare(self.gallery, queries))
+        return encode_in_every_space(self.gallery, self._encoder_for, prepare(self.gallery, queries))
 
     def encode_native(self, space: str, queries: Sequence[Query]) -> Floats:
         """(B, D) float32, unit-norm: queries encoded by the model that made a space, whichever mapping is in use.
@@ -181,24 +183,35 @@ class Searcher:
     def _encoder_for(self, space: str) -> SpaceEncoder:
         """What encodes queries for a space: the serving model's own head, its head for that space, or a fitted one."""
         mapping = self.gallery.mappings.get(space)
-        if mapping is None or mapping.maps_queries:
-            card = self.gallery.manifest.maker(space)
-            return SpaceEncoder(lambda: self.encoder_of(card))
-        return SpaceEncoder(lambda: self.encoder, space, mapping if mapping.maps_states else None)
+        if mapping is not None and mapping.maps is Maps.NOTHING:
+            return SpaceEncoder(lambda: self.encoder, space)
+        if mapping is not None and mapping.maps is Maps.STATES:
+            return SpaceEncoder(lambda: self.encoder, space, mapping)
+        card = self.gallery.manifest.maker(space)
+        return SpaceEncoder(lambda: self.encoder_of(card))
 
-    def _rank(self, prepared: Sequence[PreparedQuery], vectors: QueryVectors, exact: bool) -> list[SearchResult]:
-        """Rank queries that share k and conditions together."""
-        groups = defaultdict(list)
+    def _groups(self, prepared: Sequence[PreparedQuery], exact: bool) -> list[tuple[RankingOptions, list[int]]]:
+        """Rows of queries that can be ranked together: of the same k and conditions."""
+        rows_of = defaultdict(list)
         for row, query in enumerate(prepared):
             conditions = tuple(Condition(*pair) for pair in query.query.where)
-            groups[query.query.k, conditions].append(row)
+            rows_of[query.query.k, conditions].append(row)
+        return [
+            (RankingOptions(k, self.gallery.select(where) if where else None, exact), rows)
+            for (k, where), rows in rows_of.items()
+        ]
+
+    def _rank(
+        self,
+        prepared: Sequence[PreparedQuery],
+        vectors: QueryVectors,
+        groups: Sequence[tuple[RankingOptions, list[int]]],
+    ) -> list[SearchResult]:
         results: dict[int, SearchResult] = {}
-        for (k, where), rows in groups.items():
-            allowed = self.gallery.select(where) if where else None
-            wanted = np.ones(len(self.gallery), np.bool_) if allowed is None else allowed
+        for options, rows in groups:
+            wanted = np.ones(len(self.gallery), np.bool_) if options.allowed is None else options.allowed
             searched = int((wanted & self.gallery.searchable).sum())
             unsearched = int((wanted & ~self.gallery.searchable).sum())
-            options = RankingOptions(k, allowed, exact)
             ranked = self.gallery.search(vectors[rows], options, exclude=[prepared[row].excluded for row in rows])
             for row, pairs in zip(rows, ranked, strict=True):
                 hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(pairs, start=1))

@@ -10,7 +10,7 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.manifest import publish, read_manifest
 from cir.indexer.storage.mappings import write_mapping
-from cir.mappings import Route, SpaceMapping
+from cir.mappings import Maps, Route, SpaceMapping
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import DIMS, FakeEncoder
 
@@ -34,7 +34,7 @@ def new_encoder(after: int = 10**9) -> FakeEncoder:
 OLD, NEW = old_encoder(), new_encoder()
 RIDGE = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.RIDGE, INTO_NEW, BIAS)
 PROCRUSTES = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.PROCRUSTES, INTO_OLD, None, 0.5, 0.2)
-HEAD = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.HEAD, slope=2.0, intercept=-0.5)
+HEAD = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.TRAINED_HEAD, slope=2.0, intercept=-0.5)
 MAPPINGS = (RIDGE, PROCRUSTES, HEAD)
 
 
@@ -50,6 +50,6 @@ def mapped_queries(gallery: Gallery, text: str = "one") -> QueryVectors:
     native = NEW.encode_texts([text])
     by_space = {NEW.card.space.id: native, OLD.card.space.id: OLD.encode_texts([text])}
     for space, mapping in gallery.mappings.items():
-        if mapping.maps_queries:
+        if mapping.maps is Maps.QUERIES:
             by_space[space] = mapping.map(native)
     return QueryVectors({space: by_space[space] for space in gallery.query_spaces})

@@ -19,7 +19,7 @@ from cir.indexer.reading.exact import rescore, scan
 from cir.indexer.storage.manifest import FileEntry
 from cir.indexer.storage.mappings import mapped_vectors
 from cir.indexer.storage.segment import Segment
-from cir.mappings import SpaceMapping
+from cir.mappings import Maps, SpaceMapping
 
 _ANN_OVERFETCH = 4  # the approximate order is that of 8-bit codes
 
@@ -65,7 +65,7 @@ class LiveSegment:
         self._vectors = segment.vectors
         stored_space = segment.layout.space
         self.query_space = mapping.query_space(native) if mapping else stored_space
-        if mapping is not None and mapping.maps_gallery and segment.vectors is not None:
+        if mapping is not None and mapping.maps is Maps.GALLERY and segment.vectors is not None:
             self._derived = self._derived / f"{mapping.model}--{mapping.space}"
             self._vectors, self._digest = mapped_vectors(self._derived, self._digest, segment.vectors, mapping)
         self.searchable = mapping is not None or stored_space == native

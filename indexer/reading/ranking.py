@@ -88,7 +88,7 @@ class Ranking:
         for number in range(len(queries)):
             query = {space: vectors[number] for space, vectors in queries.by_space.items()}
             rows = np.concatenate([np.empty(0, np.int64), *(in_space[number] for in_space in found)])
-            hits.append(self._ranked(query, rows, options.k, deciding=True))
+            hits.append(self._ranked(query, rows, options.k, final=True))
         return hits
 
     def _candidates(
@@ -99,14 +99,14 @@ class Ranking:
         k rows if candidates and ranking use the same field, otherwise max(10 k, 200) for reranking.
         """
         segments = [segment for segment in self._searched if segment.query_space == space]
-        deciding = options.exact or all(segment.candidate_field == segment.rerank_field for segment in segments)
+        final = options.exact or all(segment.candidate_field == segment.rerank_field for segment in segments)
         enough = max(10 * options.k, 200) if options.candidates is None else options.candidates
-        wanted = options.k if deciding else max(options.k, enough)
+        wanted = options.k if final else max(options.k, enough)
         # Excluded images are fetched and dropped; that many more keep the rest complete.
         fetched = wanted + max(map(len, excluded), default=0)
         found = []
         for segment in segments:
-            field = segment.rerank_field if deciding else segment.candidate_field
+            field = segment.rerank_field if final else segment.candidate_field
             vectors = np.ascontiguousarray(queries.by_space[space], np.float32)
             found.append(segment.candidates(vectors, fetched, options.allowed, field, options.exact))
         best = []
@@ -115,17 +115,17 @@ class Ranking:
             rows = rows[~np.isin(rows, barred)]
             if len(rows) > wanted:
                 query = {space: queries.by_space[space][number]}
-                rows = self._ranked(query, rows, wanted, deciding=deciding)[0]
+                rows = self._ranked(query, rows, wanted, final=final)[0]
             best.append(rows)
         return best
 
-    def _ranked(self, query: dict[str, Floats], rows: Rows, count: int, *, deciding: bool) -> tuple[Rows, Floats]:
+    def _ranked(self, query: dict[str, Floats], rows: Rows, count: int, *, final: bool) -> tuple[Rows, Floats]:
         """The best `count` of some rows and their scores, ties by row; `query` is space -> (D,) float32."""
         scores = np.empty(len(rows), np.float32)
         for segment, places in self._by_segment(rows):
             inside = self._row_in_segment[rows[places]]
             order = np.argsort(inside)  # ascending reads are kinder to a cold disk
-            field = segment.rerank_field if deciding else segment.candidate_field
+            field = segment.rerank_field if final else segment.candidate_field
             scores[places[order]] = segment.scores(field, inside[order], query[segment.query_space])
         order = np.lexsort((rows, -scores))[:count]
         return rows[order], scores[order]

@@ -46,7 +46,7 @@ def test_a_worse_model_is_refused_and_nothing_changes(
     refused = cli("replace-model", index, other_model, *words)
     assert refused.code == 1, refused.err
     assert "no better even after a full re-index" in refused.out
-    assert "verdict: refused; keep the current model" in refused.out
+    assert "verdict: refused\nadvice: keep the current model" in refused.out
     assert contents(index) == before
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cir.models.stationary import digest, simplex
-from cir.replacement.compatibility import average_accuracy, average_compatibility, compatibility_margins
+from cir.stats import average_accuracy, average_compatibility, compatibility_margins
 from cir.training.losses import hoc
 
 FILE = Path(__file__).parent / "data" / "stationary" / "oracle.npz"
@@ -89,7 +89,7 @@ def test_compatibility_is_strict_and_says_by_how_much() -> None:
     for wrong in ([[0.1, 0.2]], [], [[float("nan")]], [[0.1, 0.0], [float("inf"), 0.2]]):
         with pytest.raises(ValueError, match="a compatibility matrix"):
             average_accuracy(wrong)
-    with pytest.raises(ValueError, match="between two models"):
+    with pytest.raises(ValueError, match="at least two models"):
         average_compatibility([[0.5]])
 
 

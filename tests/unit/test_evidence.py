@@ -40,7 +40,7 @@ EVIDENCE = Evidence(
     sample=250,
     baselines={"current": {"R@1": 0.2, "R@10": 0.65}},
     routes=(RESULT,),
-    absent={"head": "the new model has no query head for this space"},
+    absent={"trained head": "the new model has no query head for this space"},
     questions_sha256="0123456789abcdef",
     fitted_on=("q1", "q2"),
     margin=0.01,
@@ -72,7 +72,7 @@ def test_route_result_round_trip() -> None:
     assert RouteResult.from_json(through_json(values)) == RESULT
 
 
-@pytest.mark.parametrize("verdict", [VERDICT, Verdict("head", advice="serve the new model by head")])
+@pytest.mark.parametrize("verdict", [VERDICT, Verdict("trained head", advice="serve the new model by trained head")])
 def test_verdict_round_trip(verdict: Verdict) -> None:
     assert Verdict.from_json(through_json(asdict(verdict))) == verdict
 
@@ -88,4 +88,4 @@ def test_values_of_another_version_are_refused() -> None:
 def test_results_are_known_by_route() -> None:
     assert EVIDENCE.result("ridge") is RESULT
     with pytest.raises(KeyError):
-        EVIDENCE.result("head")
+        EVIDENCE.result("trained head")

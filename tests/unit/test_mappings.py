@@ -5,33 +5,33 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cir.mappings import Route, SpaceMapping
-from cir.replacement.routes import FITS
+from cir.mappings import Maps, Route, SpaceMapping
+from cir.replacement.routes import FIT_BY_ROUTE
 
 MATRIX = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
 BIAS = np.array([1, -2, 0.5], np.float32)
 
 
 def mapping(route: Route) -> SpaceMapping:
-    if route is Route.HEAD:
+    if route is Route.TRAINED_HEAD:
         return SpaceMapping("new", "older", route, slope=2.0, intercept=-0.5)
-    return SpaceMapping("new", "older", route, MATRIX, BIAS if route in (Route.RIDGE, Route.FITTED) else None)
+    return SpaceMapping("new", "older", route, MATRIX, BIAS if route in (Route.RIDGE, Route.FITTED_HEAD) else None)
 
 
-@pytest.mark.parametrize(
-    ("route", "gallery", "queries", "states"),
-    [
-        (Route.HEAD, False, False, False),
-        (Route.FITTED, False, False, True),
-        (Route.RIDGE, True, False, False),
-        (Route.PROCRUSTES, False, True, False),
-        (Route.SIMPLEX, False, True, False),
-    ],
-)
-def test_what_a_route_maps(route: Route, gallery: bool, queries: bool, states: bool) -> None:
+MAPPED = {
+    Route.TRAINED_HEAD: Maps.NOTHING,
+    Route.FITTED_HEAD: Maps.STATES,
+    Route.RIDGE: Maps.GALLERY,
+    Route.PROCRUSTES: Maps.QUERIES,
+    Route.SIMPLEX: Maps.QUERIES,
+}
+
+
+@pytest.mark.parametrize("route", Route)
+def test_what_a_route_maps(route: Route) -> None:
     made = mapping(route)
-    assert (made.maps_gallery, made.maps_queries, made.maps_states) == (gallery, queries, states)
-    assert made.query_space("own") == ("own" if gallery else "older")
+    assert made.maps is MAPPED[route]
+    assert made.query_space("own") == ("own" if made.maps is Maps.GALLERY else "older")
 
 
 def test_only_the_simplex_compares_dims_of_two_models() -> None:
@@ -39,8 +39,8 @@ def test_only_the_simplex_compares_dims_of_two_models() -> None:
 
 
 def test_every_route_can_be_fitted() -> None:
-    assert list(FITS) == list(Route)
-    assert [route.value for route in Route] == ["head", "fitted", "ridge", "procrustes", "simplex"]
+    assert list(FIT_BY_ROUTE) == list(Route)
+    assert [route.value for route in Route] == ["trained head", "fitted head", "ridge", "procrustes", "simplex"]
 
 
 @pytest.mark.parametrize("route", [Route.RIDGE, Route.PROCRUSTES])
@@ -56,11 +56,11 @@ def test_mapped_vectors_are_unit_norm(route: Route) -> None:
 
 
 def test_a_trained_head_maps_no_vectors() -> None:
-    with pytest.raises(ValueError, match="route head maps no vectors"):
-        mapping(Route.HEAD).map(np.ones((1, 5), np.float32))
+    with pytest.raises(ValueError, match="route trained head maps no vectors"):
+        mapping(Route.TRAINED_HEAD).map(np.ones((1, 5), np.float32))
 
 
 def test_scores_are_put_on_the_scale_of_the_model() -> None:
     scores = np.array([0.0, 0.5, 1.0], np.float32)
-    assert mapping(Route.HEAD).calibrate(scores).tolist() == [-0.5, 0.5, 1.5]
+    assert mapping(Route.TRAINED_HEAD).calibrate(scores).tolist() == [-0.5, 0.5, 1.5]
     assert mapping(Route.RIDGE).calibrate(scores).tolist() == scores.tolist()

@@ -17,7 +17,7 @@ from cir.replacement import routes
 from cir.replacement.gate import MIN_QUERIES, judge
 from cir.replacement.measure import baselines, measure
 from cir.replacement.paired_sample import PairedSample, group_split, ranked, similarities
-from cir.replacement.routes import FITS, FittedRoute, fit_routes, platt_scaled, unmapped_scores
+from cir.replacement.routes import FIT_BY_ROUTE, FittedRoute, fit_routes, platt_scaled, unmapped_scores
 
 IMAGES, QUERIES, LATENT = 900, 600, 24
 CHEAP, DEAR = ReindexCost(100, 0.01, 1000), ReindexCost(1_000_000, 40.0, 10**9)
@@ -64,7 +64,7 @@ def simulate(old_noise: float, new_noise: float, *, seed: int = 0, tokens: int =
         current=similarities(old_queries, old_gallery),
         references=references,
         relevant=relevant,
-        fit=fit,
+        fit_mask=fit,
         slices={"half=a": np.arange(QUERIES) < QUERIES // 2},
     )
 
@@ -103,20 +103,20 @@ def test_a_better_model_serves_by_the_best_route_that_passes(better: Measured) -
     assert given.route in ("ridge", "procrustes")
     assert f"serve the new model by {given.route}" in given.advice
     # The head gains nothing, so that it is refused where a gain is required.
-    assert any("must be above 0" in reason for reason in given.refused["head"])
+    assert any("must be above 0" in reason for reason in given.refused["trained head"])
 
 
 def test_a_small_loss_at_ten_does_not_outweigh_a_gain_at_one() -> None:
     result = measure(BETTER, fitted(routes.ridge, BETTER))
-    values = {"head": {"R@1": 0.48, "R@10": 0.86}, "ridge": {"R@1": 0.42, "R@10": 0.862}}
+    values = {"trained head": {"R@1": 0.48, "R@10": 0.86}, "ridge": {"R@1": 0.42, "R@10": 0.862}}
     both = [replace(result, route=route, values=figures) for route, figures in values.items()]
-    assert judge(QUERIES, baselines(BETTER), both, DEAR).route == "head"
+    assert judge(QUERIES, baselines(BETTER), both, DEAR).route == "trained head"
 
 
 def test_figures_are_those_of_queries_that_the_fit_has_not_seen() -> None:
     route = fitted(routes.ridge, BETTER)
     result = measure(BETTER, route)
-    measured = ~BETTER.fit
+    measured = ~BETTER.fit_mask
     order = ranked(route.scores, BETTER.references, 10)[measured]
     hits = BETTER.relevant[measured][np.arange(measured.sum())[:, None], order]
     assert result.values["R@10"] == pytest.approx(hits.any(axis=1).mean())
@@ -139,14 +139,14 @@ def test_the_fit_never_sees_what_is_measured() -> None:
     changed[measured] = unit_rows(np.random.default_rng(9).standard_normal((len(measured), 48)))
     for fit in (routes.ridge, routes.procrustes):
         before, after = fitted(fit, BETTER), fitted(fit, replace(BETTER, old_gallery=changed))
-        assert before.matrix is not None
-        assert after.matrix is not None
-        assert np.array_equal(before.matrix, after.matrix)
+        assert before.mapping.matrix is not None
+        assert after.mapping.matrix is not None
+        assert np.array_equal(before.mapping.matrix, after.mapping.matrix)
 
 
 def test_queries_without_a_mapping_rank_by_chance_and_are_no_route() -> None:
     assert baselines(BETTER)["unmapped"]["R@10"] < 0.06
-    assert "unmapped" not in FITS
+    assert "unmapped" not in FIT_BY_ROUTE
     other_dims = replace(BETTER, new_queries=BETTER.new_queries[:, :40], new_gallery=BETTER.new_gallery[:, :40])
     assert unmapped_scores(other_dims) is None
     assert set(baselines(other_dims)) == {"current", "reindexed"}
@@ -175,17 +175,17 @@ def test_few_queries_are_refused_however_good_the_figures(better: Measured) -> N
 
 def test_a_trained_head_is_a_route_if_the_model_has_one() -> None:
     route = fitted(routes.trained_head, BETTER)
-    assert (route.route, route.matrix) == (Route.HEAD, None)
+    assert (route.mapping.route, route.mapping.matrix) == (Route.TRAINED_HEAD, None)
     without = replace(BETTER, head_queries=None)
     assert routes.trained_head(without) == "the new model has no query head for this space"
-    assert fit_routes(without)[1]["head"] == "the new model has no query head for this space"
+    assert fit_routes(without)[1]["trained head"] == "the new model has no query head for this space"
 
 
 def test_a_margin_accepts_a_route_that_gains_nothing(better: Measured) -> None:
-    refused = better.verdict().refused["head"]
+    refused = better.verdict().refused["trained head"]
     assert any(reason.startswith("R@10") for reason in refused)
     accepted = better.verdict(margin=0.05)
-    assert "head" not in accepted.refused
+    assert "trained head" not in accepted.refused
     assert accepted.route in ("ridge", "procrustes")  # still the best
 
 
@@ -201,7 +201,7 @@ def test_a_slice_that_loses_is_a_reason() -> None:
     result = measure(BETTER, replace(route, scores=spoilt))
     assert set(result.losing_slices) == {"half=a"}
     part = result.slices["half=a"]
-    assert part.questions == (~BETTER.fit[: QUERIES // 2]).sum()
+    assert part.questions == (~BETTER.fit_mask[: QUERIES // 2]).sum()
     assert part.mapped - part.current == pytest.approx(result.losing_slices["half=a"])
     assert result.negative_flips > 0.1
     given = judge(QUERIES, baselines(BETTER), [result], DEAR)
@@ -215,20 +215,20 @@ def test_calibrated_scores_meet_where_the_odds_are_equal() -> None:
     route = fitted(routes.trained_head, BETTER)
     # Scores three times as large.
     tripled = fitted(routes.trained_head, replace(BETTER, old_gallery=BETTER.old_gallery * np.float32(3)))
-    assert tripled.slope == pytest.approx(route.slope / 3, rel=1e-2)
-    assert tripled.intercept == pytest.approx(route.intercept, abs=1e-2)
+    assert tripled.mapping.slope == pytest.approx(route.mapping.slope / 3, rel=1e-2)
+    assert tripled.mapping.intercept == pytest.approx(route.mapping.intercept, abs=1e-2)
     mixed = measure(BETTER, route).half_reindexed["R@10"]
-    raw = measure(BETTER, replace(route, slope=1.0, intercept=0.4)).half_reindexed["R@10"]
-    assert mixed > raw
+    uncalibrated = replace(route, mapping=replace(route.mapping, slope=1.0, intercept=0.4))
+    assert mixed > measure(BETTER, uncalibrated).half_reindexed["R@10"]
 
 
 def test_tokens_are_reached_by_mapping_queries() -> None:
     sample = simulate(0.8, 0.2, tokens=4)
     assert "tokens" in str(routes.ridge(sample))
-    rotation = fitted(routes.procrustes, sample).matrix
+    rotation = fitted(routes.procrustes, sample).mapping.matrix
     assert rotation is not None
     assert np.allclose(rotation @ rotation.T, np.eye(48), atol=1e-4)
-    again = fitted(routes.procrustes, replace(sample, old_gallery=sample.old_gallery[:, ::-1])).matrix
+    again = fitted(routes.procrustes, replace(sample, old_gallery=sample.old_gallery[:, ::-1])).mapping.matrix
     assert again is not None
     assert np.array_equal(again, rotation)
 
@@ -240,7 +240,10 @@ def test_ties_go_to_the_earlier_image_and_references_never_win() -> None:
 
 @pytest.mark.parametrize(
     "fit",
-    [pytest.param(fit, marks=[pytest.mark.slow] * (route is Route.FITTED), id=route) for route, fit in FITS.items()],
+    [
+        pytest.param(fit, marks=[pytest.mark.slow] * (route is Route.FITTED_HEAD), id=route)
+        for route, fit in FIT_BY_ROUTE.items()
+    ],
 )
 def test_results_are_plain_json(fit: Fit) -> None:
     complete = replace(BETTER, new_states=3 * BETTER.new_queries, simplex_dims=24)
@@ -252,8 +255,8 @@ def test_a_missing_old_model_takes_its_routes_along() -> None:
     sample = replace(BETTER, old_queries=None, new_states=BETTER.new_queries)
     missing = "the folder of the model that made these vectors is missing"
     assert routes.fitted_head(sample) == missing
-    assert fitted(routes.ridge, sample).matrix is not None
-    assert fitted(routes.procrustes, sample).matrix is not None  # fitted on images
+    assert fitted(routes.ridge, sample).mapping.matrix is not None
+    assert fitted(routes.procrustes, sample).mapping.matrix is not None  # fitted on images
     everything = replace(sample, relevant=np.ones_like(sample.relevant))  # queries are about all images
     assert routes.procrustes(everything) == missing
     assert "0 images outside the measured queries" in str(routes.ridge(everything))
@@ -283,5 +286,5 @@ def test_a_fitted_head_is_calibrated_on_queries_that_it_was_not_fitted_on() -> N
     """Its own queries would make its scores look more certain than they are."""
     sample = replace(BETTER, new_states=BETTER.new_queries)
     route = fitted(routes.fitted_head, sample)
-    assert route.slope < platt_scaled(sample, route).slope
+    assert route.mapping.slope < platt_scaled(sample, route).mapping.slope
     assert routes.fitted_head(BETTER) == "the new model does not expose its query states"

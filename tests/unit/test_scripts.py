@@ -48,7 +48,7 @@ def test_setup_installs_only_what_has_changed(checkout: Path) -> None:
 def test_quick_leaves_out_the_slow_tests_and_the_coverage(checkout: Path) -> None:
     run(checkout, "scripts/setup", "cpu,dev")
     (quick,) = run(checkout, "scripts/test", "--quick", "-x")
-    assert quick == "-m pytest -m not slow -x"
+    assert quick == "-m pytest -n auto -m not slow -x"
     (whole,) = run(checkout, "scripts/test", "tests/unit")
     assert "--cov-fail-under=95" in whole
     assert whole.endswith("tests/unit")

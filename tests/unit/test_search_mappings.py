@@ -47,8 +47,8 @@ class Replaced:
             mapped: Floats = self.mapping.map(stored) @ native[0]
             return mapped
         vectors = {
-            Route.HEAD: lambda: self.new.encode_queries(pixels, [query.text], self.mapping.space),
-            Route.FITTED: lambda: self.mapping.map(self.new.query_states(pixels, [query.text])),
+            Route.TRAINED_HEAD: lambda: self.new.encode_queries(pixels, [query.text], self.mapping.space),
+            Route.FITTED_HEAD: lambda: self.mapping.map(self.new.query_states(pixels, [query.text])),
             Route.PROCRUSTES: lambda: self.mapping.map(native),
             Route.SIMPLEX: lambda: self.mapping.map(native),
         }[self.mapping.route]()
@@ -81,7 +81,10 @@ def mapping_of(route: Route, old: SprcEncoder, new: SprcEncoder) -> SpaceMapping
         Route.PROCRUSTES: (rotation, None),
         Route.SIMPLEX: (np.diag(np.arange(16) < 12).astype(np.float32), None),
         Route.RIDGE: (rotation, np.full(16, 0.1, np.float32)),
-        Route.FITTED: (np.random.default_rng(2).standard_normal((16, 32)).astype(np.float32), np.ones(16, np.float32)),
+        Route.FITTED_HEAD: (
+            np.random.default_rng(2).standard_normal((16, 32)).astype(np.float32),
+            np.ones(16, np.float32),
+        ),
     }
     matrix, bias = arrays.get(route, (None, None))
     slope, intercept = (1.0, 0.0) if route is Route.RIDGE else (0.9, 0.05)
@@ -202,6 +205,6 @@ def test_a_fitted_head_needs_query_states(old: SprcEncoder, new: SprcEncoder) ->
 
         card, preprocess, shared_by = new.card, new.preprocess, new.shared_by
 
-    encoder = SpaceEncoder(lambda: Plain(), fitted=mapping_of(Route.FITTED, old, new))  # type: ignore[arg-type,return-value]
+    encoder = SpaceEncoder(lambda: Plain(), fitted_head=mapping_of(Route.FITTED_HEAD, old, new))  # type: ignore[arg-type,return-value]
     with pytest.raises(SpaceMismatchError, match="new-1 does not expose the query states"):
         encoder.texts(["blue"])
