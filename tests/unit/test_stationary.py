@@ -175,14 +175,14 @@ def test_two_models_that_never_met_share_the_vertices() -> None:
         current=similarities(old, old),
         references=references,
         relevant=relevant,
-        fit=rng.random(320) < 0.5,
+        fit_mask=rng.random(320) < 0.5,
         slices={},
         simplex_dims=32,
     )
     fitted = routes.simplex(sample)
     assert isinstance(fitted, routes.FittedRoute)
-    assert fitted.matrix is not None
-    assert np.array_equal(fitted.matrix, np.diag(np.arange(48) < 32).astype(np.float32))
+    assert fitted.mapping.matrix is not None
+    assert np.array_equal(fitted.mapping.matrix, np.diag(np.arange(48) < 32).astype(np.float32))
     assert sample.hits(fitted.scores, 1).mean() > sample.hits(similarities(new, old), 1).mean() + 0.2
     assert "do not share a simplex" in str(routes.simplex(replace(sample, simplex_dims=0)))
 
@@ -204,13 +204,13 @@ def test_a_head_is_fitted_on_the_states_of_a_finished_model() -> None:
         current=similarities(queries, old),
         references=np.full(400, -1),
         relevant=np.eye(400, dtype=bool),
-        fit=rng.random(400) < 0.7,
+        fit_mask=rng.random(400) < 0.7,
         slices={},
     )
     assert "does not expose its query states" in str(routes.fitted_head(sample))
     fitted = routes.fitted_head(replace(sample, new_states=states))
     assert isinstance(fitted, routes.FittedRoute)
-    assert fitted.matrix is not None
-    assert fitted.matrix.shape == (32, 40)
-    assert fitted.matrix.dtype == np.float32
+    assert fitted.mapping.matrix is not None
+    assert fitted.mapping.matrix.shape == (32, 40)
+    assert fitted.mapping.matrix.dtype == np.float32
     assert sample.hits(fitted.scores, 10).mean() > sample.hits(sample.current, 10).mean() + 0.1
