@@ -34,7 +34,7 @@ BATCH = 128  # queries encoded at once: bounds the pixels in memory and the time
 RANKED_AT_ONCE = 256  # bounds the (B, N) scores in memory
 
 
-class Searcher(Protocol):
+class Retriever(Protocol):
     """What is evaluated; `cir.search.searcher.Searcher` is one."""
 
     @property
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 def evaluate(
-    benchmark: Benchmark, searcher: Searcher, *, seed: int = 0, progress: Progress | None = None
+    benchmark: Benchmark, retriever: Retriever, *, seed: int = 0, progress: Progress | None = None
 ) -> Evaluation:
     """Search with every query of a benchmark in four ways, and score the rankings.
 
@@ -91,7 +91,7 @@ def evaluate(
 
     Args:
         benchmark: the queries and their gallery.
-        searcher: an index that holds all images of the benchmark; further images in it are not searched.
+        retriever: an index that holds all images of the benchmark; further images in it are not searched.
         seed: of the bootstrap.
         progress: called with (queries encoded, queries to encode).
 
@@ -99,22 +99,22 @@ def evaluate(
         MissingImageError: the index does not hold an image of the gallery or a reference.
     """
     started = time.perf_counter()
-    _check_images(benchmark, searcher)
-    vectors = _encode_systems(benchmark, searcher, progress or (lambda done, total: None))
-    hits = {system: _rank_galleries(benchmark, searcher, queries) for system, queries in vectors.items()}
-    subsets = {system: _rank_subsets(benchmark, searcher, queries) for system, queries in vectors.items()}
+    _check_images(benchmark, retriever)
+    vectors = _encode_systems(benchmark, retriever, progress or (lambda done, total: None))
+    hits = {system: _rank_galleries(benchmark, retriever, queries) for system, queries in vectors.items()}
+    subsets = {system: _rank_subsets(benchmark, retriever, queries) for system, queries in vectors.items()}
     runs = {system: _append(run, subsets[system]) for system, run in hits.items()}
     seconds = time.perf_counter() - started
-    report = make_report(benchmark, runs, model=searcher.card.to_json(), seconds=seconds, seed=seed)
-    if benchmark.judged and COMPOSED in searcher.card.min_scores:
-        report = replace(report, confidence=_confidence(benchmark, searcher, vectors[COMPOSED], hits[COMPOSED]))
+    report = make_report(benchmark, runs, model=retriever.card.to_json(), seconds=seconds, seed=seed)
+    if benchmark.judged and COMPOSED in retriever.card.min_scores:
+        report = replace(report, confidence=_confidence(benchmark, retriever, vectors[COMPOSED], hits[COMPOSED]))
     return Evaluation(report, runs, subsets[COMPOSED])
 
 
-def _check_images(benchmark: Benchmark, searcher: Searcher) -> None:
+def _check_images(benchmark: Benchmark, retriever: Retriever) -> None:
     references = {query.reference for query in benchmark.queries if query.reference}
     needed = {*benchmark.gallery, *references} - benchmark.absent
-    missing = sorted(needed.difference(searcher.ids))
+    missing = sorted(needed.difference(retriever.ids))
     if missing:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise MissingImageError(
@@ -123,7 +123,7 @@ def _check_images(benchmark: Benchmark, searcher: Searcher) -> None:
         )
 
 
-def _encode_systems(benchmark: Benchmark, searcher: Searcher, progress: Progress) -> dict[str, QueryVectors]:
+def _encode_systems(benchmark: Benchmark, retriever: Retriever, progress: Progress) -> dict[str, QueryVectors]:
     """System -> Q queries, unit-norm; zero for a query that lacks what the system needs."""
     nothing = Query()
     composed, image, text = [], [], []
@@ -133,9 +133,9 @@ def _encode_systems(benchmark: Benchmark, searcher: Searcher, progress: Progress
         image.append(nothing if absent else Query(references=query.references))
         text.append(Query(text=query.text))
     if not benchmark.judged:
-        return {COMPOSED: _encode(searcher, composed, progress)}
-    encoded = _encode(searcher, [*composed, *image, *text], progress)
-    count, weight = len(composed), searcher.card.sum_weight
+        return {COMPOSED: _encode(retriever, composed, progress)}
+    encoded = _encode(retriever, [*composed, *image, *text], progress)
+    count, weight = len(composed), retriever.card.sum_weight
     vectors = {
         system: encoded[slice(number * count, (number + 1) * count)]
         for number, system in enumerate((COMPOSED, "image", "text"))
@@ -144,15 +144,15 @@ def _encode_systems(benchmark: Benchmark, searcher: Searcher, progress: Progress
     return vectors
 
 
-def _encode(searcher: Searcher, queries: Sequence[Query], progress: Progress) -> QueryVectors:
+def _encode(retriever: Retriever, queries: Sequence[Query], progress: Progress) -> QueryVectors:
     """Q queries, unit-norm; every distinct query is encoded once, an empty one is zero."""
     distinct = list(dict.fromkeys(query for query in queries if query.references or query.text.strip()))
     parts = []
     for start in range(0, len(distinct), BATCH):
         batch = distinct[start : start + BATCH]
-        parts.append(searcher.encode(batch))
+        parts.append(retriever.encode(batch))
         progress(start + len(batch), len(distinct))
-    encoded = QueryVectors.concatenate(parts or [searcher.encode([])])
+    encoded = QueryVectors.concatenate(parts or [retriever.encode([])])
     zero = QueryVectors(
         {space: np.zeros((1, vectors.shape[1]), np.float32) for space, vectors in encoded.by_space.items()}
     )
@@ -160,10 +160,10 @@ def _encode(searcher: Searcher, queries: Sequence[Query], progress: Progress) ->
     return QueryVectors.concatenate([encoded, zero])[[rows.get(query, len(distinct)) for query in queries]]
 
 
-def _confidence(benchmark: Benchmark, searcher: Searcher, vectors: QueryVectors, hits: Run) -> Confidence:
+def _confidence(benchmark: Benchmark, retriever: Retriever, vectors: QueryVectors, hits: Run) -> Confidence:
     """How many headline queries score below the threshold, with their targets in the gallery and without."""
-    threshold = searcher.card.min_scores[COMPOSED]
-    without = _rank_galleries(benchmark, searcher, vectors, k=1, without_targets=True)
+    threshold = retriever.card.min_scores[COMPOSED]
+    without = _rank_galleries(benchmark, retriever, vectors, k=1, without_targets=True)
     ids = [query.id for query in benchmark.queries if query.headline and hits[query.id] and without[query.id]]
 
     def share_below(run: Run) -> float:
@@ -174,7 +174,7 @@ def _confidence(benchmark: Benchmark, searcher: Searcher, vectors: QueryVectors,
 
 def _rank_galleries(
     benchmark: Benchmark,
-    searcher: Searcher,
+    retriever: Retriever,
     vectors: QueryVectors,
     *,
     k: int | None = None,
@@ -185,12 +185,12 @@ def _rank_galleries(
     galleries = {name: sorted(ids) for name, ids in benchmark.galleries.items()} or {"": benchmark.gallery}
     for name, gallery in galleries.items():
         rows = [row for row, query in enumerate(benchmark.queries) if query.gallery == name]
-        allowed = None if set(searcher.ids) == set(gallery) else gallery
-        run |= dict(_rank(benchmark, searcher, vectors, rows, k or benchmark.depth, allowed, without_targets))
+        allowed = None if set(retriever.ids) == set(gallery) else gallery
+        run |= dict(_rank(benchmark, retriever, vectors, rows, k or benchmark.depth, allowed, without_targets))
     return run
 
 
-def _rank_subsets(benchmark: Benchmark, searcher: Searcher, vectors: QueryVectors) -> Run:
+def _rank_subsets(benchmark: Benchmark, retriever: Retriever, vectors: QueryVectors) -> Run:
     """Rank every query's subset to its end."""
     run: Run = {}
     if benchmark.ranks_subsets:
@@ -200,13 +200,13 @@ def _rank_subsets(benchmark: Benchmark, searcher: Searcher, vectors: QueryVector
         for subset, rows in by_subset.items():
             allowed = tuple(image for image in subset if image not in benchmark.absent)
             if allowed:
-                run |= dict(_rank(benchmark, searcher, vectors, rows, len(allowed), allowed))
+                run |= dict(_rank(benchmark, retriever, vectors, rows, len(allowed), allowed))
     return run
 
 
 def _rank(
     benchmark: Benchmark,
-    searcher: Searcher,
+    retriever: Retriever,
     vectors: QueryVectors,
     rows: Sequence[int],
     k: int,
@@ -222,7 +222,7 @@ def _rank(
         for query in (queries[row] for row in batch):
             barred = {query.reference} if query.reference and not benchmark.keep_reference else set()
             exclude.append(frozenset(barred | query.targets if without_targets else barred))
-        hits = searcher.rank(vectors[batch], k, allowed=allowed, exclude=exclude)
+        hits = retriever.rank(vectors[batch], k, allowed=allowed, exclude=exclude)
         yield from zip((queries[row].id for row in batch), hits, strict=True)
 
 
