@@ -89,7 +89,7 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
     outputs = [f"one vector of {card.dims} dims"] * layout.vectors + [f"{layout.tokens} tokens"] * bool(layout.tokens)
     simplex = _simplex(card)
     rows = {
-        "images": f"{len(gallery):,} in {len(manifest.segments)} segments",
+        "images": f"{len(gallery):,} in {len(manifest.segments)} segment{'s' * (len(manifest.segments) != 1)}",
         "model": f"{card.name} ({card.digest})",
         "stored": f"{' and '.join(outputs)}, {_size(manifest) / max(1, len(gallery)):,.0f} bytes per image",
         "space": gallery.space.id + (f"; {simplex}" if simplex else ""),

@@ -12,7 +12,7 @@ from cir.testing.commands import Run, mistake
 
 def test_info_describes_an_index(cli: Run, wardrobe_index: Path, folder: Path, tmp_path: Path) -> None:
     shown = cli("info", wardrobe_index).out
-    for word in ("40 in 1 segments", "tiny-1", "one vector of 16 dims and 4 tokens", "pattern", str(folder)):
+    for word in ("40 in 1 segment\n", "tiny-1", "one vector of 16 dims and 4 tokens", "pattern", str(folder)):
         assert word in shown
     values = cli("info", wardrobe_index, "--json").json
     assert (values["images"], values["searched"], values["generation"]) == (40, 40, 1)
