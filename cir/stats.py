@@ -133,7 +133,7 @@ class Comparison(NamedTuple):
     Attributes:
         difference: mean of ours minus mean of theirs.
         ci95: its 95 % interval.
-        p: two-sided; never below 2 / (resamples + 1).
+        p: two-sided; never below 2 / (resamples + 1), nor below 2^(1 - Q).
     """
 
     difference: float
@@ -153,7 +153,9 @@ def compare(
 
     p is twice the smaller share of resampled differences on either side of zero, so that it agrees with the interval:
     small if the interval is clear of zero. Differences of zero count on both sides, and one resample is added to either
-    count. The test serves graded measures such as mAP as well as hits, which McNemar's test does not.
+    count. A few queries cannot be significant, however they are resampled: by chance alone all Q differences have one
+    sign with probability 2^(1 - Q), which p is never below. The test serves graded measures such as mAP as well as
+    hits, which McNemar's test does not.
 
     Args:
         ours: (Q,) the value of each query for the first system.
@@ -170,8 +172,8 @@ def compare(
         raise UsageError(f"a paired comparison needs the same queries: got {a.shape} and {b.shape} values")
     means = _resampled_means(a - b, strata, seed, resamples)
     side = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    p = min(1.0, 2 * (int(side) + 1) / (resamples + 1))
-    return Comparison(mean(a - b, strata), _percentiles(means), p)
+    p = max(2 * (int(side) + 1) / (resamples + 1), 2.0 ** (1 - len(a)))
+    return Comparison(mean(a - b, strata), _percentiles(means), min(1.0, p))
 
 
 def lower_bound95(differences: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> float:

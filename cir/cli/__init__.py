@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
@@ -80,6 +81,11 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("cir: stopped; what was finished is kept", err=True)
         code = 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        click.echo("cir: the output cannot be written: no space left on the device", err=True)
+        code = 2
     except SystemExit:
         # click's answer to a closed pipe: the reader of the output has enough.
         code = 0

@@ -90,8 +90,9 @@ def backfill(
             click.echo(f"  {len(skipped):,} images are skipped and stay as they are; --json lists them all")
         for name, reason in skipped[:SHOWN]:
             click.echo(f"    {reason if name in reason else f'{name}: {reason}'}")
-        for share, value in guard.seen.items():
-            click.echo(f"  R@10 of the judged queries, {share}: {100 * value:.1f} %")
+        for share, recalls in guard.seen.items():
+            figures = ", ".join(f"{name} {100 * value:.1f} %" for name, value in recalls.items())
+            click.echo(f"  judged queries, {share}: {figures}")
     if regression:
         click.echo(
             f"cir: stopped: {regression}; go on with --accept-noninferior 5, or go back: `cir info {index}` lists the "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cir.cli.options import index_argument, json_option
+from cir.errors import DataError
 
 if TYPE_CHECKING:
     from cir.indexer.reading.gallery import Gallery
@@ -37,7 +38,12 @@ def info(index: Path, as_json: bool) -> None:
     from cir.replacement import questions
 
     gallery = Gallery.open(index)
-    stored, history = questions.stored(gallery).sha256, generations(index)
+    history = generations(index)
+    try:
+        stored = questions.stored(gallery).sha256
+    except DataError as error:
+        stored = ""
+        click.echo(f"cir: {error}", err=True)
     if as_json:
         click.echo(json.dumps(_to_json(gallery, history, stored)))
     else:

@@ -44,4 +44,7 @@ def columns_of(given: Sequence[str], option: str) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
     if not all(kind and column for kind, _, column in pairs):
         raise UsageError(f"{option}: write KIND=COLUMN, such as colour=baseColour")
-    return {kind: column for kind, _, column in pairs}
+    columns = {kind: column for kind, _, column in pairs}
+    if len(columns) < len(pairs):
+        raise UsageError(f"{option}: a KIND is given twice; give each kind one column")
+    return columns

@@ -13,6 +13,7 @@ import click
 from cir.cli.results import to_json
 from cir.conditions import Condition
 from cir.errors import CirError, DataError
+from cir.files import parse_json
 from cir.types import Query, SearchResult
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def _read(number: int, text: bytes, k: int) -> Line:
 
 def _values(line: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = parse_json(line)
+    except ValueError as error:
         raise DataError(f"not JSON: {error}") from None
     if not isinstance(values, dict):
         raise DataError('not a query; write {"references": ["a.jpg"], "text": "in red"}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -12,6 +11,7 @@ from typing import Any
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
+from cir.files import parse_json
 from cir.images import ImageFile
 
 # The official FashionIQ and CIRR loaders open .png; FashionIQ's own pictures and COCO's are .jpg.
@@ -67,7 +67,7 @@ def read_json(path: Path, kind: type, what: str) -> Any:
         DataError: the file cannot be read, is not JSON, or is not a `kind`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); --data-root is the data set's own folder,"

@@ -8,7 +8,6 @@ a query with an empty caption is "more like this"; one of the two is needed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError
-from cir.files import read_lines
+from cir.files import parse_json, read_lines
 from cir.images import scan
 from cir.stats import Measure, parse_measure
 
@@ -92,9 +91,9 @@ def parse_query(line: str, where: str) -> JudgedQuery:
         DataError: the line is no query.
     """
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON, {error.msg} at column {error.colno}; write one object per line") from error
+        values = parse_json(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON, {error}; write one object per line") from None
     if not isinstance(values, dict):
         raise DataError(f"{where}: not a JSON object; write {{...}} with the keys {', '.join(REQUIRED)}")
     for key in REQUIRED:

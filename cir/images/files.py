@@ -46,6 +46,7 @@ class ImageFile:
     def read(self) -> bytes:
         """The bytes of the file. Raises MissingImageError if it is gone, ImageDecodeError if it cannot be read."""
         try:
+            _refuse_pipes(Path(self.path))
             if self.member is None:
                 return Path(self.path).read_bytes()
             return _open_zip(self.path).read(self.member)
@@ -81,7 +82,7 @@ def locate(root: str, image_id: str) -> ImageFile:
     raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
 
 
-def scan(paths: Sequence[str | Path]) -> list[ImageFile]:
+def scan(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:
     """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
 
     Files are chosen by suffix and not opened. Hidden files and folders are left out.
@@ -90,6 +91,8 @@ def scan(paths: Sequence[str | Path]) -> list[ImageFile]:
         UsageError: no path given, or two paths whose images would get the same ids.
         DataError: a path that does not exist, or a zip that is broken.
     """
+    if isinstance(paths, str | Path):
+        paths = [paths]
     if not paths:
         raise UsageError("no images given; name a folder, a zip or image files")
     roots = [Path(path).expanduser() for path in paths]
@@ -160,11 +163,18 @@ def _scan_zip(path: Path, base: str, prefix: str) -> Iterator[ImageFile]:
             yield ImageFile(prefix + name, base, str(path), name)
 
 
+def _refuse_pipes(path: Path) -> None:
+    """Raises OSError for pipes, sockets and devices: to read one could wait for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError("not a regular file")
+
+
 _zips = threading.local()
 
 
 def _open_zip(path: str) -> zipfile.ZipFile:
     """An open archive, one per thread: a shared ZipFile serialises its readers. Reopened when the file has changed."""
+    _refuse_pipes(Path(path))
     stamp = Path(path).stat()
     key = (path, stamp.st_mtime_ns, stamp.st_size)
     if not hasattr(_zips, "open"):

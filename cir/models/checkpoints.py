@@ -9,7 +9,6 @@ Files are mapped into memory and read with `weights_only=True`: a pickle that ho
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import struct
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cir.errors import WeightsError
+from cir.files import parse_json
 
 SPRC, LAVIS, HUGGING_FACE = "SPRC", "LAVIS", "Hugging Face"
 STATES = {"Blip2QformerCirAlignPrompt": SPRC, "model": LAVIS}
@@ -155,8 +155,8 @@ def _tensors(path: Path, state: object) -> dict[str, Tensor]:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not JSON: {error}; copy it again") from None
     return content if isinstance(content, dict) else {}
 

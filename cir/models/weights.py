@@ -10,7 +10,6 @@ precision of their checkpoint.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cir.errors import DataError, WeightsError
-from cir.files import sha256_file, write_atomically, write_bytes, write_json
+from cir.files import parse_json, sha256_file, write_atomically, write_bytes, write_json
 from cir.images import Preprocess
 from cir.models.sprc import Sprc, SprcConfig
 from cir.text import Tokenizer
@@ -328,8 +327,8 @@ def _read(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"{directory}: no {CARD}; a model is a directory of {CARD}, {WEIGHTS} and {VOCABULARY}")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content: dict[str, Any] = parse_json(path.read_bytes())
+    except ValueError as error:
         raise WeightsError(f"{path}: not JSON: {error}; copy it again") from None
     return content
 

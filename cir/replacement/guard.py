@@ -36,7 +36,7 @@ class RegressionGuard:
         margin: share of the queries that may be lost, significantly (95 %), before the backfill should stop.
 
     Attributes:
-        seen: "before", or the re-indexed share such as "25 %" -> share of queries answered within 10.
+        seen: "before", or the re-indexed share such as "25 %" -> "R@1" and "R@10" of the judged queries.
     """
 
     def __init__(self, searcher: Searcher, *, margin: float = 0.0) -> None:
@@ -51,7 +51,7 @@ class RegressionGuard:
         self._queries = _not_fitted_on(gallery, stored)
         mappings = sorted(entry.name for entry in gallery.manifest.mappings.values())
         self._about = {"model": gallery.card.digest, "questions": stored.sha256, "mappings": mappings}
-        self.seen: dict[str, float] = {}
+        self.seen: dict[str, dict[str, float]] = {}
         self._first: Rows = np.zeros(0, np.int64)
         self._passed = 0
         if self._queries:
@@ -108,7 +108,7 @@ class RegressionGuard:
                 for hits, query in zip(ranked, self._queries, strict=True)
             ]
         )
-        self.seen[when] = round(float((ranks > 0).mean()), 4)
+        self.seen[when] = {name: round(float(((ranks > 0) & (ranks <= k)).mean()), 4) for name, k in MEASURES.items()}
         return ranks
 
 

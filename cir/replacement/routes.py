@@ -88,7 +88,8 @@ def ridge(sample: PairedSample) -> FittedRoute | str:
     if sample.old_gallery.ndim == 3 or sample.new_gallery.ndim == 3:
         return "images are ranked by tokens, and those of two models have no pairs"
     if len(rows) < MIN_IMAGES:
-        return f"{len(rows)} images outside the measured queries, {MIN_IMAGES} are needed; give a larger --sample"
+        missing = "are needed; give a larger --sample if the gallery has more images"
+        return f"{len(rows)} images outside the measured queries, {MIN_IMAGES} {missing}"
     old, new = sample.old_gallery[rows], sample.new_gallery[rows]
     held_out = np.random.default_rng(0).random(len(rows)) < 0.2
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cir.errors import MissingImageError, UsageError
 from cir.images import ImageFile, decode
 from cir.text import clean_caption
@@ -61,19 +63,20 @@ class PreparedQuery:
     @property
     def excluded(self) -> frozenset[str]:
         """Ids that may not be among the hits: those the query excludes, and its references."""
-        return self.query.exclude.union(*(reference.same for reference in self.references))
+        return frozenset(self.query.exclude).union(*(reference.same for reference in self.references))
 
 
 def prepare(gallery: Gallery, queries: Sequence[Query]) -> list[PreparedQuery]:
     """Check queries and resolve their references.
 
     Raises:
-        UsageError: an empty query or negative, text that is not valid Unicode, k below 1.
+        UsageError: an empty query or negative, text that is not valid Unicode, k below 1, a value of another type.
         MissingImageError: a reference that is neither an image file nor an id of the gallery.
         ImageDecodeError: a file that cannot be read.
     """
     prepared = []
     for query in queries:
+        _check_types(query)
         caption = clean_caption(query.text)
         _check(query, caption)
         references = tuple(resolve(gallery, reference) for reference in query.references)
@@ -110,6 +113,35 @@ def _is_file(name: str) -> bool:
         return Path(name).is_file()
     except OSError:  # a name longer than any file's
         return False
+
+
+def _check_types(query: Query) -> None:
+    """A string in place of a tuple of strings would be read letter by letter, and answered wrongly without a word."""
+    if not isinstance(query, Query):
+        raise UsageError(f"{query!r} is not a query; write cir.Query(references, text)")
+    for name in ("references", "negatives", "where", "exclude"):
+        value = getattr(query, name)
+        if not isinstance(value, tuple | list | set | frozenset):
+            raise UsageError(f"{name} of a query is a {type(value).__name__}; write a tuple such as {name}=(value,)")
+    if not all(isinstance(text, str) for text in (query.text, *query.negatives, *query.exclude)):
+        raise UsageError("text, negatives and excluded ids of a query are strings")
+    if not isinstance(query.k, int | np.integer) or isinstance(query.k, bool):
+        raise UsageError(f"k is {query.k!r}; it is a whole number")
+    for pair in query.where:
+        if isinstance(pair, str) or len(pair) not in (2, 3) or not all(isinstance(text, str) for text in pair):
+            raise UsageError(f"{pair!r} is not a condition; write cir.conditions.Condition(column, value)")
+    for reference in query.references:
+        if not isinstance(reference, str | Path):
+            _check_picture(reference)
+
+
+def _check_picture(reference: Any) -> None:
+    from PIL.Image import Image
+
+    if not isinstance(reference, Image):
+        raise UsageError(f"a reference is a {type(reference).__name__}; give a path, an id or a PIL image")
+    if 0 in reference.size:
+        raise UsageError("a reference is a picture without pixels")
 
 
 def _check(query: Query, caption: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from cir.arrays import Stored, unit_norm_mask
-from cir.errors import CorruptIndexError
+from cir.errors import CorruptIndexError, DataError
 from cir.files import sha256_file
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.manifest import Manifest, SegmentEntry, open_segment, read_manifest
 from cir.indexer.storage.mappings import read_mapping
+from cir.indexer.storage.questions import read_questions
 from cir.indexer.storage.segment import Segment
 
 _STEP_FLOATS = 4 * 1024 * 1024
@@ -44,6 +45,10 @@ def verify(path: str | Path) -> list[str]:
             read_mapping(folder, mapping)
         except CorruptIndexError as error:
             problems.append(str(error))
+    try:
+        read_questions(folder)
+    except DataError as error:
+        problems.append(str(error))
     problems += [f"{image_id}: {count} live rows have this id" for image_id, count in ids.items() if count > 1]
     for name in manifest.deleted.keys() - {entry.name for entry in manifest.segments}:
         problems.append(f"deletions are listed for segment {name}, which does not exist")

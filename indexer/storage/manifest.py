@@ -16,7 +16,17 @@ from typing import Any
 
 from cir import __version__
 from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError
-from cir.files import disk_errors, make_folder, move, remove_tree, sha256_bytes, sha256_file, sync, write_bytes
+from cir.files import (
+    disk_errors,
+    make_folder,
+    move,
+    parse_json,
+    remove_tree,
+    sha256_bytes,
+    sha256_file,
+    sync,
+    write_bytes,
+)
 from cir.indexer.storage.folder import IndexFolder, numbered
 from cir.indexer.storage.segment import Segment
 from cir.types import GalleryEncoder, ModelCard, Space
@@ -68,6 +78,9 @@ class MappingEntry:
 
     name: str
     files: Mapping[str, FileEntry]
+
+
+_KINDS = {"generation": int, "previous": int, "serving": str, "model_paths": dict, "created": str, "cir": str}
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,7 @@ class Manifest:
         parsed: dict[str, Any] = {
             "models": {digest: ModelCard.from_json(card) for digest, card in values["models"].items()},
             "spaces": {space: Space.from_json(content) for space, content in values["spaces"].items()},
-            "segments": tuple(SegmentEntry(**{**entry, "files": _files(entry)}) for entry in values["segments"]),
+            "segments": tuple(_segment(entry) for entry in values["segments"]),
             "mappings": {
                 space: MappingEntry(entry["name"], _files(entry)) for space, entry in values["mappings"].items()
             },
@@ -185,8 +198,20 @@ class Manifest:
             "roots": tuple(values["roots"]),
         }
         manifest = cls(**{**fields, **parsed})
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(manifest, name), kind):
+                raise TypeError(f"{name} is not {kind.__name__}")
         _ = manifest.card  # a serving model without a card is not a manifest
         return manifest
+
+
+def _segment(values: Mapping[str, Any]) -> SegmentEntry:
+    entry = SegmentEntry(**{**values, "files": _files(values)})
+    if not all(isinstance(text, str) for text in (entry.name, entry.model, entry.space)):
+        raise TypeError("name, model and space of a segment are strings")
+    if not all(isinstance(number, int) for number in (entry.rows, entry.dims, entry.tokens, entry.vectors)):
+        raise TypeError("rows, dims, tokens and vectors of a segment are numbers")
+    return entry
 
 
 def _runs(rows: Sequence[int]) -> list[list[int]]:
@@ -236,7 +261,7 @@ def read_manifest(folder: IndexFolder) -> Manifest:
 def parse_manifest(data: bytes, path: Path) -> Manifest:
     """The manifest in the bytes of `path`. Raises IndexVersionError or CorruptIndexError."""
     try:
-        values = json.loads(data)
+        values = parse_json(data)
         version = int(values["format"])
         if version != FORMAT:
             raise IndexVersionError(f"{path} has format {version}, not {FORMAT}; upgrade cir-engine, or build it again")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
-from cir.files import write_atomically
+from cir.files import parse_json, write_atomically
 from cir.images.files import UNREADABLE
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.lock import writer_lock
@@ -63,7 +63,7 @@ def read_questions(folder: IndexFolder) -> StoredQuestions:
         return StoredQuestions()
     try:
         with zipfile.ZipFile(folder.questions) as archive:
-            lines = [json.loads(line) for line in archive.read(_QUERIES).decode().splitlines()]
+            lines = [parse_json(line) for line in archive.read(_QUERIES).decode().splitlines()]
         queries = tuple(
             JudgedQuery(line["id"], line["reference"], line["caption"], frozenset(line["targets"])) for line in lines
         )

@@ -19,11 +19,15 @@ def check_request(images: Sequence[ImageFile], metadata: Metadata) -> None:
         raise DataError("no images found; name a folder or zip that holds some")
     ids: set[str] = set()
     for image in images:
+        if not isinstance(image, ImageFile):
+            raise UsageError(f"{image!r} is not an image file; list those of a folder with cir.scan(folder)")
         if image.id in ids:
             raise UsageError(f"two images have the id {image.id}; rename one, or index their folders together")
         ids.add(image.id)
     for image_id, columns in metadata.items():
         for column, text in columns.items():
+            if not isinstance(column, str) or not isinstance(text, str):
+                raise UsageError(f"metadata of {image_id}: {column!r}: {text!r}; columns and values are strings")
             if not column or "\0" in column or "\0" in text:
                 raise UsageError(
                     f"metadata of {image_id}: column {column!r} cannot be stored; "

@@ -32,6 +32,16 @@ def test_verify_reads_every_byte(cli: Run, wardrobe_index: Path, tmp_path: Path)
     mistake(cli("verify", copy), "gallery.h5")
 
 
+def test_damaged_questions_are_reported_and_the_rest_is_shown(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.index"
+    shutil.copytree(wardrobe_index, copy)
+    (copy / "questions.zip").write_bytes(b"junk")
+    shown = cli("info", copy)
+    assert (shown.code, "40 in 1 segment\n" in shown.out) == (0, True)
+    assert "questions.zip: cannot be read" in shown.err
+    mistake(cli("verify", copy), "questions.zip: cannot be read")
+
+
 def test_models_are_listed(cli: Run, tiny_model: Path) -> None:
     listed = cli("models", "--model-dir", tiny_model.parent).out
     assert "small-3 (alias small)" in listed

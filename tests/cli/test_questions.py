@@ -107,6 +107,8 @@ def test_questions_about_images_that_are_gone_are_counted(
 def test_mistakes(cli: Run, own: Path, tiny_model: Path, tmp_path: Path) -> None:
     index, table = tmp_path / "my.index", write_table(tmp_path / "table.csv", 12)
     assert cli("build-index", own, "-o", index, "--model", tiny_model, "--metadata", table).code == 0
+    twice = cli("questions", index, "--metadata", "colour=tint", "--metadata", "colour=what")
+    mistake(twice, "--metadata: a KIND is given twice")
     smell = cli("questions", index, "--metadata", "smell=tint")
     mistake(smell, "no caption templates for changes of 'smell'", "colour")
     mistake(cli("questions", index, "--metadata", "colour=hue"), "no metadata column 'hue'", "tint")

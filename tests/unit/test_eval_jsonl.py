@@ -103,6 +103,8 @@ def without(key: str) -> dict[str, Any]:
     [
         ("{'id': 1}", "not JSON, Expecting property name enclosed in double quotes at column 2"),
         ('{"id": "q2"', "not JSON"),
+        ("[" * 200_000, "not JSON, nested too deeply"),
+        ('{"id": ' + "1" * 5000 + "}", "not JSON"),
         ('["q2"]', "not a JSON object"),
         ("7", "not a JSON object"),
         (without("id"), "the key 'id' is missing"),

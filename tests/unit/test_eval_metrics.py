@@ -187,6 +187,8 @@ def test_compare_seldom_finds_what_is_not_there() -> None:
 
 
 def test_compare_of_equal_systems() -> None:
+    assert compare([1], [0]).p == 1  # one query shows nothing
+    assert compare([1, 1, 1, 1], [0, 0, 0, 0]).p == 0.125
     assert compare([1, 0, 1], [1, 0, 1]) == (0.0, (0.0, 0.0), 1.0)
 
 

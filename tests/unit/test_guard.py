@@ -66,13 +66,13 @@ def backfill_until_stopped(index: Path, guard: RegressionGuard) -> str:
 def test_a_backfill_that_lowers_recall_is_stopped_and_stays_stopped(tmp_path: Path) -> None:
     index = replaced(tmp_path)
     guard = watch(index)
-    assert (guard.regression(), guard.seen) == ("", {"before": 1.0})
+    assert (guard.regression(), guard.seen) == ("", {"before": {"R@1": 1.0, "R@10": 1.0}})
     reason = backfill_until_stopped(index, guard)
     assert reason.startswith(f"R@1 of {QUERIES} judged queries has dropped by at least ")
     gallery = Gallery.open(index)
     assert len(gallery.ids_in(NEW.card.space.id)) == IMAGES // 4 + 2  # the first part that passes a quarter
     assert list(guard.seen) == ["before", "30 %"]
-    assert guard.seen["30 %"] < 1
+    assert guard.seen["30 %"]["R@1"] < 1
     assert guard.regression() == reason
     later = watch(index)  # another process, another day
     assert later.regression() == reason
@@ -109,7 +109,7 @@ def test_a_stored_state_that_cannot_be_read_is_measured_again(tmp_path: Path) ->
     state = Gallery.open(index).folder.guard
     for text in ("not json", "{}", '{"about": 5, "first": [], "passed": 0}'):
         write_text(state, text)
-        assert watch(index).seen == {"before": 1.0}
+        assert watch(index).seen == {"before": {"R@1": 1.0, "R@10": 1.0}}
     assert watch(index).seen == {}
 
 

@@ -190,6 +190,20 @@ def test_links_are_followed_once_and_dead_ones_named(folder: Path, tmp_path: Pat
         next(image for image in scan([folder]) if image.id == "dead.png").read()
 
 
+def test_pipes_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.zip"):
+        os.mkfifo(tmp_path / name)
+    for image in scan([tmp_path]):
+        with pytest.raises(ImageDecodeError, match="cannot be read: not a regular file"):
+            image.read()
+    with pytest.raises(DataError, match="not a readable zip: not a regular file"):
+        scan([tmp_path / "b.zip"])
+
+
+def test_one_path_may_be_scanned(folder: Path) -> None:
+    assert scan(folder) == scan(str(folder)) == scan([folder])
+
+
 def test_an_id_leads_to_its_own_file_even_in_nested_namesakes(tmp_path: Path) -> None:
     for name, shade in (("images/a.png", 10), ("images/images/a.png", 200), ("more/a.png", 90)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

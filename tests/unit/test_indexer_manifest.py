@@ -175,6 +175,10 @@ def test_another_format_is_refused_in_one_line(folder: IndexFolder, version: int
         {"spaces": {"a": {}}},
         {"mappings": None},
         {"deleted": {"000001": [3]}},
+        {"generation": "x"},
+        {"previous": [1]},
+        {"model_paths": []},
+        {"created": 5},
     ],
 )
 def test_a_manifest_that_is_none(folder: IndexFolder, changes: dict[str, Any]) -> None:
@@ -184,9 +188,17 @@ def test_a_manifest_that_is_none(folder: IndexFolder, changes: dict[str, Any]) -
 
 
 def test_a_manifest_of_other_json(folder: IndexFolder) -> None:
-    data = b"[]"
-    folder.manifest(1).write_bytes(data)
-    folder.current.write_text(f"000001.json {sha256_bytes(data)}")
+    for data in (b"[]", b"[" * 200_000):
+        folder.manifest(1).write_bytes(data)
+        folder.current.write_text(f"000001.json {sha256_bytes(data)}")
+        with pytest.raises(CorruptIndexError, match="is not a manifest"):
+            read_manifest(folder)
+
+
+@pytest.mark.parametrize("changes", [{"name": 5}, {"model": []}, {"space": []}, {"rows": "3"}, {"vectors": None}])
+def test_a_segment_of_wrong_types(folder: IndexFolder, changes: dict[str, Any]) -> None:
+    (segment,) = json.loads(folder.manifest(1).read_bytes())["segments"]
+    forge(folder, segments=[segment | changes])
     with pytest.raises(CorruptIndexError, match="is not a manifest"):
         read_manifest(folder)
 

@@ -24,8 +24,8 @@ from cir.indexer.writing.build import BuildOptions, build_index
 from cir.testing.fakes import FakeEncoder, answer, build, contents, paint
 
 
-@pytest.mark.parametrize("columns", [{"": "x"}, {"a\0": "x"}, {"a": "\0"}])
-def test_metadata_that_cannot_be_stored(photos: Path, out: Path, columns: dict[str, str]) -> None:
+@pytest.mark.parametrize("columns", [{"": "x"}, {"a\0": "x"}, {"a": "\0"}, {"a": 1}, {"a": None}, {None: "x"}])
+def test_metadata_that_cannot_be_stored(photos: Path, out: Path, columns: Any) -> None:
     with pytest.raises(UsageError, match=r"metadata of 0000\.png"):
         build(photos, out, metadata={"0000.png": columns})
     assert not out.exists()
