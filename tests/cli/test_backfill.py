@@ -56,7 +56,7 @@ def test_a_backfill_ends_where_a_new_index_begins(
     rest = cli(*words, "--budget", "10m")
     assert rest.code == 0, rest.err
     assert "160 images encoded again, 0 of older models left" in rest.out
-    assert "R@10 of the judged queries, 100 %: " in rest.out
+    assert "judged queries, 100 %: R@1 " in rest.out
     assert cli("verify", replaced).code == 0
     fresh = tmp_path / "fresh.index"
     assert cli("build-index", coloured, "-o", fresh, "--model", other_model, "--no-tokens").code == 0
