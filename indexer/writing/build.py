@@ -238,6 +238,7 @@ def _report(
         renamed=plan.renamed,
         missing=plan.missing,
         skipped=[(image.id, image.reason) for image in plan.skipped],
+        unmatched=plan.unmatched,
         total=len(existing.rows) + len(plan.rows) - len(plan.tombstones),
         resumed=scan.resumed,
         seconds=seconds,

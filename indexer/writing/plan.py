@@ -77,6 +77,7 @@ class Plan:
         renamed: (old, new) ids of contents that moved within the scanned folders.
         missing: ids whose photo is gone; they stay unless they are pruned.
         skipped: images that cannot be used.
+        unmatched: ids of metadata that no scanned image has.
         rows: the rows to write, by ascending id.
         tombstones: the rows that no longer count.
     """
@@ -87,6 +88,7 @@ class Plan:
     renamed: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
     rows: list[NewRow] = field(default_factory=list)
     tombstones: list[StoredRow] = field(default_factory=list)
 
@@ -151,6 +153,8 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
     plan.missing = sorted(gone)
     if prune:
         plan.tombstones.extend(gone[image_id] for image_id in plan.missing)
+    scanned = {image.id for image, _ in (*found.files, *found.unreadable)}
+    plan.unmatched = sorted(metadata.keys() - scanned)
     plan.skipped.sort(key=lambda skipped: skipped.id)
     return plan
 

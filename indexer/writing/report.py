@@ -17,6 +17,7 @@ class BuildReport:
         added, unchanged, updated, missing: ids; the missing are kept unless they were pruned.
         renamed: (old, new) ids.
         skipped: (id, reason) of images that could not be used.
+        unmatched: ids of metadata that no image has; that metadata is not stored.
         total: live images afterwards.
         resumed: how many rows came from an interrupted build.
         seconds: wall time.
@@ -34,6 +35,7 @@ class BuildReport:
     renamed: list[tuple[str, str]]
     missing: list[str]
     skipped: list[tuple[str, str]]
+    unmatched: list[str]
     total: int
     resumed: int
     seconds: float

@@ -31,6 +31,12 @@ def test_metadata_that_cannot_be_stored(photos: Path, out: Path, columns: Any) -
     assert not out.exists()
 
 
+def test_metadata_of_no_image_is_reported(photos: Path, out: Path) -> None:
+    (photos / "0001.png").write_bytes(b"broken")
+    report = build(photos, out, metadata={name: {"a": "x"} for name in ("nope", "0000.png", "0001.png")})
+    assert (report.unmatched, [name for name, _ in report.skipped]) == (["nope"], ["0001.png"])
+
+
 def test_unreadable_images_are_skipped_with_a_reason(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos / "broken.png").write_bytes(b"not an image")
     shutil.copy(photos / "broken.png", photos / "broken twin.png")
