@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,23 @@ def sha256_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The bytes of a regular file. It is opened without blocking, so that a pipe in its place cannot stop the program.
+
+    Raises:
+        OSError: it cannot be read, is a pipe, a device or a folder, or holds more than `limit` bytes (EFBIG).
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as file:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.EINVAL, "a pipe or device, not a regular file", str(path))
+        data = file.read(limit + 1) if state.st_size <= limit else b""
+        if state.st_size > limit or len(data) > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit / 1e6:,.0f} MB", str(path))
+        return data
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:

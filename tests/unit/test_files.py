@@ -11,6 +11,7 @@ import pytest
 
 from cir import files
 from cir.errors import DataError, MissingImageError
+from cir.files import read_regular
 
 
 @pytest.fixture
@@ -153,3 +154,12 @@ def test_lines_are_read_with_their_places(tmp_path: Path) -> None:
         list(files.read_lines(path))
     with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\); check the path"):
         list(files.read_lines(tmp_path / "nowhere"))
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_regular(tmp_path / "file", 5) == b"12345"
+    for path, limit in ((tmp_path / "pipe", 9), (Path("/dev/zero"), 9), (tmp_path, 9), (tmp_path / "file", 4)):
+        with pytest.raises(OSError, match=r"regular|[Dd]irectory|larger"):
+            read_regular(path, limit)

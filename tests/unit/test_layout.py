@@ -30,6 +30,7 @@ GROUND = {
     "query_vectors",
     "images",
     "conditions",
+    "known",
 }
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.
 ARROWS: dict[str, set[str] | None] = {
