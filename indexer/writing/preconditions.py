@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.images import ImageFile
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.plan import Metadata
 from cir.types import ModelCard
