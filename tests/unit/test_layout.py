@@ -31,6 +31,7 @@ GROUND = {
     "images",
     "conditions",
     "known",
+    "typed_json",
 }
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.
 ARROWS: dict[str, set[str] | None] = {
