@@ -38,8 +38,8 @@ def remember_roots(roots: Iterable[str]) -> None:
 
 def model_folders(digest: str) -> list[Path]:
     """Folders in which this user has had a model, the latest first; it may have moved since."""
-    folders = [line["folder"] for line in _lines() if line.get("model") == digest and isinstance(line["folder"], str)]
-    return [Path(folder) for folder in reversed(folders)]
+    folders = [line.get("folder") for line in _lines() if line.get("model") == digest]
+    return [Path(folder) for folder in reversed(folders) if isinstance(folder, str)]
 
 
 def remember_model(digest: str, folder: Path) -> None:

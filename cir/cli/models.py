@@ -24,7 +24,7 @@ def models(model_dirs: tuple[Path, ...], as_json: bool) -> None:
     """
     quiet_libraries()
     from cir.models import ALIASES, available
-    from cir.models.weights import files_of, read_card
+    from cir.models.folder import files_of, read_card
 
     cards = [(directory, read_card(directory)) for directory in available(model_dirs)]
     if as_json:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cir.errors import UsageError
 from cir.images import Preprocess
-from cir.models.sprc import SprcConfig
+from cir.models.config import SprcConfig
 from cir.models.stationary import product
 from cir.training.loop import Recipe
 from cir.training.schedule import OneCycle

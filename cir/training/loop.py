@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from cir import devices
 from cir.errors import DataError, WeightsError
 from cir.files import make_folder, write_text
-from cir.models.weights import CARD, write_tensors
+from cir.models.folder import CARD
+from cir.models.weights import write_tensors
 from cir.training.schedule import OneCycle, half_cosine
 from cir.training.validation import Validation
 

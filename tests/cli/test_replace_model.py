@@ -19,7 +19,7 @@ from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.manifest import Manifest, read_manifest
 from cir.indexer.writing.build import BuildOptions
 from cir.indexer.writing.serve import serve_model
-from cir.models.weights import read_card
+from cir.models.folder import read_card
 from cir.testing import commands
 from cir.testing.commands import Outcome, Run
 

@@ -19,7 +19,7 @@ from cir.data import captions
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, WeightsError
 from cir.images import scan
-from cir.models import load_model, weights
+from cir.models import folder, load_model, weights
 from cir.models.sprc import Sprc
 from cir.training import loop
 from cir.training.attribute_validation import AttributeValidation
@@ -93,7 +93,7 @@ def test_the_loop_teaches_and_keeps_the_best(task: AttributeTask, tmp_path: Path
     loop.train(task, recipe, work=tmp_path / "work", out=tmp_path / "out", facts={"config": "toy"})
     after = task.validate()
     assert after.galleries["toy"].at1 > before.galleries["toy"].at1 + 0.3
-    card = weights.read_card(tmp_path / "out")
+    card = folder.read_card(tmp_path / "out")
     assert card.name == "toy-2"
     assert card.training["config"] == "toy"
     assert set(card.min_scores) == {"composed", "text"}
@@ -211,7 +211,7 @@ def test_a_head_learns_the_vectors_of_an_older_gallery(
     after = with_head.validate()
     assert after.older["0123456789abcdef"].at1 > before.older["0123456789abcdef"].at1 + 0.3
     assert after.galleries["toy"].at1 > before.galleries["toy"].at1 + 0.3
-    card = weights.read_card(tmp_path / "out")
+    card = folder.read_card(tmp_path / "out")
     assert card.query_heads == {"0123456789abcdef": 12}
     encoder = load_model(tmp_path / "out", device="cpu")
     pixels = np.zeros((2, 3, 32, 32), np.float32)

@@ -18,6 +18,7 @@ from cir.data.protocols import TRAIN_SPLITS
 from cir.errors import DataError, MissingImageError, UsageError, WeightsError
 from cir.files import sha256_file
 from cir.models import weights
+from cir.models.folder import read_card
 from cir.training import triplets
 from cir.training.config import read_config
 from cir.training.tasks import make_task
@@ -125,7 +126,7 @@ def test_unreadable_pictures_are_counted_where_allowed(damaged: Path, tiny_model
         made.losses(step)
     assert made.validate() == TripletValidation(0.0)
     made.save(tmp_path / "out", {"seed": 0}, TripletValidation(0.0))
-    assert weights.read_card(tmp_path / "out").training["unreadable images"] == 2
+    assert read_card(tmp_path / "out").training["unreadable images"] == 2
 
 
 def test_the_headline_is_a_mean_of_held_out_recalls(fashioniq_train: Path, tiny_model: Path) -> None:
