@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from cir.errors import WeightsError
+from cir.errors import UsageError, WeightsError
 from cir.files import read_regular, sha256_bytes
 
 if TYPE_CHECKING:
@@ -67,6 +67,15 @@ def _words(path: Path, data: bytes) -> list[str]:
     return words
 
 
+def _encodable(caption: str) -> str:
+    """A text with halves of surrogate pairs joined, and replaced where one stands alone; any other as it is."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return caption
+
+
 class Tokenizer:
     """WordPiece of bert-base-uncased. Safe to call from several threads.
 
@@ -85,12 +94,18 @@ class Tokenizer:
         self.size = len(words)
 
     def __call__(self, captions: Sequence[str], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """B raw captions -> ids and mask, each (B, L) int64; L is `length` or the longest caption's if shorter."""
+        """B raw captions -> ids and mask, each (B, L) int64; L is `length` or the longest caption's if shorter.
+
+        Raises:
+            UsageError: one text in place of a list of captions, or something else than text among them.
+        """
         import numpy as np
 
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise UsageError('captions are a list of texts; write ["in red"], not "in red"')
         with self._lock:  # truncation is a setting of the tokenizer
             self._pieces.enable_truncation(length)
-            encoded = [self._pieces.encode(clean_caption(caption)) for caption in captions]
+            encoded = [self._pieces.encode(clean_caption(_encodable(caption))) for caption in captions]
         width = max((len(pieces.ids) for pieces in encoded), default=length) if self._pad_to_longest else length
         ids = np.zeros((len(encoded), width), np.int64)  # 0 is [PAD]
         mask = np.zeros((len(encoded), width), np.int64)

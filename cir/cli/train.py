@@ -74,7 +74,7 @@ def train(
     from cir import devices
     from cir.files import make_folder
     from cir.models.folder import read_card
-    from cir.training import loop
+    from cir.training import checkpoint, loop
     from cir.training.config import read_config
     from cir.training.tasks import facts, free_name, make_task
 
@@ -86,7 +86,7 @@ def train(
         click.echo(f"cir: {settings.name} is a model that it replaces; the new model is called {name}", err=True)
         settings = replace(settings, name=name)
     record = facts(settings, start, older, heads_only=heads_only)
-    loop.check_work(work, record)
+    checkpoint.check_work(work, record)
     task, recipe = make_task(
         settings,
         data_root,

@@ -132,17 +132,17 @@ def check(directory: Path) -> list[str]:
 
     Weights, frozen tensors and vocabulary are compared by their digests; nothing is loaded.
     """
-    problems = []
     try:
         known = read_model_file(directory)
     except WeightsError as error:
         return [str(error)]
+    problems = []
     for part in (check_weights, check_frozen, check_words):
         try:
             part(directory, known.card)
         except WeightsError as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))  # weights that are broken do not tell what is frozen either
 
 
 def check_weights(directory: Path, card: ModelCard) -> None:

@@ -51,7 +51,7 @@ def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) 
     assert encoder.card.simplex == lite.card.simplex is not None
     assert incompatibilities(encoder.card, lite.card) == []  # measured, and then refused: it is worse
     colours = encoder.card.classes["colour"]
-    assert colours[: len(lite.card.classes["colour"])] == list(lite.card.classes["colour"])
+    assert colours[: len(lite.card.classes["colour"])] == lite.card.classes["colour"]
 
 
 def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEncoder) -> None:

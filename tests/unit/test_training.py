@@ -24,6 +24,7 @@ from cir.models.sprc import Sprc
 from cir.training import loop
 from cir.training.attribute_validation import AttributeValidation
 from cir.training.attributes import AttributeTask
+from cir.training.checkpoint import CHECKPOINT
 from cir.training.encoded_triplets import TripletEncoder
 from cir.training.features import OlderGallery, cached
 from cir.training.sources import AttributeBatches, AttributeData, HeldOut, PhotoSource
@@ -180,7 +181,7 @@ def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_pa
     fit = Fit()
     loop.train(fit, loop.Recipe(steps=40, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
     assert torch.allclose(fit.module.slope, torch.ones(3), atol=0.2)
-    assert "parameter.slope" in load_file(tmp_path / loop.CHECKPOINT)
+    assert "parameter.slope" in load_file(tmp_path / CHECKPOINT)
     with pytest.raises(WeightsError, match="not a checkpoint of this training"):
         loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
     with pytest.raises(WeightsError, match="of another configuration"):
@@ -279,7 +280,7 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
     assert sorted(calls) == [0, 1, 2, 3, 4]
     assert np.array_equal(cached(tmp_path / "toy.npy", 5, pixels, backbone), first)
     assert len(calls) == 5
-    with pytest.raises(DataError, match="holds 5 images, not 6"):
+    with pytest.raises(DataError, match="holds 5 images of float16, not 6"):
         cached(tmp_path / "toy.npy", 6, pixels, backbone)
 
 

@@ -78,7 +78,7 @@ def test_every_term_is_computed_and_the_card_holds_simplex_and_classes(
     loop.train(made, recipe, work=tmp_path / "w", out=tmp_path / "out", facts={})
     known = folder.read_card(tmp_path / "out")
     assert known.simplex == SIMPLEX
-    assert known.classes == {"colour": ["blue", "red"], "type": ["long", "sleeves"]}
+    assert known.classes == {"colour": ("blue", "red"), "type": ("long", "sleeves")}
     assert known.space.simplex == SIMPLEX
     encoder = load_model(tmp_path / "out", device="cpu")
     vectors = encoder.encode_images(np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)).vectors
