@@ -42,7 +42,7 @@ DIMS, PART = 256, 50_000
 def encoder(name: str) -> FakeEncoder:
     """An encoder that only lends its card."""
     fake = FakeEncoder()
-    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), "0" * 64, DIMS, 0, True)
+    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), *["0" * 64] * 3, DIMS, 0, True)
     return fake
 
 

@@ -47,13 +47,13 @@ def remember_roots(roots: Iterable[str]) -> None:
 
 def model_folders(digest: str) -> list[Path]:
     """Folders in which this user has had a model, the latest first; it may have moved since."""
-    folders = [line["folder"] for line in _lines() if line.get("model") == digest and isinstance(line["folder"], str)]
-    return [Path(folder) for folder in reversed(folders)]
+    folders = [line.get("folder") for line in _lines() if line.get("model") == digest]
+    return [Path(folder) for folder in dict.fromkeys(reversed(folders)) if isinstance(folder, str)]
 
 
 def remember_model(digest: str, folder: Path) -> None:
     """Record the folder of a model that this user indexes with."""
-    if folder not in model_folders(digest):
+    if [folder] != model_folders(digest)[:1]:
         _append([{"model": digest, "folder": str(folder)}])
 
 

@@ -11,7 +11,7 @@ The one way in for cards, manifests and configurations: nothing absurd gets past
 
 Annotations may be bool, int, float, str, None, `Any` (plain JSON values), an enum, a `Literal`, a dataclass, a named
 tuple, `X | None` and other unions, `tuple[X, Y]`, `tuple[X, ...]`, `Sequence[X]` and `list[X]`, `Mapping[str, X]` and
-`dict[str, X]`, and each of them in an `Annotated` with `Within` or `Matching`.
+`dict[str, X]`, and each of them in an `Annotated` with `Within`, `Matching` or `Printable`.
 """
 
 from __future__ import annotations
@@ -58,6 +58,19 @@ class Matching:
         """Raises ValueError for another text."""
         if not re.fullmatch(self.pattern, value):
             raise ValueError(f"is {_short(value)}, which is not of the form {self.pattern}")
+
+
+@dataclass(frozen=True)
+class Printable:
+    """A text for one line of a message: not empty, without line breaks, controls and broken characters."""
+
+    longest: int
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError for another text."""
+        if not value or not value.isprintable():
+            raise ValueError(f"is {_short(value)}, not a name in printable characters")
+        Within(1, self.longest).check(value)
 
 
 class _Misfit(ValueError):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cir.errors import ImageDecodeError
 from cir.images.decode import MAX_PIXELS, upright
+from cir.typed_json import digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +26,7 @@ class Preprocess:
         target_ratio: pictures longer than this are padded to it.
         fill: value of the padding, 0 to 255.
         flatten: first turn the picture upright by its EXIF and lay transparency on white; SPRC does neither.
+        srgb: first convert the colours of pictures with a profile to sRGB.
         mean, std: per channel, of values in [0, 1].
     """
 
@@ -34,19 +34,21 @@ class Preprocess:
     target_ratio: float = 1.25
     fill: int = 0
     flatten: bool = False
+    srgb: bool = False
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that give no pixels, or absurdly many."""
+        if not (1 <= self.size <= 4096 and 1 <= self.target_ratio <= 1000 and 0 <= self.fill <= 255):
+            raise ValueError("size is 1 to 4096, target_ratio 1 to 1000, fill 0 to 255")
+        if min(self.std) <= 0 or not all(-10 <= value <= 10 for value in (*self.mean, *self.std)):
+            raise ValueError("mean is -10 to 10, std above 0 to 10")
 
     @property
     def sha256(self) -> str:
         """Digest of the settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Preprocess:
-        """Settings from JSON, where tuples have become lists."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        return digest(self)
 
     def __call__(self, image: Image) -> Floats:
         """One picture of any size and mode -> (3, size, size) float32, normalised by mean and std."""

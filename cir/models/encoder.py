@@ -94,6 +94,8 @@ class SprcEncoder:
     @torch.inference_mode()
     def text_states(self, captions: Sequence[str]) -> Floats:
         """B captions without a reference -> (B, width) float32, the input of the heads; not normalised."""
+        if not len(captions):
+            return np.zeros((0, self.sprc.config.width), np.float32)
         with self._turn:
             return _numpy(self.sprc.prompted_text_state(*self.sprc.tokenize(captions)))
 

@@ -51,14 +51,14 @@ def open_index(
 
     gallery = Gallery.open(path)
     if model is not None:  # before a query that needs no encoder could pass
-        from cir.models.weights import read_card
+        from cir.models.folder import read_card
 
         _check_space(gallery, read_card(models.find(model, model_dirs)), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
             return models.load_model(model, device=device, model_dirs=model_dirs)
-        folder = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
+        folder = models.find_for(card, model_dirs)
         return models.load_model(folder, device=device)
 
     return Searcher(gallery, load, keep_usage=True)

@@ -70,7 +70,7 @@ class FakeEncoder:
             after: number of images after which it raises KeyboardInterrupt instead of encoding.
         """
         weights = hashlib.sha256(f"{name} {vector} {tokens} {dims}".encode()).hexdigest()
-        self.card = ModelCard(name, weights, "0" * 64, dims, tokens, vector)
+        self.card = ModelCard(name, weights, *["0" * 64] * 3, dims, tokens, vector)
         self.directory: Path | None = None
         self.encoded = 0
         self.batches: list[int] = []

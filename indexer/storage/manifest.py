@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from cir import __version__
 from cir.arrays import Mask, Rows
 from cir.files import sha256_file
 from cir.indexer.storage.folder import GALLERY
-from cir.typed_json import from_json
+from cir.typed_json import from_json, to_json
 from cir.types import ModelCard, Space
 
 FORMAT = 2
@@ -200,21 +200,12 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, format version included."""
-        models = {digest: card.to_json() for digest, card in self.models.items()}
-        return {"format": FORMAT, **asdict(replace(self, models={})), "models": models}
+        return {"format": FORMAT, **to_json(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
         """A manifest from `to_json` values. Raises ValueError for anything else."""
-        fields = {key: value for key, value in values.items() if key not in ("format", "models")}
-        models = values.get("models")
-        if not isinstance(models, dict):
-            raise ValueError("models: not an object")
-        try:
-            cards = {digest: ModelCard.from_json(card) for digest, card in models.items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"models: {error}") from None
-        manifest = replace(from_json(cls, {**fields, "models": {}}), models=cards)
+        manifest = from_json(cls, {key: value for key, value in values.items() if key != "format"})
         for problem in _contradictions(manifest):
             raise ValueError(problem)
         return manifest

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cir.errors import DataError, ImageDecodeError, MissingImageError, UsageError
 from cir.images import ImageFile, Preprocess, decode, locate, scan, upright
+from cir.typed_json import from_json
 
 
 def picture(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
@@ -247,7 +248,7 @@ def test_padding_keeps_the_whole_picture() -> None:
 
 def test_other_settings_are_another_digest() -> None:
     assert Preprocess().sha256 != Preprocess(fill=1).sha256
-    assert Preprocess.from_json({"size": 8, "mean": [0, 0, 0]}) == Preprocess(size=8, mean=(0, 0, 0))
+    assert from_json(Preprocess, {"size": 8, "mean": [0, 0, 0]}) == Preprocess(size=8, mean=(0, 0, 0))
 
 
 def test_preprocessing_is_bit_exact_with_the_official_code() -> None:
