@@ -224,6 +224,10 @@ class GalleryEncoder(Protocol):
     def directory(self) -> Path | None:
         """The model's folder, recorded in an index as a hint; None if it was not loaded from one."""
 
+    @property
+    def min_side(self) -> int | None:
+        """How large decoded pictures need to be: width and height. None if they may never be reduced."""
+
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels; safe to call from several threads."""
 
@@ -240,6 +244,10 @@ class QueryEncoder(Protocol):
     @property
     def card(self) -> ModelCard:
         """The model's identity."""
+
+    @property
+    def min_side(self) -> int | None:
+        """As in `GalleryEncoder`."""
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels."""
