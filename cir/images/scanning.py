@@ -154,7 +154,7 @@ class _Walk:
             self._take(os.path.basename(self.root), self.root)
 
     def _folders(self) -> None:
-        """Everything below the root. Links wait until all real folders are known, so that a folder keeps its own name."""
+        """Everything below the root. Links wait until all real folders are known: a folder keeps its own name."""
         folders, links, entered = [(self.root, "")], [], set()
         while folders or links:
             place, name = folders.pop() if folders else links.pop(0)

@@ -26,7 +26,7 @@ class Reference:
     """A resolved reference.
 
     Attributes:
-        picture: reads and decodes the picture, reduced as `decode` does for a `min_side`. Raises MissingImageError or ImageDecodeError.
+        picture: reads the picture and decodes it for a `min_side`. Raises MissingImageError or ImageDecodeError.
         same: ids of the gallery images that are this picture; they are not among a query's hits.
         id: one of them, or None.
     """
