@@ -51,11 +51,14 @@ class FakeEncoder:
     """Fixed random projections of 4 x 4 pixels; what it gives for a picture does not depend on the batch.
 
     Attributes:
+        min_side: None, pictures are never reduced.
         card: its identity; another name, other dims or other outputs are another model.
         directory: where the model lies, as for a real one; None until a test sets it.
         encoded: number of images encoded so far.
         batches: size of each batch encoded so far.
     """
+
+    min_side: int | None = None
 
     def __init__(
         self, name: str = "fake-1", *, vector: bool = True, tokens: int = TOKENS, dims: int = DIMS, after: int = 10**9

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cir.errors import DataError, UsageError
 from cir.files import make_folder, remove_tree, write_bytes
-from cir.images import ImageFile
+from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, is_index
 from cir.indexer.storage.generations import read_manifest
@@ -82,7 +82,8 @@ def build_index(
     `skipped.jsonl`.
 
     Args:
-        images: what to index, from `cir.scan`. Rows of other roots are left alone.
+        images: what to index, from `cir.scan`, whose unusable names are reported as skipped; or some images of a scan.
+            Rows of other roots are left alone.
         out: the index folder; created, with its parents.
         encoder: the model.
         options: how to build.
@@ -174,6 +175,7 @@ class _Scan:
         self._run(existing, None, None)
 
     def _run(self, existing: _Existing, encoder: GalleryEncoder | None, parts: Parts | None) -> None:
+        self.found.unusable = self.images.unusable if isinstance(self.images, Scan) else ()
         registry = DigestRegistry({*existing.by_digest, *(parts.resumed if parts else ())})
         batches = encode_photos(
             self.images,

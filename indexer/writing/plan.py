@@ -61,11 +61,15 @@ class Skipped:
 
 @dataclass
 class Found:
-    """The outcome of a scan: files with their digests; unreadable files and undecodable contents with reasons."""
+    """The outcome of a scan: files with their digests; unreadable files and undecodable contents with reasons.
+
+    `unusable` holds (name, reason) of what should be images but cannot become files to read (`cir.images.Scan`).
+    """
 
     files: list[tuple[ImageFile, bytes]] = field(default_factory=list)
     unreadable: list[tuple[ImageFile, str]] = field(default_factory=list)
     undecodable: dict[bytes, str] = field(default_factory=dict)
+    unusable: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -117,6 +121,7 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
         prune: delete rows whose photo is gone.
     """
     plan = Plan(skipped=[Skipped(image.id, reason, image.root) for image, reason in found.unreadable])
+    plan.skipped += [Skipped(name, reason, "") for name, reason in found.unusable]
     moved = _moved_roots(found, stored)
     gone = _gone(found, stored, moved)
     files = sorted(found.files, key=lambda file: file[0].id)
