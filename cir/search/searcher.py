@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cir.conditions import Condition
-from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError
+from cir.errors import CirError, SpaceMismatchError, UsageError
+from cir.given import Names, instance, kind, names, paths
+from cir.images.reference import as_references
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
-from cir.search.prepare import PreparedQuery, prepare, resolve
+from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
 from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
 
 
 def open_index(
-    path: str | Path, *, model: str | Path | None = None, model_dirs: Sequence[Path] = (), device: str = "auto"
+    path: str | Path,
+    *,
+    model: str | Path | None = None,
+    model_dirs: str | Path | Iterable[str | Path] = (),
+    device: str = "auto",
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
 
@@ -49,7 +54,7 @@ def open_index(
     """
     from cir import models
 
-    gallery = Gallery.open(path)
+    gallery, model_dirs = Gallery.open(path), paths(model_dirs, "model_dirs")
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.weights import read_card
 
@@ -75,7 +80,9 @@ class Searcher:
     """
 
     def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder], *, keep_usage: bool = False) -> None:
-        self.gallery = gallery
+        self.gallery = instance(gallery, Gallery, "gallery", "open an index with cir.open_index(path)")
+        if not callable(load):
+            raise UsageError(f"load is {kind(load)}; give a function from a card to its encoder: lambda card: encoder")
         self._load = load
         self._keep_usage = keep_usage
         self._encoders: dict[str, Encoder] = {}  # by space
@@ -110,19 +117,23 @@ class Searcher:
         return self._encoders[space]
 
     def picture(self, reference: Any) -> Image:
-        """The decoded picture of a reference: an image file, an id of the gallery, or a picture already.
+        """The decoded picture of one reference, in any form that `Query` takes.
 
         Raises:
             MissingImageError: no such file or id, or the photo of a gallery image is gone.
             ImageDecodeError: it cannot be read.
+            UsageError: no reference, or several.
         """
-        return resolve(self.gallery, reference).picture()
+        references = as_references(reference)
+        if len(references) != 1:
+            raise UsageError(f"{len(references)} references; give one")
+        return resolve(self.gallery, references[0]).picture()
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""
-        return self.search_many([query], exact=exact)[0]
+        return self.search_many([as_query(query)], exact=exact)[0]
 
-    def search_many(self, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+    def search_many(self, queries: Query | Iterable[Query], *, exact: bool = False) -> list[SearchResult]:
         """Answer queries, encoded and ranked in batches.
 
         References that are gallery images, by id or by content, are not among their own hits.
@@ -132,7 +143,7 @@ class Searcher:
             exact: compare with every image, tokens included, instead of ranking the best candidates.
 
         Raises:
-            UsageError: an empty query, k below 1, an unknown metadata column.
+            UsageError: an empty query, an unknown metadata column, or something that is no query.
             MissingImageError: a reference that is neither an image file nor an id of the gallery.
             ImageDecodeError: a reference that cannot be read.
         """
@@ -144,11 +155,11 @@ class Searcher:
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
         return [replace(result, seconds=seconds) for result in results]
 
-    def encode(self, queries: Sequence[Query]) -> QueryVectors:
+    def encode(self, queries: Query | Iterable[Query]) -> QueryVectors:
         """B queries as unit-norm vectors in every space of the index. Raises as `search_many`."""
         return encode_in_every_space(self.gallery, self._encoder_for, prepare(self.gallery, queries))
 
-    def encode_native(self, space: str, queries: Sequence[Query]) -> Floats:
+    def encode_native(self, space: str, queries: Query | Iterable[Query]) -> Floats:
         """(B, D) float32, unit-norm: queries encoded by the model that made a space, whichever mapping is in use.
 
         Raises:
@@ -163,8 +174,8 @@ class Searcher:
         vectors: QueryVectors,
         k: int,
         *,
-        allowed: Sequence[str] | None = None,
-        exclude: Sequence[frozenset[str]] | None = None,
+        allowed: Names = None,
+        exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """The best k (id, score) for each of B queries, best first, ties by id.
 
@@ -173,11 +184,15 @@ class Searcher:
             k: number of hits.
             allowed: ids to rank; all if None.
             exclude: B sets of ids that may not be among the hits.
+
+        Raises:
+            UsageError: an id of `allowed` that the gallery does not hold, or a value of another kind.
         """
         mask = None
         if allowed is not None:
             mask = np.zeros(len(self.gallery), np.bool_)
-            mask[[self.gallery.row(image_id) for image_id in allowed]] = True
+            mask[[self.gallery.row(image_id) for image_id in names(allowed, "allowed")]] = True
+        vectors = instance(vectors, QueryVectors, "vectors", "give what `encode` returned")
         return self.gallery.search(vectors.unit(), RankingOptions(k, mask), exclude=exclude)
 
     def _encoder_for(self, space: str) -> SpaceEncoder:
@@ -194,8 +209,7 @@ class Searcher:
         """Rows of queries that can be ranked together: of the same k and conditions."""
         rows_of = defaultdict(list)
         for row, query in enumerate(prepared):
-            conditions = tuple(Condition(*pair) for pair in query.query.where)
-            rows_of[query.query.k, conditions].append(row)
+            rows_of[query.query.k, query.query.where].append(row)
         return [
             (RankingOptions(k, self.gallery.select(where) if where else None, exact), rows)
             for (k, where), rows in rows_of.items()
@@ -228,8 +242,8 @@ class Searcher:
         try:
             file = image.file
             path = file.path if file.member is None else f"{file.path}/{file.member}"
-        except (MissingImageError, ImageDecodeError):
-            path = None  # vectors outlive photos
+        except CirError:
+            path = None  # vectors outlive photos, and some may not be read
         return Hit(rank, image_id, score, path, image.metadata)
 
     def _confident(self, query: PreparedQuery, hits: Sequence[Hit]) -> bool | None:

@@ -27,9 +27,11 @@ GROUND = {
     "threads",
     "evidence",
     "mappings",
+    "query",
     "query_vectors",
     "images",
     "conditions",
+    "given",
     "known",
 }
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.

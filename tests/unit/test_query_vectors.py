@@ -36,7 +36,7 @@ def test_sums_and_weights_are_taken_in_each_space() -> None:
 
 
 def test_queries_of_other_spaces_cannot_be_added() -> None:
-    with pytest.raises(KeyError, match="narrow"):
+    with pytest.raises(SpaceMismatchError, match="vectors of other spaces"):
         A + QueryVectors({"wide": B.by_space["wide"]})
 
 
