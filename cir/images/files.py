@@ -7,11 +7,12 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from cir import given
 from cir.errors import DataError, ImageDecodeError, MissingImageError, UsageError
 from cir.images.decode import reason_of
 
@@ -82,7 +83,7 @@ def locate(root: str, image_id: str) -> ImageFile:
     raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
 
 
-def scan(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:
+def scan(paths: str | Path | Iterable[str | Path]) -> list[ImageFile]:
     """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
 
     Files are chosen by suffix and not opened. Hidden files and folders are left out.
@@ -91,14 +92,12 @@ def scan(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:
         UsageError: no path given, or two paths whose images would get the same ids.
         DataError: a path that does not exist, or a zip that is broken.
     """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    if not paths:
+    roots = given.paths(paths, "paths")
+    if not roots:
         raise UsageError("no images given; name a folder, a zip or image files")
-    roots = [Path(path).expanduser() for path in paths]
-    for given, root in zip(paths, roots, strict=True):
+    for root in roots:
         if not root.exists():
-            raise DataError(f"no such file or folder: {given}; check the path")
+            raise DataError(f"no such file or folder: {root}; check the path")
     loose = all(root.is_file() and root.suffix.lower() in SUFFIXES for root in roots)
     found: dict[str, ImageFile] = {}
     for root in roots:

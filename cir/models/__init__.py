@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cir.errors import WeightsError
 from cir.files import is_temporary
+from cir.given import one_name, paths
 from cir.types import ModelCard
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
         name, model_dirs: as for `load_model`.
 
     Raises:
+        UsageError: not a name.
         WeightsError: no such model exists; the message lists the places that were searched.
     """
+    name = one_name(name, "the name of a model")
     packaged = PACKAGED / ALIASES.get(str(name), str(name))
     if _is_model(packaged) and os.sep not in str(name):
         return packaged
@@ -121,7 +124,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _search_path(model_dirs: Sequence[Path]) -> Iterator[Path]:
-    yield from model_dirs
+    yield from paths(model_dirs, "model_dirs")
     for entry in os.environ.get(SEARCH_PATH, "").split(os.pathsep):
         if entry:
             yield Path(entry)

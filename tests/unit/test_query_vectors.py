@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cir.arrays import Floats
+from cir.errors import SpaceMismatchError
 from cir.query_vectors import QueryVectors
 
 
