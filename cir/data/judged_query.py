@@ -50,10 +50,13 @@ class JudgedQuery:
     acceptable: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        values = {name: string(getattr(self, name), f"{name} of a judged query") for name in ("id", "caption")}
+        values: dict[str, Any] = {
+            "id": one_name(self.id, "id of a judged query"),
+            "caption": string(self.caption, "caption of a judged query"),
+            "subset": tuple(dict.fromkeys(_names(self.subset, "subset"))),
+        }
         values |= {name: _name(getattr(self, name), name) for name in ("reference", "first_target")}
         values |= {name: frozenset(_names(getattr(self, name), name)) for name in ("targets", "acceptable")}
-        values |= {"subset": _names(self.subset, "subset")}
         values |= {name: strings(getattr(self, name), name) for name in ("captions", "groups")}
         for name, value in values.items():
             object.__setattr__(self, name, value)

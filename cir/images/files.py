@@ -175,7 +175,7 @@ def _open_zip(path: str) -> zipfile.ZipFile:
     """An open archive, one per thread: a shared ZipFile serialises its readers. Reopened when the file has changed."""
     _refuse_pipes(Path(path))
     stamp = Path(path).stat()
-    key = (path, stamp.st_mtime_ns, stamp.st_size)
+    key = (path, stamp.st_mtime_ns, stamp.st_size, os.getpid())  # a forked process would move its parent's place
     if not hasattr(_zips, "open"):
         _zips.open = lru_cache(maxsize=8)(lambda key: zipfile.ZipFile(key[0]))
     archive: zipfile.ZipFile = _zips.open(key)

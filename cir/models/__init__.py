@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cir.errors import WeightsError
 from cir.files import is_temporary
+from cir.forks import no_fork
 from cir.given import one_name, paths
 from cir.types import ModelCard
 
@@ -21,6 +22,7 @@ DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
 
 
+@no_fork
 def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = ()) -> SprcEncoder:
     """Load an encoder of queries and galleries.
 

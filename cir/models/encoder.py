@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from cir import devices
 from cir.arrays import Floats
 from cir.errors import SpaceMismatchError, UsageError
+from cir.forks import no_fork
 from cir.given import shown, strings
 from cir.images.picture import as_picture, as_pixels
 from cir.types import Encoded
@@ -52,7 +54,7 @@ class SprcEncoder:
         self._preprocess = preprocess
         self._device = device
         # A CPU runs several threads in parallel; an accelerator takes one batch after another.
-        self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
+        self._turn: AbstractContextManager[object] = no_fork if device.type == "cpu" else _Turns()
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture of any size and mode, or an array (`cir.images.picture.as_picture`) -> (3, H, W) float32.
@@ -132,6 +134,24 @@ class SprcEncoder:
             raise SpaceMismatchError(f"{self.card.name} has no query head for the space {shown(space)}")
         with self._turn:
             return _numpy(self.sprc.project_query(torch.from_numpy(states).to(self._device), space))
+
+
+class _Turns:
+    """One thread after another, of the process that opened the accelerator: a forked one cannot use it."""
+
+    def __init__(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if os.getpid() != self._process:
+            raise UsageError(
+                "a forked process cannot use its parent's accelerator; open the index in the new process, or start it "
+                "with 'spawn'"
+            )
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _none(*shape: int) -> Floats:

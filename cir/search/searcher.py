@@ -9,12 +9,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cir.errors import CirError, SpaceMismatchError, UsageError
+from cir.forks import no_fork
 from cir.given import Names, instance, kind, names, paths
 from cir.images.reference import as_references
 from cir.indexer.reading.gallery import Gallery
@@ -54,7 +56,8 @@ def open_index(
     """
     from cir import models
 
-    gallery, model_dirs = Gallery.open(path), paths(model_dirs, "model_dirs")
+    model_dirs = paths(model_dirs, "model_dirs")
+    gallery = Gallery.open(path)
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.weights import read_card
 
@@ -66,7 +69,10 @@ def open_index(
         folder = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
         return models.load_model(folder, device=device)
 
-    return Searcher(gallery, load, keep_usage=True)
+    # Another process may have another working directory.
+    searcher = Searcher(gallery, load, keep_usage=True)
+    searcher._reopen = partial(open_index, gallery.path.absolute(), model=model, model_dirs=model_dirs, device=device)
+    return searcher
 
 
 class Searcher:
@@ -86,6 +92,16 @@ class Searcher:
         self._load = load
         self._keep_usage = keep_usage
         self._encoders: dict[str, Encoder] = {}  # by space
+        self._reopen: Callable[[], Searcher] | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], Searcher], tuple[()]]:
+        """A searcher goes to another process as the arguments of `open_index`."""
+        if self._reopen is None:
+            raise UsageError(
+                "a Searcher that was made from parts cannot be sent to another process; "
+                "make it there, or use one of cir.open_index(path)"
+            )
+        return self._reopen, ()
 
     @property
     def card(self) -> ModelCard:
@@ -102,6 +118,7 @@ class Searcher:
         """The serving model. Raises SpaceMismatchError or WeightsError, as `encoder_of`."""
         return self.encoder_of(self.gallery.card)
 
+    @no_fork
     def encoder_of(self, card: ModelCard) -> Encoder:
         """The encoder of a model that the index names; loaded on first use.
 
@@ -116,6 +133,7 @@ class Searcher:
             self._encoders[space] = encoder
         return self._encoders[space]
 
+    @no_fork
     def picture(self, reference: Any) -> Image:
         """The decoded picture of one reference, in any form that `Query` takes.
 
@@ -133,6 +151,7 @@ class Searcher:
         """Answer one query; see `search_many`."""
         return self.search_many([as_query(query)], exact=exact)[0]
 
+    @no_fork
     def search_many(self, queries: Query | Iterable[Query], *, exact: bool = False) -> list[SearchResult]:
         """Answer queries, encoded and ranked in batches.
 
@@ -155,10 +174,12 @@ class Searcher:
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
         return [replace(result, seconds=seconds) for result in results]
 
+    @no_fork
     def encode(self, queries: Query | Iterable[Query]) -> QueryVectors:
         """B queries as unit-norm vectors in every space of the index. Raises as `search_many`."""
         return encode_in_every_space(self.gallery, self._encoder_for, prepare(self.gallery, queries))
 
+    @no_fork
     def encode_native(self, space: str, queries: Query | Iterable[Query]) -> Floats:
         """(B, D) float32, unit-norm: queries encoded by the model that made a space, whichever mapping is in use.
 
@@ -169,6 +190,7 @@ class Searcher:
         encoder = SpaceEncoder(lambda: self.encoder_of(card))
         return encode_in(self.gallery, space, encoder, prepare(self.gallery, queries))
 
+    @no_fork
     def rank(
         self,
         vectors: QueryVectors,

@@ -32,6 +32,7 @@ GROUND = {
     "images",
     "conditions",
     "given",
+    "forks",
     "known",
 }
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.
