@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from cir.indexer.writing.build import BuildOptions, build_index
     from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
+    from cir.query import Query
     from cir.search.searcher import Searcher, open_index
-    from cir.types import Hit, ModelCard, Query, SearchResult
+    from cir.types import Hit, ModelCard, SearchResult
 
 _HOMES = {
     "BuildOptions": "cir.indexer.writing.build",
@@ -43,7 +44,7 @@ _HOMES = {
     "Hit": "cir.types",
     "JudgedQuery": "cir.data.judged_query",
     "ModelCard": "cir.types",
-    "Query": "cir.types",
+    "Query": "cir.query",
     "SearchResult": "cir.types",
     "Searcher": "cir.search.searcher",
     "build_index": "cir.indexer.writing.build",

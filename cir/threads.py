@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from cir.forks import inherited
+
 T = TypeVar("T")
 
 
@@ -29,6 +31,7 @@ def map_batches(
         size: rows per batch.
         share: number of threads -> a context in which they divide the cores among them (`GalleryEncoder.shared_by`).
     """
+    function = inherited(function)
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     workers = min(default_workers(), len(batches))
     if workers < 2:

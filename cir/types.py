@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+from cir.query import Query as Query
 from cir.typed_json import Matching, Printable, Within, from_json, to_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from cir.arrays import Floats
-    from cir.conditions import Condition
 
 
 Progress = Callable[[int, int], None]  # called with (done, total)
@@ -260,31 +260,6 @@ class ExposesQueryStates(Protocol):
 
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):
     """A model that encodes both queries and galleries, in one space."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """One composed query. At least one of `references` and `text` is given.
-
-    Attributes:
-        references: image files, gallery ids or decoded pictures; several are averaged.
-        text: the relative caption, "in red, with long sleeves"; empty for "more like this". A caption of blanks alone
-            is still composed with the reference: CIRR has such a query.
-        negatives: captions of what is not wanted.
-        k: number of hits.
-        where: metadata conditions, all of which a hit meets: a `cir.conditions.Condition`, or a pair (column, value)
-            for `column=value`.
-        exclude: ids that may not be among the hits.
-        id: copied into the result; for batches.
-    """
-
-    references: tuple[Any, ...] = ()
-    text: str = ""
-    negatives: tuple[str, ...] = ()
-    k: int = 10
-    where: tuple[Condition | tuple[str, str], ...] = ()
-    exclude: frozenset[str] = frozenset()
-    id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
-from cir.errors import DataError, MissingImageError
+from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
 from cir.images import scan
 from cir.stats import Measure, parse_measure
@@ -102,13 +102,12 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     for key in values:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
-    query = JudgedQuery(
-        id=_text(values, "id", where),
-        reference=_text(values, "reference", where),
-        caption=_text(values, "caption", where),
-        targets=frozenset(_names(values, "targets", where)),
-        subset=tuple(dict.fromkeys(_names(values, "subset", where))),
-    )
+    fields = {key: _text(values, key, where) for key in ("id", "reference", "caption")}
+    lists = {key: _names(values, key, where) for key in ("targets", "subset")}
+    try:
+        query = JudgedQuery(**fields, targets=frozenset(lists["targets"]), subset=tuple(lists["subset"]))
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
     if not query.id:
         raise DataError(f"{where}: the id is empty; give every query an id of its own")
     if not query.targets:

@@ -145,7 +145,7 @@ def test_a_bad_line_is_one_clear_error(root: Path, line: object, message: str) -
     [
         ({"reference": "A.jpg"}, "the reference 'A.jpg' is not in"),
         ({"targets": ["b.jpg", "z.jpg", "c d.png"]}, "targets names 'c d.png', which is not in"),
-        ({"subset": ["b.jpg", "./e.jpg"]}, "subset names './e.jpg', which is not in"),
+        ({"subset": ["b.jpg", "../e.jpg"]}, "subset names '../e.jpg', which is not in"),
     ],
 )
 def test_unknown_image_names(root: Path, change: dict[str, Any], message: str) -> None:

@@ -27,9 +27,12 @@ GROUND = {
     "threads",
     "evidence",
     "mappings",
+    "query",
     "query_vectors",
     "images",
     "conditions",
+    "given",
+    "forks",
     "known",
     "typed_json",
 }
