@@ -24,6 +24,7 @@ from cir.files import write_atomically
 from cir.models import PACKAGED, weights
 from cir.models.checkpoints import SPRC, Checkpoint, open_checkpoint, open_state
 from cir.models.config import VIT_G, VIT_L, SprcConfig
+from cir.models.folder import VOCABULARY
 from cir.models.naming import Names
 from cir.models.sprc import Sprc
 from cir.text import read_vocabulary
@@ -125,7 +126,7 @@ def _printed(path: Path) -> str:
 def _words(path: Path | None, embeddings: int) -> bytes:
     """The content of the model's `vocab.txt`. Raises WeightsError for a file that does not fit."""
     if path is None:
-        return (PACKAGED / weights.VOCABULARY).read_bytes() + DECODER_TOKEN
+        return (PACKAGED / VOCABULARY).read_bytes() + DECODER_TOKEN
     if (count := len(read_vocabulary(path))) > embeddings:
         raise WeightsError(f"{path}: {count} words for {embeddings} embeddings; give another --vocab")
     return path.read_bytes()

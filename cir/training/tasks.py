@@ -137,7 +137,7 @@ def _attribute_task(
     data = sources.gather(batches, root, store)
     return AttributeTask(
         model.to(device),
-        _description(config, config.preprocess, text / weights.VOCABULARY),
+        _description(config, config.preprocess, text / folder.VOCABULARY),
         batches,
         config.recipe.seed,
         data,
@@ -173,7 +173,7 @@ def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sp
 
 def _pretrained(size: SprcConfig, text: Path) -> Sprc:
     """A model whose Q-Former starts from MiniLM in the folder `text`, and its backbone from EfficientNet-Lite0."""
-    model = Sprc(size, Tokenizer(read_vocabulary(text / weights.VOCABULARY)))
+    model = Sprc(size, Tokenizer(read_vocabulary(text / folder.VOCABULARY)))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
     start_from_minilm(model, text)
     return model
