@@ -30,6 +30,15 @@ def known_roots() -> frozenset[str]:
     return frozenset(line["root"] for line in _lines() if isinstance(line.get("root"), str))
 
 
+def is_known(root: str, known: frozenset[str]) -> bool:
+    """Whether a folder is one of some real paths, or below one, wherever links lead."""
+    try:
+        real = Path(os.path.realpath(root))
+    except (OSError, ValueError):  # a NUL character
+        return False
+    return any(str(place) in known for place in (real, *real.parents))
+
+
 def remember_roots(roots: Iterable[str]) -> None:
     """Record roots that this user indexes or trusts. Where the record cannot be written, a warning says so."""
     known = known_roots()

@@ -199,19 +199,27 @@ class Encoded:
     tokens: Floats | None
 
 
-class GalleryEncoder(Protocol):
-    """Turns pictures into what an index stores."""
+class TakesPictures(Protocol):
+    """What gallery and query encoders have in common."""
 
     @property
     def card(self) -> ModelCard:
         """The model's identity."""
 
     @property
-    def directory(self) -> Path | None:
-        """The model's folder, which this user's record keeps; None if it was not loaded from one."""
+    def min_side(self) -> int | None:
+        """How large a decoded picture needs to be, in width and height, for `decode`; None if it is never reduced."""
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels; safe to call from several threads."""
+
+
+class GalleryEncoder(TakesPictures, Protocol):
+    """Turns pictures into what an index stores."""
+
+    @property
+    def directory(self) -> Path | None:
+        """The model's folder, which this user's record keeps; None if it was not loaded from one."""
 
     def encode_images(self, pixels: Floats) -> Encoded:
         """(B, 3, H, W) float32 pixels from `preprocess` -> vectors and tokens; safe to call from several threads."""
@@ -220,15 +228,8 @@ class GalleryEncoder(Protocol):
         """Entered around `workers` threads that call the encoder at once, to divide the cores among them."""
 
 
-class QueryEncoder(Protocol):
+class QueryEncoder(TakesPictures, Protocol):
     """Turns a reference and a caption into one vector, in the model's own space or an older one it has a head for."""
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's identity."""
-
-    def preprocess(self, image: Image) -> Floats:
-        """One decoded picture -> (3, H, W) float32 pixels."""
 
     def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
         """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm.

@@ -154,7 +154,7 @@ def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[P
     """
     from cir import models
     from cir.indexer.storage.folder import IndexFolder, is_index
-    from cir.indexer.storage.manifest import read_manifest
+    from cir.indexer.storage.generations import read_manifest
     from cir.models.folder import read_card
 
     directories: list[Path] = []

@@ -109,14 +109,18 @@ class Searcher:
             self._encoders[space] = encoder
         return self._encoders[space]
 
-    def picture(self, reference: Any) -> Image:
+    def picture(self, reference: Any, min_side: int | None = None) -> Image:
         """The decoded picture of a reference: an image file, an id of the gallery, or a picture already.
+
+        Args:
+            reference: as in a query.
+            min_side: how large it is needed, as for `cir.images.decode`.
 
         Raises:
             MissingImageError: no such file or id, or the photo of a gallery image is gone.
             ImageDecodeError: it cannot be read.
         """
-        return resolve(self.gallery, reference).picture()
+        return resolve(self.gallery, reference).picture(min_side)
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""

@@ -289,15 +289,17 @@ def test_the_models_of_an_index_are_replaced(tiny_model: Path, make_model: Calla
     from cir import build_index
     from cir.cli.train import _older
     from cir.indexer.storage.folder import IndexFolder
-    from cir.indexer.storage.manifest import publish, read_manifest
+    from cir.indexer.storage.generations import read_manifest
+    from cir.indexer.storage.writer import writing
 
     Image.new("RGB", (32, 32), "red").save(tmp_path / "one.png")
     build_index(scan([tmp_path / "one.png"]), tmp_path / "my.index", load_model(tiny_model))
     folder = IndexFolder(tmp_path / "my.index")
     other = make_model(tmp_path / "other-1", seed=5)
     card = load_model(other).card
-    manifest = read_manifest(folder).succeed(folder)
-    publish(folder, replace(manifest, models={**manifest.models, card.digest: card}))
+    with writing(folder) as writer:
+        manifest = read_manifest(folder)
+        writer.publish(replace(manifest, models={**manifest.models, card.digest: card}))
     directories, names = _older([tmp_path / "my.index", other], [])
     assert directories == [tiny_model, other]
     assert names == {"tiny-1", "other-1"}
