@@ -89,4 +89,5 @@ def test_features_belong_to_what_decides_them(tmp_path: Path, tiny_model: Path) 
     ]
     keys = {feature_key(config, None), feature_key(config, tiny_model), *(feature_key(one, None) for one in others)}
     assert len(keys) == 4
-    assert feature_key(replace(config, batches=replace(config.batches, rtc_weight=0.5)), None) == feature_key(config, None)
+    same = replace(config, batches=replace(config.batches, rtc_weight=0.5))
+    assert feature_key(same, None) == feature_key(config, None)
