@@ -37,12 +37,13 @@ from cir.testing.fakes import FakeEncoder
 from cir.types import ModelCard
 
 DIMS, PART = 256, 50_000
+NONE = "0" * 64  # a digest of nothing
 
 
 def encoder(name: str) -> FakeEncoder:
     """An encoder that only lends its card."""
     fake = FakeEncoder()
-    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), *["0" * 64] * 3, DIMS, 0, True)
+    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), NONE, NONE, NONE, DIMS, 0, True)
     return fake
 
 

@@ -7,6 +7,7 @@ checkpoint lacks is missing, a tensor that is no source is unexpected; either st
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from cir.files import write_atomically
 from cir.models import PACKAGED, weights
 from cir.models.checkpoints import SPRC, Checkpoint, open_checkpoint, open_state
 from cir.models.config import VIT_G, VIT_L, SprcConfig
+from cir.models.folder import VOCABULARY
 from cir.models.naming import Names
 from cir.models.sprc import Sprc
 from cir.text import read_vocabulary
+from cir.typed_json import from_json
 from cir.types import ModelCard
 
 DECODER_TOKEN = b"[DEC]\n"  # that BLIP-2 adds to the words of bert-base-uncased
@@ -89,6 +92,9 @@ def convert(
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is there already; name another directory, or remove it")
+    name = directory.absolute().name
+    if not name.isprintable():
+        raise UsageError(f"{name!a} is not a name for a model; name a directory in printable characters")
     source = open_checkpoint(checkpoint)
     given = dict(source.tensors)
     if vision is not None:
@@ -97,12 +103,12 @@ def convert(
     words = _words(vocabulary, config.vocabulary)
     state, notes = _state(source, given, config, names)
     record = {
-        "converted from": {"file": source.path.name, "kind": source.kind, **source.record},
-        **({"image encoder": vision.name} if vision else {}),
+        "converted from": {"file": _printed(source.path), "kind": source.kind, **source.record},
+        **({"image encoder": _printed(vision)} if vision else {}),
         "notes": notes,
     }
     description = weights.ModelDescription(
-        name=directory.absolute().name,
+        name=name,
         preprocess=images.Preprocess(size=config.vision["image_size"]),
         vocabulary=words,
         training=record,
@@ -112,10 +118,15 @@ def convert(
     return Converted(directory, card, sum(value.numel() for value in state.values()), tuple(notes))
 
 
+def _printed(path: Path) -> str:
+    """The name of a file for a card, which is UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
 def _words(path: Path | None, embeddings: int) -> bytes:
     """The content of the model's `vocab.txt`. Raises WeightsError for a file that does not fit."""
     if path is None:
-        return (PACKAGED / weights.VOCABULARY).read_bytes() + DECODER_TOKEN
+        return (PACKAGED / VOCABULARY).read_bytes() + DECODER_TOKEN
     if (count := len(read_vocabulary(path))) > embeddings:
         raise WeightsError(f"{path}: {count} words for {embeddings} embeddings; give another --vocab")
     return path.read_bytes()
@@ -181,19 +192,22 @@ def configuration(
         ("--vision-heads", width, vision_heads or source.vision_heads or VISION_HEADS.get(width)),
         ("--qformer-heads", q_width, qformer_heads or source.qformer_heads or QFORMER_HEADS.get(q_width)),
     )
-    config = SprcConfig(
-        vision={**backbone, "num_attention_heads": heads[0]},
-        width=q_width,
-        layers=q_depth,
-        heads=heads[1],
-        intermediate=q_inner,
-        cross_attention_every=min(seeing, default=q_depth),
-        query_tokens=size(("query_tokens", 1)),
-        dims=size(("vision_proj.bias", 0), ("text_proj.bias", 0), ("text_proj.weight", 0)),
-        vocabulary=size((words, 0)),
-        positions=size(("embeddings.position_embeddings.weight", 0)),
-    )
-    return config, names
+    sizes = {
+        "vision": {**backbone, "num_attention_heads": heads[0]},
+        "width": q_width,
+        "layers": q_depth,
+        "heads": heads[1],
+        "intermediate": q_inner,
+        "cross_attention_every": min(seeing, default=q_depth),
+        "query_tokens": size(("query_tokens", 1)),
+        "dims": size(("vision_proj.bias", 0), ("text_proj.bias", 0), ("text_proj.weight", 0)),
+        "vocabulary": size((words, 0)),
+        "positions": size(("embeddings.position_embeddings.weight", 0)),
+    }
+    try:
+        return from_json(SprcConfig, sizes), names
+    except ValueError as error:
+        raise WeightsError(f"{source.path}: not the tensors of an SPRC model: {error}; is it the right file?") from None
 
 
 def _heads(path: Path, *parts: tuple[str, int, int | None]) -> list[int]:

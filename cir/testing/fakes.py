@@ -73,7 +73,8 @@ class FakeEncoder:
             after: number of images after which it raises KeyboardInterrupt instead of encoding.
         """
         weights = hashlib.sha256(f"{name} {vector} {tokens} {dims}".encode()).hexdigest()
-        self.card = ModelCard(name, weights, *["0" * 64] * 3, dims, tokens, vector)
+        none = "0" * 64  # no configuration, no words, no preprocessing
+        self.card = ModelCard(name, weights, none, none, none, dims, tokens, vector)
         self.directory: Path | None = None
         self.encoded = 0
         self.batches: list[int] = []

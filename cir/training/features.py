@@ -43,12 +43,15 @@ class FeatureStore:
         folder: of the files.
         backbone, preprocess: of the model to train.
         older: id of each older space -> the model that defines it, with its preprocessing.
+        key: of whatever else decides the features (`tasks.feature_key`); part of the files' names, so that a folder
+            never gives the features of other settings.
     """
 
     folder: Path
     backbone: nn.Module
     preprocess: Preprocess
     older: Mapping[str, tuple[Sprc, Preprocess]] = field(default_factory=dict)
+    key: str = ""
 
     def compute(
         self, name: str, count: int, pixels: Callable[[Preprocess, int], Floats]
@@ -67,6 +70,7 @@ class FeatureStore:
         Raises:
             DataError: a file holds another number of pictures, or the disk is full.
         """
+        name = f"{name}-{self.key}" if self.key else name
         maps = cached(self.folder / f"{name}.npy", count, partial(pixels, self.preprocess), self.backbone)
         older = {
             space: cached(self.folder / f"{name}-{space}.npy", count, partial(pixels, preprocess), OlderGallery(model))
