@@ -57,6 +57,7 @@ def store_questions(photos: Path, index: Path, state: State, count: int) -> tupl
     asked = tuple((f"q{n}", names[n], f"is {n}", [names[-1 - n]]) for n in range(count))
     file = photos.with_name(f"{photos.name}-questions.jsonl")
     lines = [dict(zip(("id", "reference", "caption", "targets"), question, strict=True)) for question in asked]
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return cir("questions", index, "--from", file), replace(state, questions=asked)
 
