@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tortures import crafted, damage, kills
+from tortures import crafted, damage, full_disks, kills
 from tortures.cases import FAULTS, Arena, Tally
 
 from cir.files import write_json
 from cir.tables import align
 
-KINDS = {"kills": kills.torture, "flips": damage.torture, "crafted": crafted.torture}
+KINDS = {"kills": kills.torture, "flips": damage.torture, "crafted": crafted.torture, "full disks": full_disks.torture}
 
 
 def machine() -> dict[str, Any]:
@@ -64,6 +64,7 @@ def table(tallies: list[Tally]) -> list[str]:
 @click.option("--kills", default=0, metavar="N", help="Processes to kill.")
 @click.option("--flips", default=0, metavar="N", help="Files to damage.")
 @click.option("--crafted", default=0, metavar="N", help="Files to write on purpose.")
+@click.option("--full-disks", default=0, metavar="N", help="Commands to refuse the room they need.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", type=int, metavar="N", help="Run case N alone.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder for everything; a temporary one by default.")

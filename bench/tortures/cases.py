@@ -77,7 +77,7 @@ class Case:
             "seed": self.tally.seed,
             "did": "; ".join(self.did),
             "fault": fault,
-            "what": str(what).replace(str(self.folder), "."),
+            "what": str(what).replace(str(self.folder), ".").replace(str(self.runner.scratch), "."),
         }
         self.tally.findings.append(row)
         print(f"  {self.tally.kind} {self.number}: {fault}: {row['did']}: {row['what']}", flush=True)

@@ -134,6 +134,7 @@ class Runner:
         stopped = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         name = self.scratch / f"{pid}"
         out, err, count = (_taken(name.with_suffix(suffix)) for suffix in (".out", ".err", ".count"))
+        name.with_suffix(".json").unlink(missing_ok=True)
         self.operations = int(count or 0)
         return Ended(
             code=None if stopped else os.waitstatus_to_exitcode(status),
@@ -156,6 +157,7 @@ def _taken(path: Path) -> str:
 def _become(step: Step, bounds: Bounds, name: Path, fresh: bool) -> NoReturn:
     """In the child: redirect, limit, run, and end as an interpreter does, but without the parent's clean-up."""
     code = 1
+    atexit._clear()
     try:
         for suffix, handle in ((".out", 1), (".err", 2)):
             os.dup2(os.open(name.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
@@ -164,12 +166,12 @@ def _become(step: Step, bounds: Bounds, name: Path, fresh: bool) -> NoReturn:
         pages = 0 if fresh else int(Path("/proc/self/statm").read_text().split()[0])
         memory = pages * resource.getpagesize() + bounds.memory
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        if fresh:
+            name.with_suffix(".json").write_text(json.dumps(step.arguments))
         if bounds.file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.file_bytes, bounds.file_bytes))
         if fresh:
-            words = [sys.executable, steps.__file__, step.name, json.dumps(step.arguments)]
-            os.execv(sys.executable, words)
-        atexit._clear()
+            os.execv(sys.executable, [sys.executable, steps.__file__, step.name, str(name.with_suffix(".json"))])
         counted = [0]
         if bounds.watched is not None:
             sys.addaudithook(_counting(str(bounds.watched), bounds.kill_at, counted))

@@ -1,6 +1,6 @@
 """What a tortured process does: a command of `cir`, or a call of the Python API that ends as a command would.
 
-`python bench/tortures/steps.py NAME ARGUMENTS` runs one step in a fresh interpreter; ARGUMENTS is a JSON object.
+`python bench/tortures/steps.py NAME ARGUMENTS` runs one step in a fresh interpreter; ARGUMENTS is a file that holds a JSON object.
 Models are fakes: their vectors depend on the pixels alone, and torch is never imported.
 """
 
@@ -156,4 +156,4 @@ def _find_for(card: ModelCard, *_: object, **__: object) -> str:
 
 
 if __name__ == "__main__":
-    perform(Step(sys.argv[1], json.loads(sys.argv[2])))
+    perform(Step(sys.argv[1], json.loads(Path(sys.argv[2]).read_text())))
