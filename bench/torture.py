@@ -22,13 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tortures import crafted, damage, full_disks, kills
+from tortures import crafted, damage, full_disks, hostile, kills, readers
 from tortures.cases import FAULTS, Arena, Tally
 
 from cir.files import write_json
 from cir.tables import align
 
-KINDS = {"kills": kills.torture, "flips": damage.torture, "crafted": crafted.torture, "full disks": full_disks.torture}
+KINDS = {
+    "kills": kills.torture,
+    "flips": damage.torture,
+    "crafted": crafted.torture,
+    "full disks": full_disks.torture,
+    "readers": readers.torture,
+    "hostile": hostile.torture,
+}
 
 
 def machine() -> dict[str, Any]:
@@ -65,6 +72,8 @@ def table(tallies: list[Tally]) -> list[str]:
 @click.option("--flips", default=0, metavar="N", help="Files to damage.")
 @click.option("--crafted", default=0, metavar="N", help="Files to write on purpose.")
 @click.option("--full-disks", default=0, metavar="N", help="Commands to refuse the room they need.")
+@click.option("--readers", default=0, metavar="N", help="Rounds of a writer and its readers.")
+@click.option("--hostile", default=0, metavar="N", help="Folders of hostile pictures.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", type=int, metavar="N", help="Run case N alone.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder for everything; a temporary one by default.")

@@ -115,9 +115,8 @@ class Case:
         ended = self.run(Step("ask", {"index": str(index)}))
         if ended.code == 2:
             self.found("lost", f"{after}: {ended.last}")
-        elif ended.code == 0:
-            if wrong := differs(ended.json, *states, mixed=mixed):
-                self.found("wrong", f"{after}: {wrong}")
+        elif ended.code == 0 and (wrong := differs(ended.json, *states, mixed=mixed)):
+            self.found("wrong", f"{after}: {wrong}")
         return ended
 
     def verify(self, index: Path, *, after: str) -> None:

@@ -1,6 +1,6 @@
 """What a tortured process does: a command of `cir`, or a call of the Python API that ends as a command would.
 
-`python bench/tortures/steps.py NAME ARGUMENTS` runs one step in a fresh interpreter; ARGUMENTS is a file that holds a JSON object.
+`python bench/tortures/steps.py NAME ARGUMENTS` runs one step in a fresh interpreter; ARGUMENTS is a file of JSON.
 Models are fakes: their vectors depend on the pixels alone, and torch is never imported.
 """
 
@@ -98,7 +98,7 @@ def queries_for(gallery: Gallery, caption: str = CAPTION) -> QueryVectors:
     if encoder is None:
         raise UsageError(f"no model {gallery.card.digest}")
     native = encoder.encode_texts([caption])
-    by_space = {space: native for space in gallery.query_spaces}
+    by_space = dict.fromkeys(gallery.query_spaces, native)
     for space, mapping in gallery.mappings.items():
         if mapping.maps is Maps.QUERIES:
             by_space[space] = mapping.map(native)
