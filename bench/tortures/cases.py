@@ -82,9 +82,9 @@ class Case:
         self.tally.findings.append(row)
         print(f"  {self.tally.kind} {self.number}: {fault}: {row['did']}: {row['what']}", flush=True)
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, times: int = 1) -> None:
         """Count something that happened."""
-        self.tally.counts[what] += 1
+        self.tally.counts[what] += times
 
     def run(
         self, step: Step, bounds: Bounds | None = None, *, fresh: bool = False, codes: tuple[int, ...] = (0, 2)

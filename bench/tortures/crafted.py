@@ -8,14 +8,16 @@ new one, and so on up to the file that nothing names.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tortures.cases import Arena, Case, Tally
+from tortures.cases import Arena, Case, Tally, name_of
 from tortures.processes import Bounds, Runner
 from tortures.steps import Step, cir
 from tortures.worlds import World, everything
@@ -81,7 +83,7 @@ def torture(arena: Arena, tally: Tally, count: int) -> None:
         with arena.case(tally, number) as case:
             if case:
                 index = world.copy(case.folder / "x.index")
-                case.rng.choice([_json_value, _json_value, _json_value, _whole, _special])(case, index)
+                case.rng.choice([*[_json_value] * 5, _whole, _member, _special])(case, index)
                 _commands_end(case, world, index, cost)
     shutil.rmtree(arena.scratch / "crafted")
 
@@ -92,27 +94,26 @@ def _commands(world: World, index: Path) -> list[Step]:
         cir("verify", index),
         cir("info", index),
         cir("questions", index),
-        cir("rollback", index, "--to", min(world.generations)),
         Step(world.rebuild.name, {**world.rebuild.arguments, "index": str(index)}),
+        cir("rollback", index, "--to", min(world.generations)),
     ]
 
 
 def _commands_end(case: Case, world: World, index: Path, cost: float) -> None:
-    """Run every command on a copy that is still as it was crafted."""
+    """Run every command; those that change the index come last."""
     for step in _commands(world, index):
-        ended = case.run(step, Bounds(seconds=30), codes=(0, 1, 2))
+        ended = case.run(step, Bounds(seconds=15), codes=(0, 1, 2))
         case.count(f"exit {ended.code}")
         if not ended.hung and ended.cpu > CPU_SECONDS + cost:
-            case.found("hang", f"{step.name}: {ended.cpu:.1f} s of processor time; {ended}")
+            case.found("hang", f"{name_of(step)}: {ended.cpu:.1f} s of processor time; {ended}")
 
 
 def _json_value(case: Case, index: Path) -> None:
     """Replace one value in a JSON file, or its key, or drop it."""
-    files = [path for path in sorted(index.rglob("*")) if path.is_file() and _parsed(path) is not None]
-    path = case.rng.choice(files)
-    content = _parsed(path)
-    places = list(_places(content))
-    holder, key, words = case.rng.choice(places)
+    contents = {path: _parsed(path) for path in sorted(index.rglob("*")) if path.is_file()}
+    places = [(path, place) for path, content in contents.items() for place in _places(content)]
+    path, (holder, key, words) = case.rng.choice(places)
+    content = contents[path]
     how = case.rng.random()
     if how < 0.1:
         del holder[key]
@@ -137,6 +138,28 @@ def _whole(case: Case, index: Path) -> None:
     what = case.rng.choice(sorted(CONTENTS))
     case.did.append(f"{path.relative_to(index)} holds {what}")
     rewrite(index, path, CONTENTS[what])
+
+
+def _member(case: Case, index: Path) -> None:
+    """Replace the content of a file in a zip, or let it unpack to a gigabyte."""
+    path = case.rng.choice([path for path in sorted(index.rglob("*")) if path.is_file() and zipfile.is_zipfile(path)])
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    changed = case.rng.choice([name for name in members if "." in name] or list(members))
+    what = case.rng.choice([*sorted(CONTENTS), "a gigabyte of zeros", "a deep line"])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            with archive.open(name, "w") as file:
+                if name == changed and what == "a gigabyte of zeros":
+                    for _ in range(1024):
+                        file.write(bytes(1 << 20))
+                elif name == changed:
+                    file.write(CONTENTS.get(what, b'{"id": ' + b"[" * 100_000 + b"}\n"))
+                else:
+                    file.write(data)
+    case.did.append(f"{path.relative_to(index)}: {changed} holds {what}")
+    rewrite(index, path, buffer.getvalue())
 
 
 def _special(case: Case, index: Path) -> None:

@@ -34,9 +34,9 @@ PLANTED = {
         ("--readers=1",),
         "wrong",
     ),
-    "files are written in place": (
-        "import shutil, cir.files\n"
-        "cir.files.move = lambda source, target: (target.unlink(missing_ok=True), shutil.copy(source, target))",
+    "a file is removed before it is replaced": (
+        "import os, cir.files\n"
+        "cir.files.move = lambda source, target: (target.unlink(missing_ok=True), os.replace(source, target))",
         ("--kills=20",),
         "lost",
     ),
