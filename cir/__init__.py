@@ -30,7 +30,7 @@ if not (_Path(__file__).parent / "indexer").is_dir():  # running from a checkout
 if TYPE_CHECKING:
     from cir import errors
     from cir.data.judged_query import JudgedQuery
-    from cir.images.files import scan
+    from cir.images import scan
     from cir.indexer.writing.build import BuildOptions, build_index
     from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
@@ -49,7 +49,7 @@ _HOMES = {
     "build_index": "cir.indexer.writing.build",
     "load_model": "cir.models",
     "open_index": "cir.search.searcher",
-    "scan": "cir.images.files",
+    "scan": "cir.images",
 }
 
 

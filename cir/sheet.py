@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 TILE = 208
+MIN_SIDE = 2 * TILE  # as large as pictures are needed
 GAP = 20
 CAPTION = 40
 PER_ROW = 5

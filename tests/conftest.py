@@ -82,7 +82,8 @@ def make_tiny_model(
 
     from cir.images import Preprocess
     from cir.models import weights
-    from cir.models.sprc import Sprc, SprcConfig
+    from cir.models.config import SprcConfig
+    from cir.models.sprc import Sprc
     from cir.models.stationary import product
     from cir.types import SimplexBlock
 

@@ -115,6 +115,6 @@ def query(
 
 
 def _draw(searcher: Searcher, result: SearchResult, path: Path) -> None:
-    from cir.sheet import draw_sheet, save_sheet
+    from cir.sheet import MIN_SIDE, draw_sheet, save_sheet
 
-    save_sheet(draw_sheet(result, searcher.picture), path)
+    save_sheet(draw_sheet(result, lambda name: searcher.picture(name, MIN_SIDE)), path)

@@ -6,7 +6,6 @@ checkpoint lacks is missing, a tensor that is no source is unexpected; either st
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ from torch import Tensor
 
 from cir import images
 from cir.errors import UsageError, WeightsError
-from cir.files import sha256_bytes, write_atomically
+from cir.files import write_atomically
 from cir.models import PACKAGED, weights
-from cir.models.backbones import VIT_G, VIT_L
 from cir.models.checkpoints import SPRC, Checkpoint, open_checkpoint, open_state
+from cir.models.config import VIT_G, VIT_L, SprcConfig
 from cir.models.naming import Names
-from cir.models.sprc import Sprc, SprcConfig
+from cir.models.sprc import Sprc
 from cir.text import read_vocabulary
 from cir.types import ModelCard
 
@@ -102,18 +101,14 @@ def convert(
         **({"image encoder": vision.name} if vision else {}),
         "notes": notes,
     }
-    # Sizes and words are not in the tensors but decide the vectors: this puts them into the digest. It is one entry,
-    # because safetensors writes several in any order.
-    decides = {"config": config.to_json(), "vocabulary": sha256_bytes(words)}
     description = weights.ModelDescription(
         name=directory.absolute().name,
         preprocess=images.Preprocess(size=config.vision["image_size"]),
         vocabulary=words,
         training=record,
     )
-    metadata = {"cir": json.dumps(decides, sort_keys=True)}
     with write_atomically(directory, sum(value.nbytes for value in state.values())) as temporary:
-        card = weights.write(temporary, state, config, description, metadata=metadata)
+        card = weights.write(temporary, state, config, description)
     return Converted(directory, card, sum(value.numel() for value in state.values()), tuple(notes))
 
 

@@ -51,6 +51,11 @@ class SprcEncoder:
         # A CPU runs several threads in parallel; an accelerator takes one batch after another.
         self._turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
 
+    @property
+    def min_side(self) -> int | None:
+        """How large decoded pictures need to be; None if they may never be reduced."""
+        return self._preprocess.min_side
+
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture of any size and mode -> (3, H, W) float32."""
         return self._preprocess(image)
@@ -94,6 +99,8 @@ class SprcEncoder:
     @torch.inference_mode()
     def text_states(self, captions: Sequence[str]) -> Floats:
         """B captions without a reference -> (B, width) float32, the input of the heads; not normalised."""
+        if not len(captions):
+            return np.zeros((0, self.sprc.config.width), np.float32)
         with self._turn:
             return _numpy(self.sprc.prompted_text_state(*self.sprc.tokenize(captions)))
 

@@ -26,12 +26,12 @@ class Reference:
     """A resolved reference.
 
     Attributes:
-        picture: reads and decodes the picture. Raises MissingImageError or ImageDecodeError.
+        picture: reads the picture and decodes it for a `min_side`. Raises MissingImageError or ImageDecodeError.
         same: ids of the gallery images that are this picture; they are not among a query's hits.
         id: one of them, or None.
     """
 
-    picture: Callable[[], Image]
+    picture: Callable[[int | None], Image]
     same: frozenset[str] = frozenset()
     id: str | None = None
 
@@ -95,15 +95,15 @@ def resolve(gallery: Gallery, reference: Any) -> Reference:
         ImageDecodeError: a file that cannot be read.
     """
     if not isinstance(reference, str | Path):
-        return Reference(lambda: reference)
+        return Reference(lambda min_side: reference)
     name = str(reference)
     if name in gallery:
         image = gallery.image(name)
-        return Reference(lambda: decode(image.read_current(), name), frozenset([name]), name)
+        return Reference(lambda min_side: decode(image.read_current(), name, min_side), frozenset([name]), name)
     if _is_file(name):
         file = ImageFile(name, "", name)
         same = gallery.ids_of(hashlib.sha256(file.read()).digest())
-        return Reference(lambda: decode(file.read(), name), frozenset(same), min(same, default=None))
+        return Reference(lambda min_side: decode(file.read(), name, min_side), frozenset(same), min(same, default=None))
     example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
     raise MissingImageError(f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {example}")
 

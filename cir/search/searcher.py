@@ -51,14 +51,14 @@ def open_index(
 
     gallery = Gallery.open(path)
     if model is not None:  # before a query that needs no encoder could pass
-        from cir.models.weights import read_card
+        from cir.models.folder import read_card
 
         _check_space(gallery, read_card(models.find(model, model_dirs)), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
             return models.load_model(model, device=device, model_dirs=model_dirs)
-        folder = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
+        folder = models.find_for(card, model_dirs)
         return models.load_model(folder, device=device)
 
     return Searcher(gallery, load, keep_usage=True)
@@ -109,14 +109,18 @@ class Searcher:
             self._encoders[space] = encoder
         return self._encoders[space]
 
-    def picture(self, reference: Any) -> Image:
+    def picture(self, reference: Any, min_side: int | None = None) -> Image:
         """The decoded picture of a reference: an image file, an id of the gallery, or a picture already.
+
+        Args:
+            reference: as in a query.
+            min_side: how large it is needed, as for `cir.images.decode`.
 
         Raises:
             MissingImageError: no such file or id, or the photo of a gallery image is gone.
             ImageDecodeError: it cannot be read.
         """
-        return resolve(self.gallery, reference).picture()
+        return resolve(self.gallery, reference).picture(min_side)
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""

@@ -94,10 +94,7 @@ def cached(
         DataError: the file holds another number of pictures, no picture is given, or the disk is full.
     """
     if path.is_file():
-        stored: Stored = np.load(path)
-        if len(stored) != count:
-            raise DataError(f"{path} holds {len(stored)} images, not {count}; delete it")
-        return stored
+        return _stored(path, count)
     if not count:
         raise DataError(f"no images to compute {path} from; check the folder of the data set")
     device = devices.choose()
@@ -123,3 +120,14 @@ def cached(
                 maps[start : start + batch_size] = encode(start)
             maps.flush()
     return np.asarray(maps)
+
+
+def _stored(path: Path, count: int) -> Stored:
+    """(N, ...) float16 of a file that `cached` wrote. Raises DataError for another file."""
+    try:
+        mapped = np.load(path, mmap_mode="r")  # refuses a shape that the file is too short for
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"{path}: not a file of features: {error}; delete it") from None
+    if mapped.dtype != np.float16 or mapped.ndim < 2 or len(mapped) != count:
+        raise DataError(f"{path} holds {len(mapped)} images of {mapped.dtype}, not {count} of float16; delete it")
+    return np.array(mapped)

@@ -14,10 +14,11 @@ import torch
 from cir import devices
 from cir.errors import MissingDependencyError, UsageError
 from cir.images import Preprocess
-from cir.models import weights
+from cir.models import folder, weights
+from cir.models.config import SprcConfig
 from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
-from cir.models.sprc import Sprc, SprcConfig
-from cir.text import Tokenizer
+from cir.models.sprc import Sprc
+from cir.text import Tokenizer, read_vocabulary
 from cir.training import class_map, sources, triplets
 from cir.training.attributes import AttributeTask
 from cir.training.config import Config
@@ -83,7 +84,7 @@ def _triplet_task(
         raise UsageError(f"{config.name} continues a model: --start DIR, such as BLIP-2 after `cir convert`")
     model, _, preprocess = weights.load(start)
     data = triplets.read_triplets(batches, root, allow_unreadable=allow_unreadable)
-    description = _description(config, preprocess, weights.vocabulary_of(start))
+    description = _description(config, preprocess, folder.vocabulary_of(start))
     return triplets.TripletTask(model.to(device), description, batches, config.recipe.seed, data)
 
 
@@ -154,7 +155,7 @@ def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sp
 
 def _pretrained(size: SprcConfig, text: Path) -> Sprc:
     """A model whose Q-Former starts from MiniLM in the folder `text`, and its backbone from EfficientNet-Lite0."""
-    model = Sprc(size, Tokenizer(text / weights.VOCABULARY))
+    model = Sprc(size, Tokenizer(read_vocabulary(text / weights.VOCABULARY)))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
     start_from_minilm(model, text)
     return model
@@ -178,10 +179,10 @@ def facts(
     """The record of a training in the model's card: configuration, start, and the models it replaces."""
     record: dict[str, Any] = {"config": config.text}
     if start is not None:
-        card = weights.read_card(start)
+        card = folder.read_card(start)
         record["start"] = f"{card.name} ({card.digest})"
     if replaces:
-        cards = [weights.read_card(directory) for directory in replaces]
+        cards = [folder.read_card(directory) for directory in replaces]
         if heads_only:
             record["heads only"] = True
         record["replaces"] = [f"{card.name} ({card.digest})" for card in cards]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
 from cir.conditions import Condition
-from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
+from cir.errors import SpaceMismatchError, UsageError
+from cir.images.names import canonical_id
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import Manifest, open_segment, read_manifest
+from cir.indexer.storage.generations import open_segment, read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import read_mapping
 from cir.indexer.storage.segment import Layout, Segment
+from cir.known import is_known, known_roots
 from cir.query_vectors import QueryVectors
 
 
@@ -35,20 +40,29 @@ class Gallery:
         ids: N live ids, ascending; the position of an id is its row.
         searchable: (N,) bool, False for an image of a space that no mapping reaches.
         layout: what rows of the serving model are stored as.
+        untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
     """
 
-    def __init__(self, folder: IndexFolder, manifest: Manifest, segments: Sequence[Segment], ann_min_rows: int) -> None:
+    def __init__(
+        self,
+        folder: IndexFolder,
+        manifest: Manifest,
+        segments: Sequence[Segment],
+        ann_min_rows: int,
+        untrusted: frozenset[str],
+    ) -> None:
         """Use `Gallery.open`."""
         self.folder = folder
         self.manifest = manifest
+        self.untrusted_roots = untrusted
         self.card = manifest.card
         self.space = manifest.space
         native = [segment.layout for segment in segments if segment.layout.space == self.space.id]
         precision = segments[0].layout.precision if segments else "float16"
         self.layout = native[0] if native else Layout.of(self.card, precision=precision)
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
-        deleted = [set(manifest.deleted.get(entry.name, ())) for entry in manifest.segments]
-        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, deleted)
+        live = [manifest.live_rows(entry) for entry in manifest.segments]
+        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, live)
         self._segments = []
         for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True)):
             gallery_rows = np.flatnonzero(self._segment_of_row == number)
@@ -70,12 +84,14 @@ class Gallery:
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
 
     @classmethod
-    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS) -> Gallery:
+    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS, trust_roots: bool = False) -> Gallery:
         """Open the live generation of an index.
 
         Args:
             path: the index folder.
             ann_min_rows: segments of at least this many vectors are searched approximately.
+            trust_roots: read photos also below folders that this user has not indexed (`cir.known`): somebody else may
+                have made the index.
 
         Raises:
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
@@ -84,10 +100,10 @@ class Gallery:
         folder = IndexFolder(Path(path))
         manifest = read_manifest(folder)
         segments = [open_segment(folder, entry) for entry in manifest.segments]
-        for entry, segment in zip(manifest.segments, segments, strict=True):
-            if segment.layout.space != entry.space or entry.space not in manifest.spaces:
-                raise CorruptIndexError(f"{segment.path} holds other vectors than the manifest says; build it again")
-        return cls(folder, manifest, segments, ann_min_rows)
+        known = known_roots()
+        roots = {root for segment in segments for root in segment.root_names} if not trust_roots else set()
+        untrusted = frozenset(root for root in roots if not is_known(root, known))
+        return cls(folder, manifest, segments, ann_min_rows, untrusted)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,11 +115,6 @@ class Gallery:
     def path(self) -> Path:
         """The index folder."""
         return self.folder.root
-
-    @property
-    def model_path(self) -> str | None:
-        """Where the serving model was when the index was built; a hint."""
-        return self.manifest.model_paths.get(self.card.digest)
 
     def row(self, image_id: str) -> int:
         """The row of an id. Raises UsageError when the gallery has no such image."""
@@ -118,7 +129,8 @@ class Gallery:
         """One image. Raises UsageError when the gallery has no such image."""
         row = self.row(image_id)
         segment = self._segments[self._segment_of_row[row]]
-        return StoredImage(image_id, self.folder, segment, int(self._row_in_segment[row]))
+        image = StoredImage(self.ids[row], self.folder, segment, int(self._row_in_segment[row]))
+        return image if image.root not in self.untrusted_roots else replace(image, trusted=False)
 
     def ids_in(self, space: str) -> list[str]:
         """Ids of the live images whose stored vectors are of a space, ascending."""
@@ -155,8 +167,9 @@ class Gallery:
                 known = f"there are: {', '.join(columns)}" if columns else "it has none; build it with --metadata"
                 raise UsageError(f"no metadata column {condition.column!r} in {self.folder}; {known}")
             for live in self._segments:
-                values = live.segment.metadata.get(condition.column, [""] * len(live.segment))
-                mask[live.gallery_rows] &= condition.matches(values[row] for row in live.rows)
+                column = live.segment.metadata.get(condition.column)
+                met = condition.matches([""])[0] if column is None else column.matching(condition.matches)[live.rows]
+                mask[live.gallery_rows] &= met
         return mask
 
     def scores(self, queries: QueryVectors, ids: Sequence[str]) -> Floats:
@@ -218,24 +231,34 @@ class Gallery:
         if exclude is not None and len(exclude) != count:
             raise UsageError(f"{len(exclude)} sets of excluded ids for {count} queries; give one each")
 
-    def _find(self, image_id: str) -> int | None:
-        row = bisect_left(self.ids, image_id)
-        return row if row < len(self.ids) and self.ids[row] == image_id else None
+    def _find(self, name: str) -> int | None:
+        for image_id in dict.fromkeys([name, _canonical(name)]):
+            row = bisect_left(self.ids, image_id)
+            if row < len(self.ids) and self.ids[row] == image_id:
+                return row
+        return None
 
     def _rows_of(self, ids: Collection[str]) -> Rows:
         rows = {row for row in map(self._find, ids) if row is not None}
         return np.fromiter(rows, np.int64, len(rows))
 
 
-def _live_rows(segments: Sequence[Segment], deleted: Sequence[set[int]]) -> tuple[list[str], Rows, Rows]:
+def _canonical(name: str) -> str:
+    try:
+        return canonical_id(name)
+    except ValueError:
+        return name
+
+
+def _live_rows(segments: Sequence[Segment], live: Sequence[Mask]) -> tuple[list[str], Rows, Rows]:
     """Ids of all live rows in ascending order, and for each the number of its segment and its row there."""
     ids: list[str] = []
     numbers: list[Rows] = []
     places: list[Rows] = []
-    for number, (segment, gone) in enumerate(zip(segments, deleted, strict=True)):
-        rows = [row for row in range(len(segment)) if row not in gone] if gone else range(len(segment))
-        ids.extend(segment.ids[row] for row in rows)
-        places.append(np.asarray(rows, np.int64))
+    for number, (segment, counts) in enumerate(zip(segments, live, strict=True)):
+        rows = np.flatnonzero(counts)
+        ids.extend(compress(segment.ids, counts.tolist()))
+        places.append(rows)
         numbers.append(np.full(len(rows), number, np.int64))
     if not ids:
         return [], np.empty(0, np.int64), np.empty(0, np.int64)

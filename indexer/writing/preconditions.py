@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
-from cir.images import ImageFile
+from cir.images import ImageFile, Scan
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.plan import Metadata
 from cir.types import ModelCard
@@ -15,6 +16,9 @@ from cir.types import ModelCard
 
 def check_request(images: Sequence[ImageFile], metadata: Metadata) -> None:
     """Raises UsageError for ids or metadata that cannot be stored, DataError without images."""
+    if isinstance(images, Scan) and images.unusable and not images:
+        name, reason = images.unusable[0]
+        raise DataError(f"none of the {len(images.unusable)} images can be used; the first: {name}: {reason}")
     if not images:
         raise DataError("no images found; name a folder or zip that holds some")
     ids: set[str] = set()

@@ -17,7 +17,7 @@ from cir.images import scan
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.reading.usage import read_usage
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.build import BuildOptions
 from cir.indexer.writing.serve import serve_model
 from cir.mappings import Route, SpaceMapping
