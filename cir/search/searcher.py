@@ -40,6 +40,7 @@ def open_index(
     model: str | Path | None = None,
     model_dirs: str | Path | Iterable[str | Path] = (),
     device: str = "auto",
+    trust_roots: bool = False,
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
 
@@ -48,6 +49,7 @@ def open_index(
         model: a model to query with instead; refused unless its space is the index's.
         model_dirs: where else to look for the model's folder.
         device: where the model runs.
+        trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
 
     Raises:
         IndexFormatError: not an index, another version, or damaged.
@@ -57,7 +59,7 @@ def open_index(
     from cir import models
 
     model_dirs = paths(model_dirs, "model_dirs")
-    gallery = Gallery.open(path)
+    gallery = Gallery.open(path, trust_roots=trust_roots)
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.folder import read_card
 
@@ -71,7 +73,14 @@ def open_index(
 
     # Another process may have another working directory.
     searcher = Searcher(gallery, load, keep_usage=True)
-    searcher._reopen = partial(open_index, gallery.path.absolute(), model=model, model_dirs=model_dirs, device=device)
+    searcher._reopen = partial(
+        open_index,
+        gallery.path.absolute(),
+        model=model,
+        model_dirs=model_dirs,
+        device=device,
+        trust_roots=trust_roots,
+    )
     return searcher
 
 

@@ -42,6 +42,7 @@ class Gallery:
         ids: N live ids, ascending; the position of an id is its row.
         searchable: (N,) bool, False for an image of a space that no mapping reaches.
         layout: what rows of the serving model are stored as.
+        trust_roots: whether photos are read wherever the index says they are.
         untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
     """
 
@@ -51,12 +52,15 @@ class Gallery:
         manifest: Manifest,
         segments: Sequence[Segment],
         ann_min_rows: int,
-        untrusted: frozenset[str],
+        trust_roots: bool,
     ) -> None:
         """Use `Gallery.open`."""
         self.folder = folder
         self.manifest = manifest
-        self.untrusted_roots = untrusted
+        self.trust_roots = trust_roots
+        known = known_roots()
+        roots = set() if trust_roots else {root for segment in segments for root in segment.root_names}
+        self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
         self.card = manifest.card
         self.space = manifest.space
         native = [segment.layout for segment in segments if segment.layout.space == self.space.id]
@@ -103,10 +107,7 @@ class Gallery:
         folder = IndexFolder(path_of(path, "the path of an index"))
         manifest = read_manifest(folder)
         segments = [open_segment(folder, entry) for entry in manifest.segments]
-        known = known_roots()
-        roots = {root for segment in segments for root in segment.root_names} if not trust_roots else set()
-        untrusted = frozenset(root for root in roots if not is_known(root, known))
-        return cls(folder, manifest, segments, ann_min_rows, untrusted)
+        return cls(folder, manifest, segments, ann_min_rows, trust_roots)
 
     def __len__(self) -> int:
         return len(self.ids)
