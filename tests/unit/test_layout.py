@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str] | None] = {
     "text": {"errors"},
     "stats": GROUND,
     "tables": GROUND,
-    "devices": {"errors"},
+    "devices": {"errors", "threads"},
     "data": {*GROUND, "stats"},
     "models": {*GROUND, "text", "devices"},
     "indexer": {*GROUND, "data"},
