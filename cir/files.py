@@ -52,6 +52,19 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         return data
 
 
+def read_bounded(path: str | Path, limit: int) -> bytes:
+    """The bytes of a file that the user names; unlike `read_regular` also of a pipe, such as a shell makes of `<(...)`.
+
+    Raises:
+        OSError: it cannot be read, or holds more than `limit` bytes (EFBIG).
+    """
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit / 1e6:,.0f} MB", str(path))
+    return data
+
+
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The non-blank lines of a UTF-8 file, each with "file:line" for messages.
 

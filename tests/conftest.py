@@ -196,3 +196,88 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Run:
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twenty small pictures, which a test may change: 0000.png to 0019.png."""
+    return folder_of(tmp_path / "photos", 20)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a test builds an index; its parent does not exist."""
+    return tmp_path / "below" / "x.index"
+
+
+@pytest.fixture(scope="session")
+def official_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data sets in the official layouts: fashioniq/, cirr/ and circo/, with pictures, .png and .jpg."""
+    folder = tmp_path_factory.mktemp("official")
+    write_official_data(folder)
+    return folder
+
+
+def write_official_data(folder: Path) -> None:
+    """Draw pictures of one colour each and write annotations about them."""
+    import random
+
+    from PIL import Image
+
+    rng = random.Random(0)
+
+    def write(path: Path, content: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    def paint(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 32), tuple(rng.randrange(256) for _ in range(3))).save(path)
+
+    fashioniq = folder / "fashioniq"
+    for category, start in (("dress", 0), ("shirt", 20), ("toptee", 35)):  # the last two share images
+        names = [f"B{number:03d}" for number in range(start, start + 20)]
+        pairs = [rng.sample(names[:15], 2) for _ in range(8)]
+        entries = [
+            {"candidate": a, "target": b, "captions": ["Is red.", f"has {n} stripes, "]}
+            for n, (a, b) in enumerate(pairs)
+        ]
+        write(fashioniq / "captions" / f"cap.{category}.val.json", entries)
+        write(fashioniq / "image_splits" / f"split.{category}.val.json", names)
+        for number, name in enumerate(names):
+            picture = fashioniq / "images" / f"{name}.{'jpg' if number % 2 else 'png'}"
+            if not list(picture.parent.glob(f"{name}.*")):
+                paint(picture)
+    cirr = folder / "cirr"
+    for split, place in (("val", "dev"), ("test1", "test1")):
+        names = [f"{place}-{number}-img0" for number in range(60)]
+        judged: list[dict[str, Any]] = []
+        for number in range(9):
+            members = names[number // 3 * 6 : number // 3 * 6 + 6]
+            reference, target, other = rng.sample(members, 3)
+            entry: dict[str, Any] = {"pairid": 100 + number, "reference": reference, "caption": f"with {number} dogs"}
+            if split == "val":
+                entry |= {"target_hard": target, "target_soft": {target: 1.0, other: 0.5, names[-1]: -1.0}}
+            judged.append({**entry, "img_set": {"id": number // 3, "members": members}})
+        write(cirr / "cirr" / "captions" / f"cap.rc2.{split}.json", judged)
+        files = {name: f"./{place}/{name}.png" for name in names}
+        write(cirr / "cirr" / "image_splits" / f"split.rc2.{split}.json", files)
+        for name in names:
+            paint(cirr / place / f"{name}.png")
+    circo = folder / "circo"
+    numbers = [100 + 7 * number for number in range(60)]
+    images = [{"id": number, "file_name": f"{number:012d}.jpg"} for number in numbers]
+    coco = circo / "COCO2017_unlabeled"
+    write(coco / "annotations" / "image_info_unlabeled2017.json", {"images": images})
+    for image in images:
+        paint(coco / "unlabeled2017" / str(image["file_name"]))
+    for split in ("val", "test"):
+        queries: list[dict[str, Any]] = []
+        for number in range(5):
+            source, *truths = rng.sample(numbers, 3 + 3 * number)
+            entry = {"id": number, "reference_img_id": source, "relative_caption": f"has {number} cats"}
+            if split == "val":
+                aspects = ["addition"] if number % 2 else ["addition", "negation"]
+                entry |= {"target_img_id": truths[0], "gt_img_ids": truths, "semantic_aspects": aspects}
+            queries.append(entry)
+        write(circo / "annotations" / f"{split}.json", queries)
