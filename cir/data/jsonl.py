@@ -2,8 +2,8 @@
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"], "subset": [...]}
 
-Image names are relative to the folder or zip. Only "subset" is optional. A query with an empty reference is text alone,
-a query with an empty caption is "more like this"; one of the two is needed.
+Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). Only "subset" is optional. A
+query with an empty reference is text alone, one with an empty caption is "more like this"; one of the two is needed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError
 from cir.files import parse_json, read_lines
 from cir.images import scan
+from cir.images.names import canonical_id
 from cir.stats import Measure, parse_measure
 
 MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50", "mAP@10")))
 SUBSET_MEASURES = tuple(map(parse_measure, ("Rs@1", "Rs@2", "Rs@3")))
 REQUIRED = ("id", "reference", "caption", "targets")
 KEYS = (*REQUIRED, "subset")
+_UNREAD = ' \t\n\r.!"()*#:;~'  # what models read as nothing (`cir.text`)
 
 
 def load_jsonl(
@@ -104,7 +106,7 @@ def parse_query(line: str, where: str) -> JudgedQuery:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
     query = JudgedQuery(
         id=_text(values, "id", where),
-        reference=_text(values, "reference", where),
+        reference=_name(reference, "reference", where) if (reference := _text(values, "reference", where)) else "",
         caption=_text(values, "caption", where),
         targets=frozenset(_names(values, "targets", where)),
         subset=tuple(dict.fromkeys(_names(values, "subset", where))),
@@ -113,7 +115,7 @@ def parse_query(line: str, where: str) -> JudgedQuery:
         raise DataError(f"{where}: the id is empty; give every query an id of its own")
     if not query.targets:
         raise DataError(f"{where}: 'targets' is empty; name at least one image")
-    if not query.reference and not query.caption.strip():
+    if not query.reference and not query.caption.strip(_UNREAD):
         raise DataError(f"{where}: neither a reference nor a caption; give at least one of them")
     return query
 
@@ -148,7 +150,20 @@ def _text(values: dict[str, Any], key: str, where: str) -> str:
     value = values[key]
     if not isinstance(value, str):
         raise DataError(f"{where}: {key!r} is {_kind(value)}; write a string in quotes")
-    return value
+    return _unicode(value, key, where)
+
+
+def _unicode(text: str, key: str, where: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{where}: {key!r} holds half a character (\\ud800 to \\udfff); write it in UTF-8")
+    return text
+
+
+def _name(name: str, key: str, where: str) -> str:
+    try:
+        return canonical_id(_unicode(name, key, where))
+    except ValueError as error:
+        raise DataError(f"{where}: {key!r} names {name!r}, which is {error}; names are relative") from None
 
 
 def _names(values: dict[str, Any], key: str, where: str) -> list[str]:
@@ -156,7 +171,7 @@ def _names(values: dict[str, Any], key: str, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         what = "a list with values that are no strings" if isinstance(value, list) else _kind(value)
         raise DataError(f'{where}: {key!r} is {what}; write a list of image names, ["a.jpg", "b.jpg"]')
-    return value
+    return [_name(name, key, where) for name in value]
 
 
 def _kind(value: object) -> str:
