@@ -91,16 +91,27 @@ def strings(value: Any, name: str) -> tuple[str, ...]:
 
 
 def names(value: Any, name: str) -> tuple[str, ...]:
-    """Names of images; a string or a path is one. They need not be valid Unicode, as file names need not be.
+    """Ids of images; a string or a path is one. Raises UsageError as `items` and `image_id`."""
+    return tuple(image_id(_present(each, name), name) for each in items(value, name, (str, os.PathLike)))
 
-    Raises:
-        UsageError: neither strings nor paths.
-    """
-    return tuple(one_name(_present(each, name), name) for each in items(value, name, (str, os.PathLike)))
+
+def image_id(value: Any, name: str) -> str:
+    """The id of an image, from its name in any form; what no image can be called stays as it is. Raises UsageError."""
+    from cir.images.names import canonical_id
+
+    given = one_name(value, name)
+    try:
+        return canonical_id(given)
+    except ValueError:
+        return given
 
 
 def one_name(value: Any, name: str) -> str:
-    """The name of an image, a string or a path. Raises UsageError."""
+    """The name of an image, a string or a path; it need not be valid Unicode, as file names need not be.
+
+    Raises:
+        UsageError: something else.
+    """
     if isinstance(value, os.PathLike):
         value = os.fsdecode(value)
     if not isinstance(value, str):
