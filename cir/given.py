@@ -128,8 +128,8 @@ def whole_number(value: Any, name: str, least: int = 1) -> int:
     number = None
     with suppress(TypeError, ValueError, OverflowError):  # not a number, NaN, infinite
         if not isinstance(value, bool):
-            whole = isinstance(value, numbers.Real) and value == int(value)
-            number = int(value) if whole else operator.index(value)
+            real = isinstance(value, numbers.Real)
+            number = int(value) if real and int(value) == value else operator.index(value)
     if number is None:
         raise UsageError(f"{name} is {shown(value)}; it is a whole number")
     if number < least:
@@ -159,6 +159,13 @@ def paths(value: Any, name: str) -> tuple[Path, ...]:
 def instance(value: Any, of: type[T], name: str, advice: str) -> T:
     """The value, if it is of a type. Raises UsageError, which ends with the advice, for one of another type."""
     if not isinstance(value, of):
+        raise UsageError(f"{name} is {kind(value)}, {shown(value)}; {advice}")
+    return value
+
+
+def mapping(value: Any, name: str, advice: str) -> Mapping[Any, Any]:
+    """The value, if it is a mapping. Raises UsageError, which ends with the advice, for anything else."""
+    if not isinstance(value, Mapping):
         raise UsageError(f"{name} is {kind(value)}, {shown(value)}; {advice}")
     return value
 

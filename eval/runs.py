@@ -22,7 +22,7 @@ import numpy as np
 
 from cir.errors import DataError, UsageError
 from cir.files import read_lines, write_text
-from cir.given import instance, items, path_of, shown
+from cir.given import items, mapping, path_of, shown
 
 # Query id -> its hits (image id, score), best first.
 Run = dict[str, list[tuple[str, float]]]
@@ -50,7 +50,7 @@ def write_run(path: str | Path, run: Mapping[str, Sequence[tuple[str, float]]], 
     """
     lines = []
     tag = _encode(tag)
-    for query, hits in instance(run, Mapping, "the run", "write {query id: [(image id, score), ...]}").items():
+    for query, hits in mapping(run, "the run", "write {query id: [(image id, score), ...]}").items():
         label = _encode(query)
         pairs = [_pair(query, hit) for hit in items(hits, f"run of query {shown(query)}", ())]
         for rank, ((image, _), score) in enumerate(zip(pairs, _strict_scores(query, pairs), strict=True), start=1):

@@ -14,7 +14,7 @@ from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.eval.runs import Run
-from cir.given import instance
+from cir.given import instance, mapping
 from cir.stats import Measure, score
 
 TARGET_SOFT = "target_soft"
@@ -42,7 +42,7 @@ def check_run(benchmark: Benchmark, run: Run) -> None:
     Raises:
         DataError: the run holds a query that the benchmark does not have, or an image that is not in its gallery.
     """
-    instance(run, Mapping, "the run", "read one with `read_run`")
+    mapping(run, "the run", "read one with `read_run`")
     queries = {query.id: query for query in instance(benchmark, Benchmark, "benchmark", "load one first").queries}
     unknown: dict[str, set[str]] = {"queries": run.keys() - queries.keys(), "images": set()}
     for query_id in run.keys() & queries.keys():

@@ -242,7 +242,7 @@ class Gallery:
         barred = [names(ids, "exclude") for ids in items(exclude, "exclude")]
         if len(barred) != count:
             raise UsageError(f"{len(barred)} sets of excluded ids for {count} queries; give one each")
-        return [np.array(sorted(set(map(self._find, ids)) - {None}), np.int64) for ids in barred]
+        return [np.array([row for row in map(self._find, ids) if row is not None], np.int64) for ids in barred]
 
     def _find(self, image_id: str) -> int | None:
         """The row of a name, in whichever form it is written."""
