@@ -254,7 +254,7 @@ def test_a_string_of_an_evaluation_file_is_read(at: SimpleNamespace) -> None:
     assert benchmark.queries[0].targets == {CAFE}
     assert evaluate(benchmark, at.s).report.metrics
     (at.root / "half.jsonl").write_text('{"id": "q", "reference": "", "caption": "\\ud83d", "targets": ["0003.png"]}')
-    with pytest.raises(DataError, match=r"half.jsonl:1: caption of a judged query .* not readable as text"):
+    with pytest.raises(DataError, match=r"half\.jsonl:1: "):
         load_jsonl(at.root / "half.jsonl", at.photos)
 
 
