@@ -17,6 +17,7 @@ from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
+from cir.given import Names, names, path_of
 from cir.images import scan
 from cir.stats import Measure, parse_measure
 
@@ -28,10 +29,10 @@ _UNREAD = ' \t\n\r.!"()*#:;~'  # what models read as nothing (`cir.text`)
 
 
 def load_jsonl(
-    path: Path,
-    root: Path,
+    path: str | Path,
+    root: str | Path,
     *,
-    gallery: Sequence[str] | None = None,
+    gallery: Names = None,
     keep_reference: bool = False,
     measures: Sequence[Measure] | None = None,
 ) -> Benchmark:
@@ -48,9 +49,10 @@ def load_jsonl(
         DataError: a line that is no query, named as file:line, or no queries at all.
         MissingImageError: a line or `gallery` names an image that `root` does not hold.
     """
+    path, root = path_of(path, "the path of judged queries"), path_of(root, "the folder of the images")
     images = scan([root])
     known = {image.id for image in images}
-    searched = known if gallery is None else set(gallery)
+    searched = known if gallery is None else set(names(gallery, "gallery"))
     unknown = searched - known
     if unknown:
         raise MissingImageError(
@@ -103,10 +105,10 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     for key in values:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
-    fields = {key: _text(values, key, where) for key in ("id", "reference", "caption")}
-    lists = {key: _names(values, key, where) for key in ("targets", "subset")}
+    query_id, reference, caption = (_text(values, key, where) for key in ("id", "reference", "caption"))
+    targets, subset = (_names(values, key, where) for key in ("targets", "subset"))
     try:
-        query = JudgedQuery(**fields, targets=frozenset(lists["targets"]), subset=tuple(lists["subset"]))
+        query = JudgedQuery(query_id, reference, caption, frozenset(targets), subset=tuple(subset))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     if not query.id:
@@ -129,8 +131,8 @@ def _check_images(
     """Refuse names of unknown images and targets that no ranking could contain."""
     if query.reference and query.reference not in known:
         raise MissingImageError(f"{where}: the reference {query.reference!r} is not in {root}; correct or add it")
-    for key, names in (("targets", query.targets), ("subset", query.subset)):
-        unknown = set(names) - searched
+    for key, named in (("targets", query.targets), ("subset", query.subset)):
+        unknown = set(named) - searched
         if unknown:
             place = root if unknown - known else "the gallery list"
             name = min(unknown - known or unknown)
