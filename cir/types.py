@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from cir.query import Query as Query
+from cir.typed_json import Matching, Printable, Within, from_json, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]  # called with (done, total)
+Sha256 = Annotated[str, Matching("[0-9a-f]{64}")]
+SpaceId = Annotated[str, Matching("[0-9a-f]{16}")]
+Dims = Annotated[int, Within(1, 8192)]
+Weight = Annotated[int, Within(0, 1_000_000)]
+Name = Annotated[str, Printable(200)]
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class SimplexBlock:
         weight: the block's share of a vector's squared length, relative to the other blocks.
     """
 
-    name: str
-    capacity: int
-    weight: int
+    name: Name
+    capacity: Annotated[int, Within(2, 1024)]
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,9 @@ class Simplex:
         vertices_sha256: digest of all vertex matrices; two models must agree on it.
     """
 
-    blocks: tuple[SimplexBlock, ...]
-    free_weight: int
-    vertices_sha256: str
+    blocks: Annotated[tuple[SimplexBlock, ...], Within(1, 64)]
+    free_weight: Weight
+    vertices_sha256: Sha256
 
     @property
     def dims(self) -> int:
@@ -73,12 +79,6 @@ class Simplex:
             start += block.capacity - 1
         return offsets
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Simplex:
-        """A simplex from the values of `dataclasses.asdict`."""
-        blocks = tuple(SimplexBlock(**block) for block in values["blocks"])
-        return cls(blocks, values["free_weight"], values["vertices_sha256"])
-
 
 @dataclass(frozen=True)
 class Space:
@@ -92,48 +92,38 @@ class Space:
         simplex: the fixed vertices that the vectors are trained against, or None.
     """
 
-    dims: int
-    model_digest: str
+    dims: Dims
+    model_digest: SpaceId
     simplex: Simplex | None = None
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats, no nulls.
+        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats.
 
         Trained query heads are stored under this id, so its form is fixed.
         """
-        content: dict[str, Any] = {
-            "dims": self.dims,
-            "model_digest": self.model_digest,
-            "normalisation": "l2",
-            "score": "dot",
-        }
-        if self.simplex is not None:
-            content["simplex"] = {
-                "blocks": [
-                    {"name": block.name, "room": block.capacity, "weight": block.weight}
-                    for block in self.simplex.blocks
-                ],
-                "free": self.simplex.free_weight,
-                "vertices": self.simplex.vertices_sha256,
-            }
+        content = {**to_json(self), "normalisation": "l2", "score": "dot"}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Space:
-        """A space from the values of `dataclasses.asdict`."""
-        simplex = values.get("simplex")
-        return cls(values["dims"], values["model_digest"], Simplex.from_json(simplex) if simplex else None)
+        """A space from the values of `dataclasses.asdict`. Raises ValueError (`typed_json.from_json`)."""
+        return from_json(cls, values)
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """The identity of a model. Stored with the weights and in every index that holds its vectors.
 
+    The digest covers whatever decides a vector. What only describes or judges vectors is not in it: a model may be
+    calibrated again, and its copy may have another name.
+
     Attributes:
         name: immutable versioned name, such as "small-2".
-        weights_sha256: digest of the weights file.
+        weights_sha256: digest of the weights file, which holds that of the file of frozen tensors.
+        config_sha256: digest of the configuration: sizes, heads, backbone, query heads, simplex.
+        vocabulary_sha256: digest of the tokenizer's vocabulary.
         preprocess_sha256: digest of the preprocessing settings; other pixels are another model.
         dims: D of vectors and tokens.
         tokens: T, tokens per image; 0 for a model without tokens.
@@ -147,23 +137,28 @@ class ModelCard:
         training: how it was trained: data, seed, steps, hours.
     """
 
-    name: str
-    weights_sha256: str
-    preprocess_sha256: str
-    dims: int
-    tokens: int
+    computed: ClassVar[tuple[str, ...]] = ("digest", "classes_sha256")
+
+    name: Name
+    weights_sha256: Sha256
+    config_sha256: Sha256
+    vocabulary_sha256: Sha256
+    preprocess_sha256: Sha256
+    dims: Dims
+    tokens: Annotated[int, Within(0, 4096)]
     vector: bool
-    sum_weight: float = 0.5
-    min_scores: Mapping[str, float] = field(default_factory=dict)
-    query_heads: Mapping[str, int] = field(default_factory=dict)
+    sum_weight: Annotated[float, Within(0, 1)] = 0.5
+    min_scores: Mapping[str, Annotated[float, Within(-1, 1)]] = field(default_factory=dict)
+    query_heads: Mapping[SpaceId, Dims] = field(default_factory=dict)
     simplex: Simplex | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (16 hex digits) over the digests of weights and preprocessing."""
-        return hashlib.sha256(f"{self.weights_sha256}:{self.preprocess_sha256}".encode()).hexdigest()[:16]
+        """SHA-256 (16 hex digits) over the digests of weights, configuration, vocabulary and preprocessing."""
+        parts = (self.weights_sha256, self.config_sha256, self.vocabulary_sha256, self.preprocess_sha256)
+        return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
 
     @cached_property
     def space(self) -> Space:
@@ -178,27 +173,17 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values, digests included."""
-        plain = {
-            "min_scores": dict(self.min_scores),
-            "query_heads": dict(self.query_heads),
-            "training": dict(self.training),
-        }
-        classes = {name: list(names) for name, names in self.classes.items()}
-        return {
-            **asdict(self),
-            **plain,
-            "classes": classes,
-            "digest": self.digest,
-            "classes_sha256": self.classes_sha256,
-        }
+        plain: dict[str, Any] = to_json(self)
+        return plain
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
-        """A card from `to_json` values; the digests are always computed from the other fields."""
-        fields = {key: value for key, value in values.items() if key not in ("digest", "classes_sha256")}
-        if fields.get("simplex"):
-            fields["simplex"] = Simplex.from_json(fields["simplex"])
-        return cls(**fields)
+        """A card from `to_json` values; digests that contradict its fields are refused.
+
+        Raises:
+            ValueError: see `typed_json.from_json`.
+        """
+        return from_json(cls, values)
 
 
 @dataclass(frozen=True)
@@ -214,19 +199,27 @@ class Encoded:
     tokens: Floats | None
 
 
-class GalleryEncoder(Protocol):
-    """Turns pictures into what an index stores."""
+class TakesPictures(Protocol):
+    """What gallery and query encoders have in common."""
 
     @property
     def card(self) -> ModelCard:
         """The model's identity."""
 
     @property
-    def directory(self) -> Path | None:
-        """The model's folder, recorded in an index as a hint; None if it was not loaded from one."""
+    def min_side(self) -> int | None:
+        """How large a decoded picture needs to be, in width and height, for `decode`; None if it is never reduced."""
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels; safe to call from several threads."""
+
+
+class GalleryEncoder(TakesPictures, Protocol):
+    """Turns pictures into what an index stores."""
+
+    @property
+    def directory(self) -> Path | None:
+        """The model's folder, which this user's record keeps; None if it was not loaded from one."""
 
     def encode_images(self, pixels: Floats) -> Encoded:
         """(B, 3, H, W) float32 pixels from `preprocess` -> vectors and tokens; safe to call from several threads."""
@@ -235,15 +228,8 @@ class GalleryEncoder(Protocol):
         """Entered around `workers` threads that call the encoder at once, to divide the cores among them."""
 
 
-class QueryEncoder(Protocol):
+class QueryEncoder(TakesPictures, Protocol):
     """Turns a reference and a caption into one vector, in the model's own space or an older one it has a head for."""
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's identity."""
-
-    def preprocess(self, image: Image) -> Floats:
-        """One decoded picture -> (3, H, W) float32 pixels."""
 
     def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
         """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm.
@@ -270,6 +256,14 @@ class ExposesQueryStates(Protocol):
 
     def project_states(self, states: Floats, space: str | None = None) -> Floats:
         """(B, width) -> (B, D) float32, unit-norm query vectors, by the native head or the head of an older space."""
+
+
+@runtime_checkable
+class TellsUnread(Protocol):
+    """A query encoder that says which part of a caption it does not read."""
+
+    def unread(self, caption: str) -> str:
+        """The end of a caption that is too long; "" if all of it is read."""
 
 
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):
@@ -308,6 +302,7 @@ class SearchResult:
         confident: whether the best hit scores as high as right answers usually do (`ModelCard.min_scores`); None if
             unknown: a query without a caption or with negatives, or a model that was not calibrated.
         unsearched: number of images left out, because no validated mapping leads to their space.
+        unread: the ends of the caption and of negatives that are longer than the model reads; empty if all was read.
     """
 
     query: Query
@@ -317,3 +312,4 @@ class SearchResult:
     seconds: float
     confident: bool | None = None
     unsearched: int = 0
+    unread: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,8 @@ def make_tiny_model(
 
     from cir.images import Preprocess
     from cir.models import weights
-    from cir.models.sprc import Sprc, SprcConfig
+    from cir.models.config import SprcConfig
+    from cir.models.sprc import Sprc
     from cir.models.stationary import product
     from cir.types import SimplexBlock
 
@@ -119,6 +121,13 @@ def make_tiny_model(
     )
     weights.save(directory, model, description)
     return directory
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model that a test may damage."""
+    shutil.copytree(tiny_model, tmp_path / "models" / "tiny-1")
+    return tmp_path / "models" / "tiny-1"
 
 
 @pytest.fixture(scope="session")
@@ -186,18 +195,16 @@ def training_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def cli(capfd: pytest.CaptureFixture[str]) -> Run:
     """The command line as a shell would run it, in this process."""
 
     def run(*words: object) -> Outcome:
-        from cir.cli import main
+        from cir.cli import cli, process
 
         capfd.readouterr()
-        monkeypatch.setattr("sys.argv", ["cir", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
+        code = process.run(cli, list(map(str, words)))
         captured = capfd.readouterr()
-        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+        return Outcome(code, captured.out, captured.err)
 
     return run
 

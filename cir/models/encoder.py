@@ -56,6 +56,11 @@ class SprcEncoder:
         # A CPU runs several threads in parallel; an accelerator takes one batch after another.
         self._turn: AbstractContextManager[object] = no_fork if device.type == "cpu" else _Turns()
 
+    @property
+    def min_side(self) -> int | None:
+        """How large decoded pictures need to be; None if they may never be reduced."""
+        return self._preprocess.min_side
+
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture of any size and mode, or an array (`cir.images.picture.as_picture`) -> (3, H, W) float32.
 
@@ -126,6 +131,11 @@ class SprcEncoder:
             return _none(self.sprc.config.width)
         with self._turn:
             return _numpy(self.sprc.prompted_text_state(*self.sprc.tokenize(captions)))
+
+    def unread(self, caption: str) -> str:
+        """The end of a caption that the model does not read, because it is too long; "" if it reads all of it."""
+        tokenizer = self.sprc.tokenizer
+        return tokenizer.unread(caption, self.sprc.config.text_length) if tokenizer else ""
 
     @torch.inference_mode()
     def project_states(self, states: Floats, space: str | None = None) -> Floats:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cir.errors import MissingImageError, UsageError
 from cir.given import instance, items, printable
 from cir.images import ImageFile, decode
+from cir.images.files import file_at
 from cir.images.picture import as_picture
 from cir.text import clean_caption
 from cir.types import Query
@@ -28,12 +26,12 @@ class Reference:
     """A resolved reference.
 
     Attributes:
-        picture: reads and decodes the picture. Raises MissingImageError or ImageDecodeError.
+        picture: reads the picture and decodes it for a `min_side`. Raises MissingImageError or ImageDecodeError.
         same: ids of the gallery images that are this picture; they are not among a query's hits.
         id: one of them, or None.
     """
 
-    picture: Callable[[], Image]
+    picture: Callable[[int | None], Image]
     same: frozenset[str] = frozenset()
     id: str | None = None
 
@@ -126,38 +124,22 @@ def resolve(gallery: Gallery, reference: Any) -> Reference:
     if isinstance(reference, ImageFile):
         return _of_content(gallery, reference.read, printable(reference.id))
     if not isinstance(reference, str):
-        return Reference(lambda: as_picture(reference))  # which may have been closed since
+        return Reference(lambda min_side: as_picture(reference))  # which may have been closed since
     name = printable(reference)
     if reference in gallery:
         image = gallery.image(reference)
-        return Reference(lambda: decode(image.read_current(), name), frozenset([image.id]), image.id)
-    file = _file_at(reference)
-    if file is not None:
-        return _of_content(gallery, file.read, name)
-    example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
-    raise MissingImageError(
-        f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {printable(example)}"
-    )
+        return Reference(lambda min_side: decode(image.read_current(), name, min_side), frozenset([image.id]), image.id)
+    try:
+        file = file_at(reference)
+    except MissingImageError:
+        example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
+        raise MissingImageError(
+            f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {printable(example)}"
+        ) from None
+    return _of_content(gallery, file.read, name)
 
 
 def _of_content(gallery: Gallery, read: Callable[[], bytes], name: str) -> Reference:
     """A reference by the bytes of an image file, which the gallery may hold under some id."""
     same = gallery.ids_of(hashlib.sha256(read()).digest())
-    return Reference(lambda: decode(read(), name), frozenset(same), min(same, default=None))
-
-
-def _file_at(name: str) -> ImageFile | None:
-    """The file of a path, which may lead into a zip, as `cir query --paths` prints it; None if there is none."""
-    # LEAD: replace by cir.images.files.file_at
-    path = Path(os.path.expanduser(name))
-    try:
-        for place in (path, *path.parents):
-            if place.is_file():
-                if place == path:
-                    return ImageFile(name, "", str(place))
-                member = path.relative_to(place).as_posix()
-                with zipfile.ZipFile(place) as archive:
-                    return ImageFile(name, "", str(place), member) if member in archive.NameToInfo else None
-    except (OSError, ValueError, zipfile.BadZipFile):  # a name longer than any file's, or with a NUL character
-        return None
-    return None
+    return Reference(lambda min_side: decode(read(), name, min_side), frozenset(same), min(same, default=None))

@@ -26,7 +26,7 @@ from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
 from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
-from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
+from cir.types import Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +40,7 @@ def open_index(
     model: str | Path | None = None,
     model_dirs: str | Path | Iterable[str | Path] = (),
     device: str = "auto",
+    trust_roots: bool = False,
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
 
@@ -48,6 +49,7 @@ def open_index(
         model: a model to query with instead; refused unless its space is the index's.
         model_dirs: where else to look for the model's folder: folders, or one.
         device: where the model runs.
+        trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
 
     The searcher can be pickled, as these arguments: another process opens the index again. A fork needs no pickle.
 
@@ -59,23 +61,30 @@ def open_index(
     """
     from cir import models
 
-    gallery = Gallery.open(path)
+    gallery = Gallery.open(path, trust_roots=trust_roots)
     # Absolute, because another process that opens it again may have another working directory.
-    model_dirs = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
+    folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     if model is not None:  # before a query that needs no encoder could pass
-        from cir.models.weights import read_card
+        from cir.models.folder import read_card
 
-        model = models.find(model, model_dirs).absolute()
+        model = models.find(model, folders).absolute()
         _check_space(gallery, read_card(model), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
             return models.load_model(model, device=device)
-        folder = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
+        folder = models.find_for(card, folders)
         return models.load_model(folder, device=device)
 
     searcher = Searcher(gallery, load, keep_usage=True)
-    searcher._reopen = partial(open_index, gallery.path.absolute(), model=model, model_dirs=model_dirs, device=device)
+    searcher._reopen = partial(
+        open_index,
+        gallery.path.absolute(),
+        model=model,
+        model_dirs=folders,
+        device=device,
+        trust_roots=trust_roots,
+    )
     return searcher
 
 
@@ -138,8 +147,12 @@ class Searcher:
         return self._encoders[space]
 
     @no_fork
-    def picture(self, reference: Any) -> Image:
+    def picture(self, reference: Any, min_side: int | None = None) -> Image:
         """The decoded picture of one reference, in any form that `Query` takes.
+
+        Args:
+            reference: as in a query.
+            min_side: how large it is needed, as for `cir.images.decode`.
 
         Raises:
             MissingImageError: no such file or id, or the photo of a gallery image is gone.
@@ -149,7 +162,7 @@ class Searcher:
         references = as_references(reference)
         if len(references) != 1:
             raise UsageError(f"{len(references)} references; give one")
-        return resolve(self.gallery, references[0]).picture()
+        return resolve(self.gallery, references[0]).picture(min_side)
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""
@@ -176,7 +189,7 @@ class Searcher:
         vectors = encode_in_every_space(self.gallery, self._encoder_for, prepared)
         results = self._rank(prepared, vectors, groups)
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
-        return [replace(result, seconds=seconds) for result in results]
+        return [replace(result, seconds=seconds, unread=self._unread(result.query)) for result in results]
 
     @no_fork
     def encode(self, queries: Query | Iterable[Query]) -> QueryVectors:
@@ -277,6 +290,13 @@ class Searcher:
         if least is None or query.query.negatives or not query.caption or not hits:
             return None
         return hits[0].score >= least
+
+    def _unread(self, query: Query) -> tuple[str, ...]:
+        """The ends of its texts that some model does not read; models that it needs are loaded by now."""
+        models = [model for model in self._encoders.values() if isinstance(model, TellsUnread)]
+        texts = (query.text, *query.negatives)
+        ends = (max((model.unread(text) for model in models), key=len, default="") for text in texts)
+        return tuple(filter(None, ends))
 
     def _log_usage(self, results: Iterable[SearchResult]) -> None:
         """Log the hits of older models."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
 from cir.conditions import Conditions, as_conditions
-from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
+from cir.errors import SpaceMismatchError, UsageError
 from cir.given import Names, instance, items, kind, names, path_of, printable, shown
 from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -19,9 +21,11 @@ from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import Manifest, open_segment, read_manifest
+from cir.indexer.storage.generations import open_segment, read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import read_mapping
 from cir.indexer.storage.segment import Layout, Segment
+from cir.known import is_known, known_roots
 from cir.query_vectors import QueryVectors
 
 
@@ -38,20 +42,33 @@ class Gallery:
         ids: N live ids, ascending; the position of an id is its row.
         searchable: (N,) bool, False for an image of a space that no mapping reaches.
         layout: what rows of the serving model are stored as.
+        trust_roots: whether photos are read wherever the index says they are.
+        untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
     """
 
-    def __init__(self, folder: IndexFolder, manifest: Manifest, segments: Sequence[Segment], ann_min_rows: int) -> None:
+    def __init__(
+        self,
+        folder: IndexFolder,
+        manifest: Manifest,
+        segments: Sequence[Segment],
+        ann_min_rows: int,
+        trust_roots: bool,
+    ) -> None:
         """Use `Gallery.open`."""
         self.folder = folder
         self.manifest = manifest
+        self.trust_roots = trust_roots
+        known = known_roots()
+        roots = set() if trust_roots else {root for segment in segments for root in segment.root_names}
+        self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
         self.card = manifest.card
         self.space = manifest.space
         native = [segment.layout for segment in segments if segment.layout.space == self.space.id]
         precision = segments[0].layout.precision if segments else "float16"
         self.layout = native[0] if native else Layout.of(self.card, precision=precision)
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
-        deleted = [set(manifest.deleted.get(entry.name, ())) for entry in manifest.segments]
-        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, deleted)
+        live = [manifest.live_rows(entry) for entry in manifest.segments]
+        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, live)
         self._segments = []
         for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True)):
             gallery_rows = np.flatnonzero(self._segment_of_row == number)
@@ -73,12 +90,14 @@ class Gallery:
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
 
     @classmethod
-    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS) -> Gallery:
+    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS, trust_roots: bool = False) -> Gallery:
         """Open the live generation of an index.
 
         Args:
             path: the index folder.
             ann_min_rows: segments of at least this many vectors are searched approximately.
+            trust_roots: read photos also below folders that this user has not indexed (`cir.known`): somebody else may
+                have made the index.
 
         Raises:
             UsageError: not a path.
@@ -88,10 +107,7 @@ class Gallery:
         folder = IndexFolder(path_of(path, "the path of an index"))
         manifest = read_manifest(folder)
         segments = [open_segment(folder, entry) for entry in manifest.segments]
-        for entry, segment in zip(manifest.segments, segments, strict=True):
-            if segment.layout.space != entry.space or entry.space not in manifest.spaces:
-                raise CorruptIndexError(f"{segment.path} holds other vectors than the manifest says; build it again")
-        return cls(folder, manifest, segments, ann_min_rows)
+        return cls(folder, manifest, segments, ann_min_rows, trust_roots)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,11 +119,6 @@ class Gallery:
     def path(self) -> Path:
         """The index folder."""
         return self.folder.root
-
-    @property
-    def model_path(self) -> str | None:
-        """Where the serving model was when the index was built; a hint."""
-        return self.manifest.model_paths.get(self.card.digest)
 
     def row(self, image_id: str) -> int:
         """The row of an id. Raises UsageError when the gallery has no such image."""
@@ -122,7 +133,8 @@ class Gallery:
         """One image. Raises UsageError when the gallery has no such image."""
         row = self.row(image_id)
         segment = self._segments[self._segment_of_row[row]]
-        return StoredImage(self.ids[row], self.folder, segment, int(self._row_in_segment[row]))
+        image = StoredImage(self.ids[row], self.folder, segment, int(self._row_in_segment[row]))
+        return image if image.root not in self.untrusted_roots else replace(image, trusted=False)
 
     def ids_in(self, space: str) -> list[str]:
         """Ids of the live images whose stored vectors are of a space, ascending."""
@@ -166,8 +178,9 @@ class Gallery:
                 )
                 raise UsageError(f"no metadata column {shown(condition.column)} in {self.folder}; {known}")
             for live in self._segments:
-                values = live.segment.metadata.get(condition.column, [""] * len(live.segment))
-                mask[live.gallery_rows] &= condition.matches(values[row] for row in live.rows)
+                column = live.segment.metadata.get(condition.column)
+                met = condition.matches([""])[0] if column is None else column.matching(condition.matches)[live.rows]
+                mask[live.gallery_rows] &= met
         return mask
 
     def scores(self, queries: QueryVectors, ids: Names) -> Floats:
@@ -251,15 +264,15 @@ class Gallery:
         return row if row < len(self.ids) and self.ids[row] == image_id else None
 
 
-def _live_rows(segments: Sequence[Segment], deleted: Sequence[set[int]]) -> tuple[list[str], Rows, Rows]:
+def _live_rows(segments: Sequence[Segment], live: Sequence[Mask]) -> tuple[list[str], Rows, Rows]:
     """Ids of all live rows in ascending order, and for each the number of its segment and its row there."""
     ids: list[str] = []
     numbers: list[Rows] = []
     places: list[Rows] = []
-    for number, (segment, gone) in enumerate(zip(segments, deleted, strict=True)):
-        rows = [row for row in range(len(segment)) if row not in gone] if gone else range(len(segment))
-        ids.extend(segment.ids[row] for row in rows)
-        places.append(np.asarray(rows, np.int64))
+    for number, (segment, counts) in enumerate(zip(segments, live, strict=True)):
+        rows = np.flatnonzero(counts)
+        ids.extend(compress(segment.ids, counts.tolist()))
+        places.append(rows)
         numbers.append(np.full(len(rows), number, np.int64))
     if not ids:
         return [], np.empty(0, np.int64), np.empty(0, np.int64)

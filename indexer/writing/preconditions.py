@@ -8,9 +8,10 @@ from typing import Any
 
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.given import instance, items, kind, mapping, paths, shown
-from cir.images import ImageFile, scan
+from cir.images import ImageFile, Scan, scan
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.plan import Metadata
 from cir.types import GalleryEncoder, ModelCard
@@ -32,6 +33,9 @@ def check_request(images: Sequence[ImageFile], encoder: GalleryEncoder, metadata
     """Raises UsageError for ids or metadata that cannot be stored or what is no encoder, DataError without images."""
     if not isinstance(getattr(encoder, "card", None), ModelCard):
         raise UsageError(f"the encoder is {kind(encoder)}, {shown(encoder)}; load one with cir.load_model(name)")
+    if isinstance(images, Scan) and images.unusable and not images:
+        name, reason = images.unusable[0]
+        raise DataError(f"none of the {len(images.unusable)} images can be used; the first: {name}: {reason}")
     if not images:
         raise DataError("no images found; name a folder or zip that holds some")
     ids: set[str] = set()

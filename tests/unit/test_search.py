@@ -47,7 +47,7 @@ def test_the_index_names_its_model(searcher: Searcher, tiny_model: Path) -> None
 def test_the_parts_of_a_query_decide_its_vector(searcher: Searcher, folder: Path) -> None:
     first, second = searcher.ids[:2]
     encoder = searcher.encoder
-    pixels = np.stack([encoder.preprocess(Image.open(folder / name)) for name in (first, second)])
+    pixels = np.stack([encoder.preprocess(searcher.picture(name, encoder.min_side)) for name in (first, second)])
     composed = encoder.encode_queries(pixels, ["in red", "in red"])
     without_caption = encoder.encode_queries(pixels[:1], [""])
     texts = encoder.encode_texts(["in red", "blue"])
