@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cir.given import image_id, names, one_name, string, strings
+from cir.given import image_id, names, string, strings
 from cir.types import Query
 
 _SETS = ("targets", "acceptable")
@@ -51,7 +51,7 @@ class JudgedQuery:
 
     def __post_init__(self) -> None:
         values: dict[str, Any] = {
-            "id": one_name(self.id, "id of a judged query"),
+            "id": string(self.id, "id of a judged query"),
             "caption": string(self.caption, "caption of a judged query"),
             "reference": image_id("" if self.reference is None else self.reference, "reference of a judged query"),
             "subset": tuple(dict.fromkeys(names(self.subset, "subset of a judged query"))),

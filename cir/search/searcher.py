@@ -63,17 +63,17 @@ def open_index(
 
     gallery = Gallery.open(path, trust_roots=trust_roots)
     # Absolute, because another process that opens it again may have another working directory.
-    model_dirs = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
+    folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.folder import read_card
 
-        model = models.find(model, model_dirs).absolute()
+        model = models.find(model, folders).absolute()
         _check_space(gallery, read_card(model), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
             return models.load_model(model, device=device)
-        folder = models.find_for(card, model_dirs)
+        folder = models.find_for(card, folders)
         return models.load_model(folder, device=device)
 
     searcher = Searcher(gallery, load, keep_usage=True)
@@ -81,7 +81,7 @@ def open_index(
         open_index,
         gallery.path.absolute(),
         model=model,
-        model_dirs=model_dirs,
+        model_dirs=folders,
         device=device,
         trust_roots=trust_roots,
     )
