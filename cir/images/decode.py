@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cir.errors import ImageDecodeError
 from cir.images import containers
 from cir.images.memory import LARGE, room_for
+from cir.images.names import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000  # 400 MB once decoded; a PNG of 100 kB can claim 900 million
 MAX_JPEG_PIXELS = 500_000_000  # of a JPEG that is decoded reduced
+MAX_JPEG_WORK = 5_000_000_000  # pixels times passes over them
 ORIENTATION = 0x0112
 
 # Format -> module and class of its decoder.
@@ -64,17 +66,21 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
         data: the bytes.
         name: for messages.
         min_side: how large the picture is needed: where that saves time or memory it is decoded smaller than it is,
-            but neither width nor height below this. None never reduces it.
+            but neither width nor height below this, nor the length of a strip below four times this. None never
+            reduces it.
 
     Raises:
         ImageDecodeError: not an image, truncated, or too large: more than `MAX_PIXELS` pixels, reduced or not.
     """
     with decoding(name):
-        kind = _format(bytes(data[:64]), name)
-        image = _open(bytes(data), kind)
+        data = bytes(data)
+        kind = _format(data[:64], name)
+        image, passes = _open(data, kind)
         width, height = image.size
         if min_side and kind == "JPEG":
             image.draft(None, (min_side, min_side))
+        if passes * width * height > MAX_JPEG_WORK:
+            raise ImageDecodeError("too many passes over the picture; save it again")
         # A progressive JPEG is held whole, as coefficients, however small it comes out.
         held = 6 * width * height if image.info.get("progressive") else 0
         pixels = image.width * image.height
@@ -93,6 +99,7 @@ def decoding(name: str) -> Iterator[None]:
     """Entered around decoders: whatever they raise becomes an ImageDecodeError about `name`, in one line."""
     if _ODDITIES not in warnings.filters:  # what is odd and is decoded all the same is no news
         warnings.filterwarnings("ignore", module=_ODDITIES[3].pattern)
+    name = shown(name)
     try:
         yield
     except ImageDecodeError as error:
@@ -137,12 +144,12 @@ def _format(head: bytes, name: str) -> str:
     raise ImageDecodeError("not an image that can be read; convert it to JPEG or PNG")
 
 
-def _open(data: bytes, kind: str) -> ImageFile:
-    """A picture whose size is known and whose pixels are not yet decoded."""
+def _open(data: bytes, kind: str) -> tuple[ImageFile, int]:
+    """A picture whose size is known and whose pixels are not yet decoded, and how many passes that takes."""
     module, name = _DECODERS[kind]
-    profile = None
+    profile, passes = None, 1
     if kind == "JPEG":
-        data = containers.plain_jpeg(data)
+        data, passes = containers.plain_jpeg(data)
     elif kind == "PNG":
         data, profile = containers.plain_png(data)
     try:
@@ -152,12 +159,12 @@ def _open(data: bytes, kind: str) -> ImageFile:
     image: ImageFile = decoder(io.BytesIO(data), "")
     if profile is not None:
         image.info["icc_profile"] = profile
-    return image
+    return image, passes
 
 
 def _reduced(image: Image, min_side: int) -> Image:
     """A large picture made smaller, upright, in a mode whose values may be averaged."""
-    factor = min(image.size) // min_side
+    factor = max(min(image.size) // min_side, max(image.size) // (4 * min_side))
     if factor < 2:
         return image
     orientation, plain = _orientation(image), image

@@ -138,6 +138,20 @@ def test_members_that_cannot_be_unpacked_say_why(tmp_path: Path, old: bytes, new
         scan(path)[0].read()
 
 
+def test_members_that_share_their_bytes_are_one(tmp_path: Path) -> None:
+    """A directory that names the same bytes a thousand times unpacks them a thousand times."""
+    path = zipped(tmp_path / "a.zip", "aa.png", "ab.png", "ac.png")
+    data = bytearray(path.read_bytes())
+    entries = [data.index(f"a{letter}.png".encode(), data.index(b"PK\1\2")) - 46 for letter in "abc"]
+    for entry in entries[1:]:
+        data[entry + 42 : entry + 46] = bytes(4)  # the offset of the first
+    path.write_bytes(data)
+    found = scan(path)
+    assert len(found) + len(found.unusable) == 3
+    assert all("shares its bytes" in reason for _, reason in found.unusable)
+    assert len(found) <= 1
+
+
 def test_a_zip_that_was_written_again_is_read_again(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", "a.png")
     assert [image.id for image in scan(path)] == ["a.png"]
