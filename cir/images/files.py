@@ -118,7 +118,8 @@ def file_at(path: str | Path) -> ImageFile:
         ImageDecodeError: the zip is broken, or a folder may not be entered.
     """
     name = os.fspath(path)
-    head, parts = os.path.expanduser(name), []
+    head = os.path.expanduser(name)
+    parts: list[str] = []
     try:
         while head:
             mode = _mode(head)

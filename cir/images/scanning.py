@@ -154,7 +154,8 @@ class _Walk:
 
     def _folders(self) -> None:
         """Everything below the root. Links wait until all real folders are known: a folder keeps its own name."""
-        folders, links, entered = [(self.root, "")], [], set()
+        folders, links = [(self.root, "")], list[tuple[str, str]]()
+        entered = set()
         while folders or links:
             place, name = folders.pop() if folders else links.pop(0)
             try:
