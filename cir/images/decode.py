@@ -56,7 +56,7 @@ _SIGNATURES = (
     *((b"P%d" % kind + space, "PNM") for kind in range(1, 7) for space in (b" ", b"\n", b"\t", b"\r")),
 )
 _ODDITIES = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # a filter of warnings
-_COPIES = {"WebP": 3, "AVIF": 3, "HEIC": 3, "icon": 3}  # of the decoded picture that a decoder holds at once
+_COPIES = {"JPEG": 1, "WebP": 4, "AVIF": 3, "HEIC": 3}  # of the picture, at 4 bytes per pixel, held at once; else 2
 
 
 def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
@@ -82,13 +82,13 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
         if passes * width * height > MAX_JPEG_WORK:
             raise ImageDecodeError("too many passes over the picture; save it again")
         # A progressive JPEG is held whole, as coefficients, however small it comes out.
-        held = 6 * width * height if image.info.get("progressive") else 0
+        held = 2 * getattr(image, "layers", 3) * width * height if image.info.get("progressive") else 0
         pixels = image.width * image.height
         if pixels > MAX_PIXELS or width * height > MAX_JPEG_PIXELS:
             raise ImageDecodeError(
                 f"{width} x {height} pixels is too large; scale it below {MAX_PIXELS // 10**6} megapixels"
             )
-        need = held + 4 * pixels * _COPIES.get(kind, 1)
+        need = held + 4 * pixels * _COPIES.get(kind, 2)
         with room_for(need):
             image.load()
             return _reduced(image, min_side) if min_side and need >= LARGE else image
@@ -97,6 +97,8 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Entered around decoders: whatever they raise becomes an ImageDecodeError about `name`, in one line."""
+    from PIL.Image import DecompressionBombError
+
     if _ODDITIES not in warnings.filters:  # what is odd and is decoded all the same is no news
         warnings.filterwarnings("ignore", module=_ODDITIES[3].pattern)
     name = shown(name)
@@ -104,6 +106,8 @@ def decoding(name: str) -> Iterator[None]:
         yield
     except ImageDecodeError as error:
         raise ImageDecodeError(f"{name}: {error}") from None
+    except DecompressionBombError:  # a size that is found only while decoding
+        raise ImageDecodeError(f"{name}: too large; scale it below {MAX_PIXELS // 10**6} megapixels") from None
     except MemoryError:
         raise ImageDecodeError(f"{name}: not enough memory to decode it; scale it down") from None
     except Exception as error:
@@ -169,7 +173,7 @@ def _reduced(image: Image, min_side: int) -> Image:
         return image
     orientation, plain = _orientation(image), image
     if image.has_transparency_data:
-        plain = image.convert("RGBA")
+        plain = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
     elif image.mode in ("1", "P", "PA"):
         plain = image.convert("L" if image.mode == "1" else "RGB")
     elif image.mode.startswith("I;"):
