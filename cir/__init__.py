@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os as _os
 from importlib import import_module as _import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,15 @@ __all__ = [
     "scan",
 ]
 
+# A thread of torch or FAISS that waits for another one spins first. Beside any other job, what it waits for has no core
+# while it spins, and a query takes ten times as long as on one thread. Waits between two steps on an idle machine are
+# shorter than 10,000 spins (about 0.3 ms), and sleeping in those would cost as much as a second thread gains
+# (bench/busy_machine.py). OpenMP reads this once, when torch is loaded, so no later place would do; a program that
+# imports torch before cir sets it itself. Whoever has set any of these has decided, and nothing is changed.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & _os.environ.keys():
+    _os.environ["GOMP_SPINCOUNT"] = "10000"  # GNU's OpenMP: Linux
+    _os.environ["KMP_BLOCKTIME"] = "1"  # LLVM's and Intel's, in ms: macOS, conda
+
 if not (_Path(__file__).parent / "indexer").is_dir():  # running from a checkout that is not installed
     __path__.append(str(_Path(__file__).parents[1]))
 
@@ -34,8 +44,9 @@ if TYPE_CHECKING:
     from cir.indexer.writing.build import BuildOptions, build_index
     from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
+    from cir.query import Query
     from cir.search.searcher import Searcher, open_index
-    from cir.types import Hit, ModelCard, Query, SearchResult
+    from cir.types import Hit, ModelCard, SearchResult
 
 _HOMES = {
     "BuildOptions": "cir.indexer.writing.build",
@@ -43,7 +54,7 @@ _HOMES = {
     "Hit": "cir.types",
     "JudgedQuery": "cir.data.judged_query",
     "ModelCard": "cir.types",
-    "Query": "cir.types",
+    "Query": "cir.query",
     "SearchResult": "cir.types",
     "Searcher": "cir.search.searcher",
     "build_index": "cir.indexer.writing.build",

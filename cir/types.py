@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+from cir.query import Query as Query
 from cir.typed_json import Matching, Printable, Within, from_json, to_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from cir.arrays import Floats
-    from cir.conditions import Condition
 
 
 Progress = Callable[[int, int], None]  # called with (done, total)
@@ -258,33 +258,16 @@ class ExposesQueryStates(Protocol):
         """(B, width) -> (B, D) float32, unit-norm query vectors, by the native head or the head of an older space."""
 
 
+@runtime_checkable
+class TellsUnread(Protocol):
+    """A query encoder that says which part of a caption it does not read."""
+
+    def unread(self, caption: str) -> str:
+        """The end of a caption that is too long; "" if all of it is read."""
+
+
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):
     """A model that encodes both queries and galleries, in one space."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """One composed query. At least one of `references` and `text` is given.
-
-    Attributes:
-        references: image files, gallery ids or decoded pictures; several are averaged.
-        text: the relative caption, "in red, with long sleeves"; empty for "more like this". A caption of blanks alone
-            is still composed with the reference: CIRR has such a query.
-        negatives: captions of what is not wanted.
-        k: number of hits.
-        where: metadata conditions, all of which a hit meets: a `cir.conditions.Condition`, or a pair (column, value)
-            for `column=value`.
-        exclude: ids that may not be among the hits.
-        id: copied into the result; for batches.
-    """
-
-    references: tuple[Any, ...] = ()
-    text: str = ""
-    negatives: tuple[str, ...] = ()
-    k: int = 10
-    where: tuple[Condition | tuple[str, str], ...] = ()
-    exclude: frozenset[str] = frozenset()
-    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +302,7 @@ class SearchResult:
         confident: whether the best hit scores as high as right answers usually do (`ModelCard.min_scores`); None if
             unknown: a query without a caption or with negatives, or a model that was not calibrated.
         unsearched: number of images left out, because no validated mapping leads to their space.
+        unread: the ends of the caption and of negatives that are longer than the model reads; empty if all was read.
     """
 
     query: Query
@@ -328,3 +312,4 @@ class SearchResult:
     seconds: float
     confident: bool | None = None
     unsearched: int = 0
+    unread: tuple[str, ...] = ()

@@ -24,6 +24,12 @@ model_dir_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder in which models are located by name or digest. May be repeated; CIR_MODELS adds more.",
 )
+trust_roots_option = click.option(
+    "--trust-roots",
+    is_flag=True,
+    help="Read photos also below folders that you have not indexed on this machine. `cir info` lists the folders; "
+    "somebody else may have made the index.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -31,6 +37,7 @@ def quiet_libraries() -> None:
     """Keep libraries from writing to stderr and from contacting a hub; called before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's C++ side does not use Python's warnings
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, large pictures: what matters becomes an error
 
 

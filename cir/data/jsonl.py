@@ -2,8 +2,8 @@
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"], "subset": [...]}
 
-Image names are relative to the folder or zip. Only "subset" is optional. A query with an empty reference is text alone,
-a query with an empty caption is "more like this"; one of the two is needed.
+Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). Only "subset" is optional. A
+query with an empty reference is text alone, one with an empty caption is "more like this"; one of the two is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
-from cir.errors import DataError, MissingImageError
+from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
 from cir.images import scan
 from cir.stats import Measure, parse_measure
@@ -24,6 +24,7 @@ MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50", "mAP@10")))
 SUBSET_MEASURES = tuple(map(parse_measure, ("Rs@1", "Rs@2", "Rs@3")))
 REQUIRED = ("id", "reference", "caption", "targets")
 KEYS = (*REQUIRED, "subset")
+_UNREAD = ' \t\n\r.!"()*#:;~'  # what models read as nothing (`cir.text`)
 
 
 def load_jsonl(
@@ -102,18 +103,17 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     for key in values:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
-    query = JudgedQuery(
-        id=_text(values, "id", where),
-        reference=_text(values, "reference", where),
-        caption=_text(values, "caption", where),
-        targets=frozenset(_names(values, "targets", where)),
-        subset=tuple(dict.fromkeys(_names(values, "subset", where))),
-    )
+    fields = {key: _text(values, key, where) for key in ("id", "reference", "caption")}
+    lists = {key: _names(values, key, where) for key in ("targets", "subset")}
+    try:
+        query = JudgedQuery(**fields, targets=frozenset(lists["targets"]), subset=tuple(lists["subset"]))
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
     if not query.id:
         raise DataError(f"{where}: the id is empty; give every query an id of its own")
     if not query.targets:
         raise DataError(f"{where}: 'targets' is empty; name at least one image")
-    if not query.reference and not query.caption.strip():
+    if not query.reference and not query.caption.strip(_UNREAD):
         raise DataError(f"{where}: neither a reference nor a caption; give at least one of them")
     return query
 

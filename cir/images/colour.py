@@ -26,24 +26,21 @@ def to_srgb(image: Image) -> Image:
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or not 0 < len(profile) <= MAX_PROFILE:
         return image
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif image.mode not in ("L", "CMYK", "LAB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    colours = image.convert("RGB") if image.mode == "RGBA" else image
-    # A grey picture with transparency is RGBA by now, and its profile is still one of greys.
-    transform = _transform(profile, colours.mode) or (_transform(profile, "L") if image.mode == "RGBA" else None)
+    transparent = image.has_transparency_data
+    whole = image.convert("RGBA") if transparent else image
+    mode = whole.mode if whole.mode in ("L", "CMYK", "LAB") else "L" if whole.mode == "1" else "RGB"
+    transform = _transform(profile, mode)
+    if transform is None and transparent:  # a grey picture with transparency has a profile of greys
+        mode = "L"
+        transform = _transform(profile, mode)
     if transform is None:
         return image
     from PIL import ImageCms
 
-    if transform.input_mode != colours.mode:
-        colours = colours.convert(transform.input_mode)
-    converted = ImageCms.applyTransform(colours, transform)
-    if converted is None:
-        return image
-    if image.mode == "RGBA":
-        converted.putalpha(image.getchannel("A"))
+    converted = ImageCms.applyTransform(whole if whole.mode == mode else whole.convert(mode), transform)
+    assert converted is not None
+    if transparent:
+        converted.putalpha(whole.getchannel("A"))
     return converted
 
 

@@ -29,8 +29,8 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None]:
     Raises:
         ValueError: too many chunks.
     """
-    pixels: list[bytes] = []
-    metadata: list[bytes] = []
+    pixels: list[memoryview | bytes] = []
+    metadata: list[memoryview] = []
     profile, coloured = None, False
     for number, (kind, body, whole) in enumerate(_chunks(data)):
         if number > MAX_PARTS:
@@ -43,10 +43,10 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None]:
             if kind == b"IEND":
                 break
             continue
-        intact = whole[-4:] == struct.pack(">I", zlib.crc32(kind + body))
+        intact = whole[-4:] == struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
         if kind == b"iCCP" and intact and profile is None:
-            profile = _inflated(body.partition(b"\0")[2][1:], MAX_PROFILE)
-        elif intact and len(body) <= MAX_METADATA and (kind == b"eXIf" or _tells_orientation(kind, body)):
+            profile = _inflated(bytes(body).partition(b"\0")[2][1:], MAX_PROFILE)
+        elif intact and len(body) <= MAX_METADATA and (kind == b"eXIf" or _tells_orientation(kind, bytes(body))):
             metadata.append(whole)
     else:
         pixels.append(_chunk(b"IEND", b""))  # browsers do not miss it
@@ -60,7 +60,8 @@ def plain_jpeg(data: bytes) -> bytes:
     Raises:
         ValueError: too many segments, or passes over the picture.
     """
-    kept, place, left = [data[:2]], 2, MAX_METADATA
+    view = memoryview(data)  # parts are not copied until the end
+    kept, place, left = [view[:2]], 2, MAX_METADATA
     for _ in range(MAX_PARTS):
         if len(data) < place + 4 or data[place] != 0xFF:
             break
@@ -71,7 +72,7 @@ def plain_jpeg(data: bytes) -> bytes:
         if marker == 0xDA:
             break
         if marker == 0x01 or 0xD0 <= marker <= 0xD9:  # without a body
-            kept.append(data[place : place + 2])
+            kept.append(view[place : place + 2])
             place += 2
             continue
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
@@ -84,22 +85,22 @@ def plain_jpeg(data: bytes) -> bytes:
         else:
             needed = marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE)
         if needed:
-            kept.append(data[place:end])
+            kept.append(view[place:end])
         place = end
     else:
         raise ValueError("too many segments")
     if data.count(b"\xff\xda", place) > MAX_SCANS:
         raise ValueError("too many passes over the picture")
-    return b"".join((*kept, data[place:]))
+    return b"".join((*kept, view[place:]))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
     """(kind, body, the whole chunk) of each chunk; the last may be cut off."""
-    place = len(PNG)
+    view, place = memoryview(data), len(PNG)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
-        yield kind, data[place + 8 : end - 4], data[place:end]
+        yield kind, view[place + 8 : end - 4], view[place:end]
         place = end
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import overload
 
+from cir import given
 from cir.errors import DataError, UsageError
 from cir.images import zips
 from cir.images.decode import reason_of
@@ -65,16 +66,16 @@ def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = (
         UsageError: no path given, or two paths whose images would get the same ids.
         DataError: a path that does not exist, a zip that is broken, or a folder that cannot be listed.
     """
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not paths:
+    places = given.paths(paths, "paths")
+    if not places:
         raise UsageError("no images given; name a folder, a zip or image files")
-    roots = list(dict.fromkeys(map(_real, paths)))
+    roots = list(dict.fromkeys(map(_real, places)))
     alone = len(roots) == 1 or all(has_suffix(root, SUFFIXES) and os.path.isfile(root) for root in roots)
     images: dict[str, ImageFile] = {}
     passed_over: Counter[str] = Counter()
     unusable: dict[tuple[str, str], None] = {}
     for root in roots:
-        walk = _Walk(root, alone, tuple([exclude] if isinstance(exclude, str) else exclude))
+        walk = _Walk(root, alone, tuple(given.strings(exclude, "exclude")))
         walk.run()
         for image in walk.images.values():
             other = images.setdefault(image.id, image)
@@ -91,13 +92,13 @@ def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = (
 
 def _real(path: str | Path) -> str:
     """The real path of a root. A link to a file keeps its own name, which may have the suffix that its target lacks."""
-    given = os.path.abspath(os.path.expanduser(path)) if os.fspath(path) else ""
-    if not os.path.exists(given):
+    spelled = os.path.abspath(os.path.expanduser(path)) if os.fspath(path) else ""
+    if not os.path.exists(spelled):
         raise DataError(f"no such file or folder: {shown(str(path))}; check the path")
-    real = os.path.realpath(given)
-    if os.path.isdir(given) or (has_suffix(given, {ZIP_SUFFIX}) and has_suffix(real, {ZIP_SUFFIX})):
+    real = os.path.realpath(spelled)
+    if os.path.isdir(spelled) or (has_suffix(spelled, {ZIP_SUFFIX}) and has_suffix(real, {ZIP_SUFFIX})):
         return real
-    return os.path.join(os.path.realpath(os.path.dirname(given)), os.path.basename(given))
+    return os.path.join(os.path.realpath(os.path.dirname(spelled)), os.path.basename(spelled))
 
 
 def kind_of(name: str) -> str | None:

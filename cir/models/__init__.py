@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from cir import known
 from cir.errors import WeightsError
 from cir.files import is_temporary
+from cir.forks import no_fork
+from cir.given import one_name, paths
 from cir.models.folder import CARD, files_of, read_card
 from cir.types import ModelCard
 
@@ -25,6 +27,7 @@ SEARCH_PATH = "CIR_MODELS"
 log = logging.getLogger(__name__)
 
 
+@no_fork
 def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = ()) -> SprcEncoder:
     """Load an encoder of queries and galleries.
 
@@ -65,8 +68,10 @@ def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
         name, model_dirs: as for `load_model`.
 
     Raises:
+        UsageError: not a name.
         WeightsError: no such model exists; the message lists the places that were searched.
     """
+    name = one_name(name, "the name of a model")
     packaged = PACKAGED / ALIASES.get(str(name), str(name))
     if _is_model(packaged) and os.sep not in str(name):
         return packaged
@@ -142,7 +147,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _search_path(model_dirs: Sequence[Path]) -> Iterator[Path]:
-    yield from map(Path, [model_dirs] if isinstance(model_dirs, str | Path) else model_dirs)
+    yield from paths(model_dirs, "model_dirs")
     for entry in os.environ.get(SEARCH_PATH, "").split(os.pathsep):
         if entry:
             yield Path(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
-from cir.conditions import Condition
+from cir.conditions import Conditions, as_conditions
 from cir.errors import SpaceMismatchError, UsageError
+from cir.given import Names, instance, items, kind, names, one_name, path_of, printable, shown
 from cir.images.names import canonical_id
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.live_segment import LiveSegment
@@ -40,6 +42,7 @@ class Gallery:
         ids: N live ids, ascending; the position of an id is its row.
         searchable: (N,) bool, False for an image of a space that no mapping reaches.
         layout: what rows of the serving model are stored as.
+        trust_roots: whether photos are read wherever the index says they are.
         untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
     """
 
@@ -49,12 +52,15 @@ class Gallery:
         manifest: Manifest,
         segments: Sequence[Segment],
         ann_min_rows: int,
-        untrusted: frozenset[str],
+        trust_roots: bool,
     ) -> None:
         """Use `Gallery.open`."""
         self.folder = folder
         self.manifest = manifest
-        self.untrusted_roots = untrusted
+        self.trust_roots = trust_roots
+        known = known_roots()
+        roots = set() if trust_roots else {root for segment in segments for root in segment.root_names}
+        self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
         self.card = manifest.card
         self.space = manifest.space
         native = [segment.layout for segment in segments if segment.layout.space == self.space.id]
@@ -94,16 +100,14 @@ class Gallery:
                 have made the index.
 
         Raises:
+            UsageError: not a path.
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
             CorruptIndexError: a file is missing, has another size than it had, or cannot be read.
         """
-        folder = IndexFolder(Path(path))
+        folder = IndexFolder(path_of(path, "the path of an index"))
         manifest = read_manifest(folder)
         segments = [open_segment(folder, entry) for entry in manifest.segments]
-        known = known_roots()
-        roots = {root for segment in segments for root in segment.root_names} if not trust_roots else set()
-        untrusted = frozenset(root for root in roots if not is_known(root, known))
-        return cls(folder, manifest, segments, ann_min_rows, untrusted)
+        return cls(folder, manifest, segments, ann_min_rows, trust_roots)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,10 +122,10 @@ class Gallery:
 
     def row(self, image_id: str) -> int:
         """The row of an id. Raises UsageError when the gallery has no such image."""
-        row = self._find(image_id)
+        row = self._find(one_name(image_id, "id"))
         if row is None:
             raise UsageError(
-                f"no image {image_id!r} in {self.folder}; ids are paths relative to the folder that was indexed"
+                f"no image {shown(image_id)} in {self.folder}; ids are paths relative to the folder that was indexed"
             )
         return row
 
@@ -138,7 +142,9 @@ class Gallery:
         return [self.ids[row] for row in np.flatnonzero(np.isin(self._segment_of_row, inside))]
 
     def ids_of(self, digest: bytes) -> list[str]:
-        """The images whose file has this SHA-256, by ascending id."""
+        """The images whose file has this SHA-256, 32 bytes, by ascending id."""
+        if not isinstance(digest, bytes) or len(digest) != 32:
+            raise UsageError(f"{shown(digest)} is no SHA-256 digest; give 32 bytes")
         wanted = np.frombuffer(digest, np.uint8)
         rows: list[int] = []
         for live in self._segments:
@@ -151,35 +157,44 @@ class Gallery:
         """Names of the metadata columns."""
         return sorted({column for live in self._segments for column in live.segment.metadata})
 
-    def select(self, where: Sequence[Condition | tuple[str, str]]) -> Mask:
+    def select(self, where: Conditions) -> Mask:
         """(N,) bool: which images meet every condition.
 
         Args:
-            where: conditions; a pair (column, value) stands for `column=value`.
+            where: conditions, in any form of `as_conditions`.
 
         Raises:
             UsageError: there is no such column or operator.
         """
         mask = np.ones(len(self), np.bool_)
-        columns = self.columns if where else []
-        for condition in (Condition(*pair) for pair in where):
+        conditions = as_conditions(where)
+        columns = self.columns if conditions else []
+        for condition in conditions:
             if condition.column not in columns:
-                known = f"there are: {', '.join(columns)}" if columns else "it has none; build it with --metadata"
-                raise UsageError(f"no metadata column {condition.column!r} in {self.folder}; {known}")
+                known = (
+                    f"there are: {printable(', '.join(columns))}"
+                    if columns
+                    else "it has none; build it with --metadata"
+                )
+                raise UsageError(f"no metadata column {shown(condition.column)} in {self.folder}; {known}")
             for live in self._segments:
                 column = live.segment.metadata.get(condition.column)
                 met = condition.matches([""])[0] if column is None else column.matching(condition.matches)[live.rows]
                 mask[live.gallery_rows] &= met
         return mask
 
-    def scores(self, queries: QueryVectors, ids: Sequence[str]) -> Floats:
+    def scores(self, queries: QueryVectors, ids: Names) -> Floats:
         """(B, n) float32 scores of some images as a search would give them; -inf for an image that is not searched.
 
         Args:
             queries: B unit-norm queries, in every space of `query_spaces`.
             ids: n images.
+
+        Raises:
+            SpaceMismatchError, UsageError: as for `search`, or an id that the gallery does not hold.
         """
-        return self._ranking.scores(queries, np.array([self.row(image_id) for image_id in ids], np.int64))
+        self._check_queries(queries)
+        return self._ranking.scores(queries, np.array([self.row(image_id) for image_id in names(ids, "ids")], np.int64))
 
     def search(
         self, queries: QueryVectors, options: RankingOptions, *, exclude: Sequence[Collection[str]] | None = None
@@ -202,14 +217,16 @@ class Gallery:
             SpaceMismatchError: the queries are in other spaces than the vectors.
             UsageError: k below 1, queries of another shape or with NaN, a mask or exclusions that do not fit.
         """
-        self._check(queries, options, exclude)
-        barred = exclude if exclude is not None else [()] * len(queries)
-        ranked = self._ranking.search(queries, options, [self._rows_of(ids) for ids in barred])
+        self._check_queries(queries)
+        self._check_options(options)
+        barred = self._barred(exclude, len(queries))
+        ranked = self._ranking.search(queries, options, barred)
         return [
             [(self.ids[row], float(score)) for row, score in zip(rows, scores, strict=True)] for rows, scores in ranked
         ]
 
-    def _check(self, queries: QueryVectors, options: RankingOptions, exclude: Sequence[Collection[str]] | None) -> None:
+    def _check_queries(self, queries: QueryVectors) -> None:
+        instance(queries, QueryVectors, "queries", "give what `Searcher.encode` returned")
         given, needed = set(queries.by_space), set(self.query_spaces)
         if given != needed:
             raise SpaceMismatchError(
@@ -217,30 +234,37 @@ class Gallery:
                 f"{self.card.name} and searched in {', '.join(self.query_spaces)}; query with that model, or rebuild: "
                 "cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
             )
-        if options.k < 1:
-            raise UsageError(f"k is {options.k}; ask for at least 1 hit")
-        count, allowed = len(queries), options.allowed
         for space, vectors in queries.by_space.items():
             dims = self.manifest.spaces[space].dims
-            if vectors.ndim != 2 or vectors.shape != (count, dims):
-                raise UsageError(f"queries have shape {vectors.shape}; {self.folder} needs (B, {dims})")
+            if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape != (len(queries), dims):
+                raise UsageError(f"queries have shape {np.shape(vectors)}; {self.folder} needs (B, {dims})")
             if not np.isfinite(vectors).all():
                 raise UsageError("a query has values that are not finite; check the model and its input")
+
+    def _check_options(self, options: RankingOptions) -> None:
+        allowed = instance(options, RankingOptions, "options", "write RankingOptions(k)").allowed
         if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
             raise UsageError(f"the mask has shape {allowed.shape}, type {allowed.dtype}; it needs ({len(self)},) bool")
-        if exclude is not None and len(exclude) != count:
-            raise UsageError(f"{len(exclude)} sets of excluded ids for {count} queries; give one each")
 
-    def _find(self, name: str) -> int | None:
-        for image_id in dict.fromkeys([name, _canonical(name)]):
-            row = bisect_left(self.ids, image_id)
-            if row < len(self.ids) and self.ids[row] == image_id:
-                return row
-        return None
+    def _barred(self, exclude: Sequence[Collection[str]] | None, count: int) -> list[Rows]:
+        """For each of `count` queries the rows that may not be hits."""
+        if exclude is None:
+            return [np.empty(0, np.int64)] * count
+        if isinstance(exclude, str | AbstractSet):  # the ids of which query?
+            raise UsageError(f"exclude is {kind(exclude)}; give a list with one set of ids for each query")
+        barred = [names(ids, "exclude") for ids in items(exclude, "exclude")]
+        if len(barred) != count:
+            raise UsageError(f"{len(barred)} sets of excluded ids for {count} queries; give one each")
+        return [np.array(sorted(set(map(self._find, ids)) - {None}), np.int64) for ids in barred]
 
-    def _rows_of(self, ids: Collection[str]) -> Rows:
-        rows = {row for row in map(self._find, ids) if row is not None}
-        return np.fromiter(rows, np.int64, len(rows))
+    def _find(self, image_id: str) -> int | None:
+        """The row of a name, in whichever form it is written."""
+        try:
+            image_id = canonical_id(image_id)
+        except ValueError:  # no image is called so
+            return None
+        row = bisect_left(self.ids, image_id)
+        return row if row < len(self.ids) and self.ids[row] == image_id else None
 
 
 def _canonical(name: str) -> str:

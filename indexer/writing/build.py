@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cir.errors import DataError, UsageError
+from cir.errors import DataError
 from cir.files import make_folder, remove_tree, write_bytes
+from cir.given import instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, is_index
@@ -22,7 +23,7 @@ from cir.indexer.writing.assemble import build_ann, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
 from cir.indexer.writing.plan import Found, Metadata, NewRow, Plan, Skipped, StoredRow, make_plan, stored_rows
-from cir.indexer.writing.preconditions import check_request, choose_layout, refuse_foreign
+from cir.indexer.writing.preconditions import as_images, check_request, choose_layout, refuse_foreign
 from cir.indexer.writing.report import BuildReport
 from cir.known import remember_model, remember_roots
 from cir.types import GalleryEncoder, ModelCard, Progress
@@ -46,7 +47,7 @@ class BuildOptions:
             `manifest.KEEP`. Those on both sides of a change of model are kept in any case.
 
     Raises:
-        UsageError: a number below 1.
+        UsageError: a number below 1, or no whole number.
     """
 
     workers: int | None = None
@@ -62,12 +63,13 @@ class BuildOptions:
     def __post_init__(self) -> None:
         for name in ("workers", "batch_size", "part_rows", "keep"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; give at least 1")
+            if value is not None:
+                object.__setattr__(self, name, whole_number(value, name))
+        object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
 
 
 def build_index(
-    images: Sequence[ImageFile],
+    images: str | Path | Iterable[ImageFile | str | Path],
     out: str | Path,
     encoder: GalleryEncoder,
     *,
@@ -82,8 +84,8 @@ def build_index(
     `skipped.jsonl`.
 
     Args:
-        images: what to index, from `cir.scan`, whose unusable names are reported as skipped; or some images of a scan.
-            Rows of other roots are left alone.
+        images: what to index: paths to scan, or a scan, whose unusable names are reported as skipped, or some images of
+            one. Rows of other roots are left alone.
         out: the index folder; created, with its parents.
         encoder: the model.
         options: how to build.
@@ -91,7 +93,8 @@ def build_index(
         progress: called with (images done, images in all).
 
     Raises:
-        UsageError: duplicate ids, metadata that cannot be stored, no tokens wanted from a model that gives only tokens.
+        UsageError: duplicate ids, metadata that cannot be stored, no tokens wanted from a model that gives only tokens,
+            an argument of another kind.
         DataError: no usable image for a new index, or the disk is full or refuses; what was published stays.
         IndexFormatError: `out` is not an index, or one of another version, or damaged.
         IndexLockedError: another process is writing to it.
@@ -99,8 +102,10 @@ def build_index(
         WeightsError: the encoder's output contradicts its card.
     """
     started = time.perf_counter()
-    folder, options, columns = IndexFolder(Path(out)), options or BuildOptions(), metadata or {}
-    check_request(images, columns)
+    images, columns = as_images(images), {} if metadata is None else metadata
+    folder = IndexFolder(path_of(out, "the path of an index"))
+    options = instance(options or BuildOptions(), BuildOptions, "options", "write cir.BuildOptions(...)")
+    check_request(images, encoder, columns)
     refuse_foreign(folder)
     scan = _Scan(images, options, progress)
     if options.dry_run:

@@ -144,6 +144,8 @@ def _encode_chunk(
             batch.digests.append(digest)
         except ImageDecodeError as error:
             batch.undecodable[digest] = str(error)
+        except MemoryError:
+            batch.undecodable[digest] = f"{photo.id}: not enough memory for this picture; scale it down"
     decoded = time.thread_time()
     if encoder is not None and pixels:
         encoded = encoder.encode_images(np.stack(pixels))

@@ -41,5 +41,5 @@ def test_links_out_of_the_index_are_not_followed(folder: IndexFolder, tmp_path: 
 def test_pipes_are_not_waited_for(folder: IndexFolder) -> None:
     folder.manifest(1).unlink()
     os.mkfifo(folder.manifest(1))
-    with pytest.raises(CorruptIndexError, match="a pipe or device"):
+    with pytest.raises(CorruptIndexError, match="a pipe, device or folder"):
         read_manifest(folder)
