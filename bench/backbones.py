@@ -1,10 +1,10 @@
 """The backbone of `small`: a ViT distilled from EfficientNet-Lite0, or EfficientNet-Lite0 itself?
 
-    python bench/backbones.py DATA_ROOT --work WORK --minutes 10 --output bench/results/DATE-backbones.json
+    python bench/backbones.py DATA_ROOT --work WORK --start START --minutes 10 --output bench/results/DATE.json
 
-WORK is the folder of a training (`cir train small --work WORK`), which holds the feature maps. A small ViT of the class
-of the official models learns to give the same 7 x 7 maps. Then linear probes are trained on the maps of train photos
-and measured on held-out photos: what a probe cannot read from a map, a Q-Former hardly can.
+WORK is the folder of a training (`cir train small --work WORK --start START`), which holds the feature maps. A small
+ViT of the class of the official models learns to give the same 7 x 7 maps. Then linear probes are trained on the maps
+of train photos and measured on held-out photos: what a probe cannot read from a map, a Q-Former hardly can.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cir.models.backbones import VisionTransformer
 from cir.training.config import read_config
 from cir.training.features import FeatureStore
 from cir.training.sources import AttributeBatches, PhotoSource, ProductPixels, gather
+from cir.training.tasks import feature_key
 
 VIT = {"image_size": 224, "patch_size": 32, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}
 SEED, BATCH, RATE = 0, 32, 1e-3
@@ -100,16 +101,18 @@ def pooled(maps: Tensor) -> Tensor:
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--start", type=click.Path(path_type=Path), required=True)
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
-def main(root: Path, work: Path, minutes: float, output: Path | None) -> None:
+def main(root: Path, work: Path, start: Path, minutes: float, output: Path | None) -> None:
     """Compare the backbones and write the figures."""
     devices.keep_freed_memory()
     config = read_config("small")
     preprocess, batches = config.preprocess, config.batches
     assert preprocess is not None
     assert isinstance(batches, AttributeBatches)
-    data = gather(batches, root, FeatureStore(work, nn.Identity(), preprocess))
+    store = FeatureStore(work, nn.Identity(), preprocess, key=feature_key(config, start))
+    data = gather(batches, root, store)
     large, every = data.sources[:2]
     ids = {product for product in products.read_styles(root) if products.split_of(product) == "train"}
 

@@ -20,7 +20,8 @@ import click
 
 from cir.images import scan
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import publish, read_manifest
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.writer import writing
 from cir.indexer.writing.backfill import backfill
 from cir.indexer.writing.build import build_index
 from cir.models import load_model
@@ -42,7 +43,8 @@ def main(images: Path, count: int, rounds: int, output: Path | None) -> None:
             scratch = Path(folder)
             build_index(photos, scratch / "older", older)
             index = IndexFolder(scratch / "older")
-            publish(index, read_manifest(index).succeed(index, encoder=newer))
+            with writing(index) as writer:
+                writer.publish(read_manifest(index).succeed(card=newer.card))
             started = time.perf_counter()
             build_index(photos, scratch / "newer", newer)
             between = time.perf_counter()

@@ -33,8 +33,9 @@ from cir.arrays import Floats
 from cir.files import write_json
 from cir.images import Preprocess, decode, scan
 from cir.models import weights
+from cir.models.config import VIT_G_CONFIG
 from cir.models.encoder import SprcEncoder
-from cir.models.sprc import VIT_G_CONFIG, Sprc
+from cir.models.sprc import Sprc
 
 VOCABULARY = models.PACKAGED / weights.VOCABULARY
 SEED, PHOTOS, QUERIES, BATCH = 0, 100, 24, 8

@@ -25,8 +25,10 @@ from cir.files import make_folder, sha256_file
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, adopt_segment, publish, read_manifest
-from cir.indexer.storage.segment import Layout, RowBlock, write_segment
+from cir.indexer.storage.generations import adopt_segment, read_manifest
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, write_segment
+from cir.indexer.storage.writer import writing
 from cir.indexer.writing.history import rollback
 from cir.indexer.writing.serve import serve_model
 from cir.mappings import Route, SpaceMapping
@@ -35,24 +37,23 @@ from cir.testing.fakes import FakeEncoder
 from cir.types import ModelCard
 
 DIMS, PART = 256, 50_000
+NONE = "0" * 64  # a digest of nothing
 
 
 def encoder(name: str) -> FakeEncoder:
     """An encoder that only lends its card."""
     fake = FakeEncoder()
-    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), "0" * 64, DIMS, 0, True)
+    fake.card = ModelCard(name, hashlib.sha256(name.encode()).hexdigest(), NONE, NONE, NONE, DIMS, 0, True)
     return fake
 
 
-def blocks(rows: int) -> Iterator[RowBlock]:
+def blocks(rows: int) -> Iterator[EncodedBlock]:
     """Random unit vectors."""
     rng = np.random.default_rng(0)
     for start in range(0, rows, PART):
         count = min(PART, rows - start)
         vectors = unit(rng.standard_normal((count, DIMS), dtype=np.float32))
-        ids = [f"{start + number:08d}.jpg" for number in range(count)]
-        digests = rng.integers(0, 256, (count, 32), dtype=np.uint8)
-        yield RowBlock(ids, digests, ["/photos"] * count, [{}] * count, vectors.astype(np.float16), None)
+        yield EncodedBlock(vectors.astype(np.float16), None)
 
 
 def make(folder: IndexFolder, rows: int, old: FakeEncoder) -> None:
@@ -60,10 +61,14 @@ def make(folder: IndexFolder, rows: int, old: FakeEncoder) -> None:
     work = folder.work / "segment"
     make_folder(work)
     layout = Layout.of(old.card)
-    write_segment(work / GALLERY, layout, rows, blocks(rows))
+    ids = [f"{number:08d}.jpg" for number in range(rows)]
+    digests = np.random.default_rng(1).integers(0, 256, (rows, 32), dtype=np.uint8)
+    write_segment(work / GALLERY, layout, RowTable(ids, digests, ["/photos"] * rows, [{}] * rows), blocks(rows))
     files = {GALLERY: FileEntry.of(work / GALLERY)}
-    entry = SegmentEntry(adopt_segment(folder, work), rows, layout.model, layout.space, DIMS, 0, True, files)
-    publish(folder, Manifest.empty(old.card).succeed(folder, segments=[entry]))
+    with writing(folder) as writer:
+        name = adopt_segment(folder, work)
+        entry = SegmentEntry(name, rows, layout.model, layout.space, DIMS, 0, True, files)
+        writer.publish(Manifest.empty(old.card).succeed(segments=[entry]))
 
 
 @click.command()

@@ -40,12 +40,13 @@ if not (_Path(__file__).parent / "indexer").is_dir():  # running from a checkout
 if TYPE_CHECKING:
     from cir import errors
     from cir.data.judged_query import JudgedQuery
-    from cir.images.files import scan
+    from cir.images import scan
     from cir.indexer.writing.build import BuildOptions, build_index
     from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
+    from cir.query import Query
     from cir.search.searcher import Searcher, open_index
-    from cir.types import Hit, ModelCard, Query, SearchResult
+    from cir.types import Hit, ModelCard, SearchResult
 
 _HOMES = {
     "BuildOptions": "cir.indexer.writing.build",
@@ -53,13 +54,13 @@ _HOMES = {
     "Hit": "cir.types",
     "JudgedQuery": "cir.data.judged_query",
     "ModelCard": "cir.types",
-    "Query": "cir.types",
+    "Query": "cir.query",
     "SearchResult": "cir.types",
     "Searcher": "cir.search.searcher",
     "build_index": "cir.indexer.writing.build",
     "load_model": "cir.models",
     "open_index": "cir.search.searcher",
-    "scan": "cir.images.files",
+    "scan": "cir.images",
 }
 
 

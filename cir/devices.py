@@ -22,12 +22,15 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 _full_precision = False
 
 
-def choose(name: str = "auto") -> torch.device:
+def choose(name: str | torch.device = "auto") -> torch.device:
     """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         UsageError: the device is unknown, or this machine does not have it.
     """
+    name = str(name) if isinstance(name, torch.device) else name
+    if not isinstance(name, str):
+        raise UsageError(f"the device is {name!r}; choose one of {', '.join(DEVICES)}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cir.errors import DataError
 
@@ -38,19 +38,32 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, open for reading. A pipe or device in its place is refused and never waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a device or a folder.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "a pipe, device or folder, not a regular file", str(path))
+    return open(handle, "rb")
+
+
 def read_regular(path: str | Path, limit: int) -> bytes:
-    """The bytes of a regular file. It is opened without blocking, so that a pipe in its place cannot stop the program.
+    """The bytes of a regular file, opened by `open_regular`.
 
     Raises:
         OSError: it cannot be read, is a pipe, a device or a folder, or holds more than `limit` bytes (EFBIG).
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode):
-            raise OSError(errno.EINVAL, "a pipe or device, not a regular file", str(path))
-        data = file.read(limit + 1) if state.st_size <= limit else b""
-        if state.st_size > limit or len(data) > limit:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # One byte more than the file has, so that no room is made for `limit` bytes unless it has grown meanwhile.
+        data = file.read(size + 1) if size <= limit else b""
+        if len(data) > size:
+            data += file.read(limit + 1 - len(data))
+        if size > limit or len(data) > limit:
             raise OSError(errno.EFBIG, f"larger than {limit / 1e6:,.0f} MB", str(path))
         return data
 

@@ -30,6 +30,15 @@ def known_roots() -> frozenset[str]:
     return frozenset(line["root"] for line in _lines() if isinstance(line.get("root"), str))
 
 
+def is_known(root: str, known: frozenset[str]) -> bool:
+    """Whether a folder is one of some real paths, or below one, wherever links lead."""
+    try:
+        real = Path(os.path.realpath(root))
+    except (OSError, ValueError):  # a NUL character
+        return False
+    return any(str(place) in known for place in (real, *real.parents))
+
+
 def remember_roots(roots: Iterable[str]) -> None:
     """Record roots that this user indexes or trusts. Where the record cannot be written, a warning says so."""
     known = known_roots()
@@ -38,13 +47,13 @@ def remember_roots(roots: Iterable[str]) -> None:
 
 def model_folders(digest: str) -> list[Path]:
     """Folders in which this user has had a model, the latest first; it may have moved since."""
-    folders = [line["folder"] for line in _lines() if line.get("model") == digest and isinstance(line["folder"], str)]
-    return [Path(folder) for folder in reversed(folders)]
+    folders = [line.get("folder") for line in _lines() if line.get("model") == digest]
+    return [Path(folder) for folder in dict.fromkeys(reversed(folders)) if isinstance(folder, str)]
 
 
 def remember_model(digest: str, folder: Path) -> None:
     """Record the folder of a model that this user indexes with."""
-    if folder not in model_folders(digest):
+    if [folder] != model_folders(digest)[:1]:
         _append([{"model": digest, "folder": str(folder)}])
 
 

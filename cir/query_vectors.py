@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cir.arrays import Floats, Mask, unit
+from cir.errors import SpaceMismatchError
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class QueryVectors:
         return QueryVectors({space: vectors[rows] for space, vectors in self.by_space.items()})
 
     def __add__(self, other: QueryVectors) -> QueryVectors:
+        if not isinstance(other, QueryVectors):
+            return NotImplemented
+        if other.by_space.keys() != self.by_space.keys():
+            raise SpaceMismatchError("vectors of other spaces cannot be added; encode both with the same index")
         return QueryVectors({space: vectors + other.by_space[space] for space, vectors in self.by_space.items()})
 
     def __mul__(self, weight: float) -> QueryVectors:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import textwrap
+import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cir.conditions import Condition
 from cir.errors import DataError, ImageDecodeError, MissingImageError
 from cir.files import write_atomically
-from cir.images import upright
+from cir.fonts import draw_text, missing_letters, shorten, text_width, wrap
+from cir.images import as_seen
+from cir.images.names import shown
 from cir.types import SearchResult
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+log = logging.getLogger(__name__)
 
 TILE = 208
+MIN_SIDE = 2 * TILE  # as large as pictures are needed
 GAP = 20
 CAPTION = 40
 PER_ROW = 5
@@ -29,7 +31,7 @@ Pictures = Callable[[Any], Image.Image]
 
 
 def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
-    """Draw one result.
+    """Draw one result. Letters that no installed font has become boxes, and the sheet says so.
 
     Args:
         result: the query and its hits.
@@ -47,21 +49,17 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     _draw_query(sheet, pen, query.references, sentence, picture)
     pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
-    found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
-    if result.confident is False:
-        found = f"not confident · {found}"
-    pen.text(
-        (left + GAP, GAP), f"{found} · {result.model} · {result.seconds * 1000:.0f} ms", fill=QUIET, font=_font(15)
-    )
-    for place, hit in enumerate(result.hits):
+    names = [shown(PurePosixPath(hit.id).name) for hit in result.hits]
+    heading = _heading(result, missing_letters("".join([*names, *(line for line, _ in sentence)])))
+    draw_text(pen, (left + GAP, GAP), shorten(heading, 15, sheet.width - left - 2 * GAP), 15, QUIET)
+    for place, (hit, name) in enumerate(zip(result.hits, names, strict=True)):
         x = left + GAP + (place % columns) * (TILE + GAP)
         y = GAP + 30 + (place // columns) * (TILE + CAPTION + GAP)
         _tile(sheet, pen, hit.id, picture, (x, y))
-        pen.text((x, y + TILE + 5), f"{hit.rank}", fill=ACCENT, font=_font(17))
-        pen.text((x + TILE, y + TILE + 7), f"{hit.score:.3f}", fill=QUIET, font=_font(14), anchor="ra")
-        name = Path(hit.id).name
-        indent = pen.textlength(f"{hit.rank}", font=_font(17)) + 9
-        pen.text((x + indent, y + TILE + 7), _fit(pen, name, TILE - 52 - int(indent)), fill=INK, font=_font(14))
+        draw_text(pen, (x, y + TILE + 5), f"{hit.rank}", 17, ACCENT)
+        draw_text(pen, (x + TILE, y + TILE + 7), f"{hit.score:.3f}", 14, QUIET, from_right=True)
+        indent = text_width(f"{hit.rank}", 17) + 9
+        draw_text(pen, (x + indent, y + TILE + 7), shorten(name, 14, TILE - 52 - indent), 14, INK)
     return sheet
 
 
@@ -79,53 +77,61 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
         raise DataError(f"{path}: cannot be written: {error}; choose another format") from None  # too large for it
 
 
+def _heading(result: SearchResult, missing: str) -> str:
+    found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
+    parts = [found, result.model, f"{result.seconds * 1000:.0f} ms"]
+    if result.confident is False:
+        parts.insert(0, "not confident")
+    if missing:
+        log.warning("no font here has the letters %s; install one, such as Noto Sans CJK", missing[:20])
+        parts.insert(0, "letters without a font")
+    return " · ".join(map(shown, parts))
+
+
 def _sentence(result: SearchResult) -> list[tuple[str, str]]:
     """Lines of the caption and their colour; a very long caption ends with an ellipsis."""
-    text = f"“{result.query.text}”"
-    lines = [(line, INK) for line in textwrap.wrap(text, 22, max_lines=LINES, placeholder=" …”")]
-    lines = lines if result.query.text else []
+    lines: list[tuple[str, str]] = []
+    if result.query.text:
+        whole = _lines(f"“{result.query.text}”")
+        shortened = [*whole[: LINES - 1], f"{whole[LINES - 1]} …”"] if len(whole) > LINES else whole
+        lines += [(line, INK) for line in shortened]
     for negative in result.query.negatives:
-        lines += [(line, ACCENT) for line in textwrap.wrap(f"not “{negative}”", 22)]
+        lines += [(line, ACCENT) for line in _lines(f"not “{negative}”")]
     for condition in result.query.where:
-        lines += [(line, QUIET) for line in textwrap.wrap(str(Condition(*condition)), 26)]
+        lines += [(line, QUIET) for line in _lines(str(Condition(*condition)))]
     return lines or [("more like this", QUIET)]
+
+
+def _lines(text: str) -> list[str]:
+    return wrap(shown(" ".join(text.split())), 19, TILE)
 
 
 def _draw_query(
     sheet: Image.Image, pen: Any, references: tuple[Any, ...], lines: list[tuple[str, str]], picture: Pictures
 ) -> None:
     heading = "like this" if len(references) == 1 else "like these" if references else "looking for"
-    pen.text((GAP, GAP), heading, fill=QUIET, font=_font(15))
+    draw_text(pen, (GAP, GAP), heading, 15, QUIET)
     y = GAP + 30
     for reference in references:
         _tile(sheet, pen, reference, picture, (GAP, y))
         y += TILE + GAP
     for line, colour in lines:
-        pen.text((GAP, y), line, fill=colour, font=_font(19))
+        draw_text(pen, (GAP, y), line, 19, colour)
         y += 27
 
 
 def _tile(sheet: Image.Image, pen: Any, name: Any, picture: Pictures, corner: tuple[int, int]) -> None:
-    """A picture, upright and whole, centred on a white card."""
+    """A picture as the model saw it, whole, centred on a white card."""
     x, y = corner
     pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#e6e4e0")
     try:
-        photo = upright(picture(name))
-    except (MissingImageError, ImageDecodeError):
-        pen.text((x + TILE / 2, y + TILE / 2), "photo not found", fill=QUIET, font=_font(14), anchor="mm")
+        photo = as_seen(picture(name))
+    except (MissingImageError, ImageDecodeError) as error:
+        text = "photo not found" if isinstance(error, MissingImageError) else "photo cannot be read"
+        draw_text(pen, (x + (TILE - text_width(text, 14)) / 2, y + TILE / 2 - 8), text, 14, QUIET)
         return
     room = TILE - 8
     scale = room / max(photo.size)
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    shown = photo.convert("RGBA").resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(shown, (x + 4 + (room - size[0]) // 2, y + 4 + (room - size[1]) // 2), shown)
-
-
-def _fit(pen: Any, text: str, width: int) -> str:
-    while text and pen.textlength(text, font=_font(14)) > width:
-        text = text[:-2] + "…" if len(text) > 2 else ""
-    return text
-
-
-def _font(size: int) -> FreeTypeFont | Any:
-    return ImageFont.load_default(size)
+    shrunk = photo.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(shrunk, (x + 4 + (room - size[0]) // 2, y + 4 + (room - size[1]) // 2))

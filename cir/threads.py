@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from cir.forks import inherited
+
 T = TypeVar("T")
 _LOAD = Path("/proc/loadavg")  # Linux; its fourth field is "threads that run now/threads", on the whole machine
 
@@ -41,6 +43,7 @@ def map_batches(
         size: rows per batch.
         share: number of threads -> a context in which they divide the cores among them (`GalleryEncoder.shared_by`).
     """
+    function = inherited(function)
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     workers = max(1, min(default_workers(), len(batches)))
     with share(workers):

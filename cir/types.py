@@ -10,9 +10,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
+
+from cir.query import Query as Query
+from cir.typed_json import Matching, Printable, Within, from_json, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +23,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from cir.arrays import Floats
-    from cir.conditions import Condition
 
 
 Progress = Callable[[int, int], None]  # called with (done, total)
+Sha256 = Annotated[str, Matching("[0-9a-f]{64}")]
+SpaceId = Annotated[str, Matching("[0-9a-f]{16}")]
+Dims = Annotated[int, Within(1, 8192)]
+Weight = Annotated[int, Within(0, 1_000_000)]
+Name = Annotated[str, Printable(200)]
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,9 @@ class SimplexBlock:
         weight: the block's share of a vector's squared length, relative to the other blocks.
     """
 
-    name: str
-    capacity: int
-    weight: int
+    name: Name
+    capacity: Annotated[int, Within(2, 1024)]
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,9 @@ class Simplex:
         vertices_sha256: digest of all vertex matrices; two models must agree on it.
     """
 
-    blocks: tuple[SimplexBlock, ...]
-    free_weight: int
-    vertices_sha256: str
+    blocks: Annotated[tuple[SimplexBlock, ...], Within(1, 64)]
+    free_weight: Weight
+    vertices_sha256: Sha256
 
     @property
     def dims(self) -> int:
@@ -72,12 +79,6 @@ class Simplex:
             start += block.capacity - 1
         return offsets
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Simplex:
-        """A simplex from the values of `dataclasses.asdict`."""
-        blocks = tuple(SimplexBlock(**block) for block in values["blocks"])
-        return cls(blocks, values["free_weight"], values["vertices_sha256"])
-
 
 @dataclass(frozen=True)
 class Space:
@@ -91,48 +92,38 @@ class Space:
         simplex: the fixed vertices that the vectors are trained against, or None.
     """
 
-    dims: int
-    model_digest: str
+    dims: Dims
+    model_digest: SpaceId
     simplex: Simplex | None = None
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats, no nulls.
+        """SHA-256 (16 hex digits) of the canonical JSON: sorted keys, no floats.
 
         Trained query heads are stored under this id, so its form is fixed.
         """
-        content: dict[str, Any] = {
-            "dims": self.dims,
-            "model_digest": self.model_digest,
-            "normalisation": "l2",
-            "score": "dot",
-        }
-        if self.simplex is not None:
-            content["simplex"] = {
-                "blocks": [
-                    {"name": block.name, "room": block.capacity, "weight": block.weight}
-                    for block in self.simplex.blocks
-                ],
-                "free": self.simplex.free_weight,
-                "vertices": self.simplex.vertices_sha256,
-            }
+        content = {**to_json(self), "normalisation": "l2", "score": "dot"}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Space:
-        """A space from the values of `dataclasses.asdict`."""
-        simplex = values.get("simplex")
-        return cls(values["dims"], values["model_digest"], Simplex.from_json(simplex) if simplex else None)
+        """A space from the values of `dataclasses.asdict`. Raises ValueError (`typed_json.from_json`)."""
+        return from_json(cls, values)
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """The identity of a model. Stored with the weights and in every index that holds its vectors.
 
+    The digest covers whatever decides a vector. What only describes or judges vectors is not in it: a model may be
+    calibrated again, and its copy may have another name.
+
     Attributes:
         name: immutable versioned name, such as "small-2".
-        weights_sha256: digest of the weights file.
+        weights_sha256: digest of the weights file, which holds that of the file of frozen tensors.
+        config_sha256: digest of the configuration: sizes, heads, backbone, query heads, simplex.
+        vocabulary_sha256: digest of the tokenizer's vocabulary.
         preprocess_sha256: digest of the preprocessing settings; other pixels are another model.
         dims: D of vectors and tokens.
         tokens: T, tokens per image; 0 for a model without tokens.
@@ -146,23 +137,28 @@ class ModelCard:
         training: how it was trained: data, seed, steps, hours.
     """
 
-    name: str
-    weights_sha256: str
-    preprocess_sha256: str
-    dims: int
-    tokens: int
+    computed: ClassVar[tuple[str, ...]] = ("digest", "classes_sha256")
+
+    name: Name
+    weights_sha256: Sha256
+    config_sha256: Sha256
+    vocabulary_sha256: Sha256
+    preprocess_sha256: Sha256
+    dims: Dims
+    tokens: Annotated[int, Within(0, 4096)]
     vector: bool
-    sum_weight: float = 0.5
-    min_scores: Mapping[str, float] = field(default_factory=dict)
-    query_heads: Mapping[str, int] = field(default_factory=dict)
+    sum_weight: Annotated[float, Within(0, 1)] = 0.5
+    min_scores: Mapping[str, Annotated[float, Within(-1, 1)]] = field(default_factory=dict)
+    query_heads: Mapping[SpaceId, Dims] = field(default_factory=dict)
     simplex: Simplex | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (16 hex digits) over the digests of weights and preprocessing."""
-        return hashlib.sha256(f"{self.weights_sha256}:{self.preprocess_sha256}".encode()).hexdigest()[:16]
+        """SHA-256 (16 hex digits) over the digests of weights, configuration, vocabulary and preprocessing."""
+        parts = (self.weights_sha256, self.config_sha256, self.vocabulary_sha256, self.preprocess_sha256)
+        return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
 
     @cached_property
     def space(self) -> Space:
@@ -177,27 +173,17 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values, digests included."""
-        plain = {
-            "min_scores": dict(self.min_scores),
-            "query_heads": dict(self.query_heads),
-            "training": dict(self.training),
-        }
-        classes = {name: list(names) for name, names in self.classes.items()}
-        return {
-            **asdict(self),
-            **plain,
-            "classes": classes,
-            "digest": self.digest,
-            "classes_sha256": self.classes_sha256,
-        }
+        plain: dict[str, Any] = to_json(self)
+        return plain
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
-        """A card from `to_json` values; the digests are always computed from the other fields."""
-        fields = {key: value for key, value in values.items() if key not in ("digest", "classes_sha256")}
-        if fields.get("simplex"):
-            fields["simplex"] = Simplex.from_json(fields["simplex"])
-        return cls(**fields)
+        """A card from `to_json` values; digests that contradict its fields are refused.
+
+        Raises:
+            ValueError: see `typed_json.from_json`.
+        """
+        return from_json(cls, values)
 
 
 @dataclass(frozen=True)
@@ -213,19 +199,27 @@ class Encoded:
     tokens: Floats | None
 
 
-class GalleryEncoder(Protocol):
-    """Turns pictures into what an index stores."""
+class TakesPictures(Protocol):
+    """What gallery and query encoders have in common."""
 
     @property
     def card(self) -> ModelCard:
         """The model's identity."""
 
     @property
-    def directory(self) -> Path | None:
-        """The model's folder, recorded in an index as a hint; None if it was not loaded from one."""
+    def min_side(self) -> int | None:
+        """How large a decoded picture needs to be, in width and height, for `decode`; None if it is never reduced."""
 
     def preprocess(self, image: Image) -> Floats:
         """One decoded picture -> (3, H, W) float32 pixels; safe to call from several threads."""
+
+
+class GalleryEncoder(TakesPictures, Protocol):
+    """Turns pictures into what an index stores."""
+
+    @property
+    def directory(self) -> Path | None:
+        """The model's folder, which this user's record keeps; None if it was not loaded from one."""
 
     def encode_images(self, pixels: Floats) -> Encoded:
         """(B, 3, H, W) float32 pixels from `preprocess` -> vectors and tokens; safe to call from several threads."""
@@ -234,15 +228,8 @@ class GalleryEncoder(Protocol):
         """Entered around `workers` threads that call the encoder at once, to divide the cores among them."""
 
 
-class QueryEncoder(Protocol):
+class QueryEncoder(TakesPictures, Protocol):
     """Turns a reference and a caption into one vector, in the model's own space or an older one it has a head for."""
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's identity."""
-
-    def preprocess(self, image: Image) -> Floats:
-        """One decoded picture -> (3, H, W) float32 pixels."""
 
     def encode_queries(self, pixels: Floats, captions: Sequence[str], space: str | None = None) -> Floats:
         """(B, 3, H, W) references and B captions -> (B, D) float32, unit-norm.
@@ -281,31 +268,6 @@ class TellsUnread(Protocol):
 
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):
     """A model that encodes both queries and galleries, in one space."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """One composed query. At least one of `references` and `text` is given.
-
-    Attributes:
-        references: image files, gallery ids or decoded pictures; several are averaged.
-        text: the relative caption, "in red, with long sleeves"; empty for "more like this". A caption of blanks alone
-            is still composed with the reference: CIRR has such a query.
-        negatives: captions of what is not wanted.
-        k: number of hits.
-        where: metadata conditions, all of which a hit meets: a `cir.conditions.Condition`, or a pair (column, value)
-            for `column=value`.
-        exclude: ids that may not be among the hits.
-        id: copied into the result; for batches.
-    """
-
-    references: tuple[Any, ...] = ()
-    text: str = ""
-    negatives: tuple[str, ...] = ()
-    k: int = 10
-    where: tuple[Condition | tuple[str, str], ...] = ()
-    exclude: frozenset[str] = frozenset()
-    id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def make_tiny_model(
 
     from cir.images import Preprocess
     from cir.models import weights
-    from cir.models.sprc import Sprc, SprcConfig
+    from cir.models.config import SprcConfig
+    from cir.models.sprc import Sprc
     from cir.models.stationary import product
     from cir.types import SimplexBlock
 
@@ -117,6 +119,13 @@ def make_tiny_model(
     )
     weights.save(directory, model, description)
     return directory
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model that a test may damage."""
+    shutil.copytree(tiny_model, tmp_path / "models" / "tiny-1")
+    return tmp_path / "models" / "tiny-1"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import (
+    device_option,
+    index_argument,
+    json_option,
+    model_dir_option,
+    quiet_libraries,
+    trust_roots_option,
+)
 from cir.cli.progress import ProgressBar
 from cir.errors import UsageError
 
@@ -30,6 +37,7 @@ SHOWN = 3
 )
 @device_option
 @model_dir_option
+@trust_roots_option
 @json_option
 @click.pass_context
 def backfill(
@@ -41,6 +49,7 @@ def backfill(
     accept_noninferior: float,
     device: str,
     model_dirs: tuple[Path, ...],
+    trust_roots: bool,
     as_json: bool,
 ) -> None:
     """Encode images of older models again, in parts.
@@ -62,12 +71,12 @@ def backfill(
     limit = _seconds(budget) if budget else None
     if not 0 <= accept_noninferior <= 100:
         raise UsageError("--accept-noninferior is between 0 and 100")
-    searcher = open_index(index, model_dirs=model_dirs, device=device)
+    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
     gallery, encoder = searcher.gallery, searcher.encoder
     guard = RegressionGuard(searcher, margin=accept_noninferior / 100)
     bar, started, state = ProgressBar("encoding again"), time.monotonic(), None
     regression = guard.regression()  # also that of a backfill that was stopped
-    for state in () if regression else parts(index, encoder, count=count, part=part):
+    for state in () if regression else parts(index, encoder, count=count, part=part, trust_roots=trust_roots):
         bar(state.done, max(state.done, min(state.older, count or state.older)))
         regression = guard.regression()
         if regression or (limit is not None and time.monotonic() - started >= limit):

@@ -125,7 +125,7 @@ def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
     if not is_index(output):
         return DEFAULT
     gallery = Gallery.open(output)
-    return find_for(gallery.card, gallery.model_path, model_dirs)
+    return find_for(gallery.card, model_dirs)
 
 
 def _read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:

@@ -201,13 +201,13 @@ def _index(folder: Path, index: Path, metadata: Mapping[str, Attributes], device
 
 def _search(searcher: Searcher, queries: Sequence[Query], output: Path) -> None:
     """Answer queries, and leave a sheet of each."""
-    from cir.sheet import draw_sheet, save_sheet
+    from cir.sheet import MIN_SIDE, draw_sheet, save_sheet
 
     click.echo("searching:")
     for number, query in enumerate(queries, start=1):
         sheet = output / f"sheet-{number}.png"
         result = searcher.search(query)
-        save_sheet(draw_sheet(result, searcher.picture), sheet)
+        save_sheet(draw_sheet(result, lambda name: searcher.picture(name, MIN_SIDE)), sheet)
         references = [word for reference in query.references for word in ("-i", reference)]
         negatives = [word for text in query.negatives for word in ("--not", text)]
         _say("query", searcher.gallery.path, *references, "-t", query.text, *negatives, "--sheet", sheet)

@@ -38,7 +38,9 @@ def info(index: Path, as_json: bool) -> None:
     from cir.replacement import questions
 
     gallery = Gallery.open(index)
-    history = generations(index)
+    history, damaged = generations(index)
+    for problem in damaged:
+        click.echo(f"cir: {problem}", err=True)
     try:
         stored = questions.stored(gallery).sha256
     except DataError as error:
@@ -59,14 +61,16 @@ def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str
         "created": manifest.created,
         "images": len(gallery),
         "searched": int(gallery.searchable.sum()),
-        "deleted": sum(map(len, manifest.deleted.values())),
-        "model": {"name": card.name, "digest": card.digest, "path": gallery.model_path},
+        "deleted": manifest.deleted_rows,
+        "keep": manifest.keep,
+        "model": {"name": card.name, "digest": card.digest},
         "space": {"id": gallery.space.id, "dims": gallery.space.dims},
         "simplex": _simplex(card),
         "vectors": gallery.layout.vectors,
         "tokens": gallery.layout.tokens,
         "columns": gallery.columns,
         "roots": list(manifest.roots),
+        "untrusted_roots": sorted(gallery.untrusted_roots),
         "segments": [{"name": entry.name, "rows": entry.rows, "space": entry.space} for entry in manifest.segments],
         "mappings": {
             space: {
@@ -100,7 +104,7 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
         "stored": f"{' and '.join(outputs)}, {_size(manifest) / max(1, len(gallery)):,.0f} bytes per image",
         "space": gallery.space.id + (f"; {simplex}" if simplex else ""),
         "columns": ", ".join(gallery.columns) or "none",
-        "photos in": ", ".join(manifest.roots),
+        "photos in": ", ".join(_root(root, gallery) for root in manifest.roots),
         "generation": f"{manifest.generation}, {manifest.created}",
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
@@ -115,6 +119,10 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
         lines.append(f"{'':<11} and {len(earlier) - EARLIER:,} before them; --json lists all")
     older = dict.fromkeys(entry.space for entry in manifest.segments if entry.space != gallery.space.id)
     return lines + [f"{'older':<11} {_older(gallery, space, stored)}" for space in older]
+
+
+def _root(root: str, gallery: Gallery) -> str:
+    return f"{root} (not read: you have not indexed it on this machine)" if root in gallery.untrusted_roots else root
 
 
 def _older(gallery: Gallery, space: str, stored: str) -> str:

@@ -24,6 +24,12 @@ model_dir_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder in which models are located by name or digest. May be repeated; CIR_MODELS adds more.",
 )
+trust_roots_option = click.option(
+    "--trust-roots",
+    is_flag=True,
+    help="Read photos also below folders that you have not indexed on this machine. `cir info` lists the folders; "
+    "somebody else may have made the index.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import (
+    device_option,
+    index_argument,
+    json_option,
+    model_dir_option,
+    quiet_libraries,
+    trust_roots_option,
+)
 from cir.cli.progress import ProgressBar
 from cir.errors import StaleEvidenceError, UsageError
 
@@ -46,6 +53,7 @@ REFUSED = 1
 )
 @device_option
 @model_dir_option
+@trust_roots_option
 @json_option
 @click.pass_context
 def replace_model(
@@ -59,6 +67,7 @@ def replace_model(
     accept_noninferior: float,
     device: str,
     model_dirs: tuple[Path, ...],
+    trust_roots: bool,
     as_json: bool,
 ) -> None:
     """Measure whether MODEL may serve INDEX without re-indexing.
@@ -82,7 +91,7 @@ def replace_model(
 
     if sample < 0 or not 0 <= accept_noninferior <= 100:
         raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
-    searcher = open_index(index, model_dirs=model_dirs, device=device)
+    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
     gallery = searcher.gallery
     given = questions.Questions(questions.read_file(file, gallery, data_root)) if file else questions.stored(gallery)
     if given.gone:

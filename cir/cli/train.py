@@ -73,8 +73,8 @@ def train(
     quiet_libraries()
     from cir import devices
     from cir.files import make_folder
-    from cir.models.weights import read_card
-    from cir.training import loop
+    from cir.models.folder import read_card
+    from cir.training import checkpoint, loop
     from cir.training.config import read_config
     from cir.training.tasks import facts, free_name, make_task
 
@@ -86,7 +86,7 @@ def train(
         click.echo(f"cir: {settings.name} is a model that it replaces; the new model is called {name}", err=True)
         settings = replace(settings, name=name)
     record = facts(settings, start, older, heads_only=heads_only)
-    loop.check_work(work, record)
+    checkpoint.check_work(work, record)
     task, recipe = make_task(
         settings,
         data_root,
@@ -154,8 +154,8 @@ def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[P
     """
     from cir import models
     from cir.indexer.storage.folder import IndexFolder, is_index
-    from cir.indexer.storage.manifest import read_manifest
-    from cir.models.weights import read_card
+    from cir.indexer.storage.generations import read_manifest
+    from cir.models.folder import read_card
 
     directories: list[Path] = []
     names: set[str] = set()
@@ -166,8 +166,6 @@ def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[P
             continue
         manifest = read_manifest(IndexFolder(path))
         stored = dict.fromkeys(entry.model for entry in manifest.segments)
-        directories += [
-            models.find_for(manifest.models[digest], manifest.model_paths.get(digest), model_dirs) for digest in stored
-        ]
+        directories += [models.find_for(manifest.models[digest], model_dirs) for digest in stored]
         names.update(card.name for card in manifest.models.values())
     return directories, names

@@ -16,7 +16,7 @@ from cir.files import parse_json, read_regular
 from cir.images import ImageFile
 from cir.images.names import canonical_id
 
-# The official FashionIQ and CIRR loaders open .png; FashionIQ's own pictures and COCO's are .jpg.
+# The official FashionIQ and CIRR loaders open .png; FashionIQ's own pictures and COCO's are .jpg. In any letter case.
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 LARGEST = 2_000_000_000  # bytes of an annotation file; COCO's are the largest
@@ -47,14 +47,15 @@ TrainQueries = tuple[list[JudgedQuery], Places]
 
 def find_pictures(places: Places) -> Iterable[ImageFile]:
     """The pictures that exist, in the order of their ids. Each folder is listed once."""
-    listed: dict[Path, frozenset[str]] = {}
+    listed: dict[Path, dict[str, str]] = {}  # folder -> name with a lower-case suffix -> name
     for image_id, place in sorted(places.items()):
         folder = place.parent
         if folder not in listed:
-            listed[folder] = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []
+            listed[folder] = {stem + suffix.lower(): stem + suffix for stem, suffix in map(os.path.splitext, names)}
         for suffix in SUFFIXES:
-            if place.name + suffix in listed[folder]:
-                path = str(folder.absolute() / (place.name + suffix))
+            if name := listed[folder].get(place.name + suffix):
+                path = os.path.join(os.path.realpath(folder), name)
                 yield ImageFile(image_id, path, path)
                 break
 

@@ -126,6 +126,6 @@ def _text(path: Path, advice: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path} line {line}: not {encoding.upper()}; save it as 'CSV UTF-8', or convert it: "
+            f"{path} line {line}: not a readable CSV file: not {encoding.upper()}; save it as 'CSV UTF-8', or convert it: "
             f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv"
         ) from None

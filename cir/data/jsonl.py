@@ -15,10 +15,9 @@ from typing import Any
 
 from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
-from cir.errors import DataError, MissingImageError
+from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
 from cir.images import scan
-from cir.images.names import canonical_id
 from cir.stats import Measure, parse_measure
 
 MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50", "mAP@10")))
@@ -104,13 +103,12 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     for key in values:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
-    query = JudgedQuery(
-        id=_text(values, "id", where),
-        reference=_name(reference, "reference", where) if (reference := _text(values, "reference", where)) else "",
-        caption=_text(values, "caption", where),
-        targets=frozenset(_names(values, "targets", where)),
-        subset=tuple(dict.fromkeys(_names(values, "subset", where))),
-    )
+    fields = {key: _text(values, key, where) for key in ("id", "reference", "caption")}
+    lists = {key: _names(values, key, where) for key in ("targets", "subset")}
+    try:
+        query = JudgedQuery(**fields, targets=frozenset(lists["targets"]), subset=tuple(lists["subset"]))
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
     if not query.id:
         raise DataError(f"{where}: the id is empty; give every query an id of its own")
     if not query.targets:
@@ -150,20 +148,7 @@ def _text(values: dict[str, Any], key: str, where: str) -> str:
     value = values[key]
     if not isinstance(value, str):
         raise DataError(f"{where}: {key!r} is {_kind(value)}; write a string in quotes")
-    return _unicode(value, key, where)
-
-
-def _unicode(text: str, key: str, where: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise DataError(f"{where}: {key!r} holds half a character (\\ud800 to \\udfff); write it in UTF-8")
-    return text
-
-
-def _name(name: str, key: str, where: str) -> str:
-    try:
-        return canonical_id(_unicode(name, key, where))
-    except ValueError as error:
-        raise DataError(f"{where}: {key!r} names {name!r}, which is {error}; names are relative") from None
+    return value
 
 
 def _names(values: dict[str, Any], key: str, where: str) -> list[str]:
@@ -171,7 +156,7 @@ def _names(values: dict[str, Any], key: str, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         what = "a list with values that are no strings" if isinstance(value, list) else _kind(value)
         raise DataError(f'{where}: {key!r} is {what}; write a list of image names, ["a.jpg", "b.jpg"]')
-    return [_name(name, key, where) for name in value]
+    return value
 
 
 def _kind(value: object) -> str:

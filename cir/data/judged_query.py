@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from cir.given import names, one_name, string, strings
+from cir.images.names import canonical_id
 from cir.types import Query
 
 AttributeChange = tuple[str, str, str]  # kind, old value, new value
@@ -12,6 +15,8 @@ AttributeChange = tuple[str, str, str]  # kind, old value, new value
 @dataclass(frozen=True)
 class JudgedQuery:
     """A reference, a relative caption, and the images that answer the query.
+
+    Names of images are kept in the form of ids. A string stands for a collection of one, None for nothing.
 
     Attributes:
         id: unique among the queries of its source.
@@ -26,6 +31,9 @@ class JudgedQuery:
         gallery: which of the benchmark's galleries is searched, if it has several (FashionIQ's categories).
         first_target: the target that Recall@k is about, if not about all (CIRCO).
         acceptable: further images that count as right in the group "target_soft" only (CIRR).
+
+    Raises:
+        UsageError: a value of another kind.
     """
 
     id: str
@@ -41,6 +49,18 @@ class JudgedQuery:
     first_target: str = ""
     acceptable: frozenset[str] = frozenset()
 
+    def __post_init__(self) -> None:
+        values: dict[str, Any] = {
+            "id": one_name(self.id, "id of a judged query"),
+            "caption": string(self.caption, "caption of a judged query"),
+            "subset": tuple(dict.fromkeys(_names(self.subset, "subset"))),
+        }
+        values |= {name: _name(getattr(self, name), name) for name in ("reference", "first_target")}
+        values |= {name: frozenset(_names(getattr(self, name), name)) for name in ("targets", "acceptable")}
+        values |= {name: strings(getattr(self, name), name) for name in ("captions", "groups")}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     @property
     def query(self) -> Query:
         """The query to search with."""
@@ -50,3 +70,16 @@ class JudgedQuery:
     def kind(self) -> str:
         """Which attributes change, such as "colour" or "colour+type"; empty for a caption written by people."""
         return "+".join(kind for kind, _, _ in self.changes)
+
+
+def _names(value: Any, name: str) -> tuple[str, ...]:
+    return tuple(_name(each, name) for each in names(value, f"{name} of a judged query"))
+
+
+def _name(value: Any, name: str) -> str:
+    """A name in the form of ids; as it is where it has none, so that it is reported as missing."""
+    given = "" if value is None else one_name(value, f"{name} of a judged query")
+    try:
+        return canonical_id(given)
+    except ValueError:
+        return given

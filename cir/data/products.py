@@ -15,7 +15,8 @@ from cir.data.captions import value_in_name
 from cir.data.csv_table import CsvTable
 from cir.data.items import Item
 from cir.errors import DataError
-from cir.images import ImageFile, scan
+from cir.images import ZIP_SUFFIX, ImageFile, scan
+from cir.images.files import has_suffix
 
 KINDS = ("colour", "type", "gender")
 COLUMNS = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
@@ -84,7 +85,7 @@ def image_source(data_root: Path, images: str | None = None) -> Path:
         return chosen
     if (data_root / "images").is_dir():
         return data_root / "images"
-    zips = sorted(data_root.glob("*.zip"))
+    zips = sorted(path for path in data_root.glob("*") if has_suffix(path.name, {ZIP_SUFFIX}))
     if not zips:
         raise DataError(f"{data_root}: neither images/ nor a zip of pictures; put them beside styles.csv")
     return max(zips, key=bytes_per_image)

@@ -1,28 +1,39 @@
-"""Where images are: folders, zips and single files, listed without opening them."""
+"""Image files: what a scan finds, how one is read, and how it is found again by its id."""
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
-import threading
+import stat
+import struct
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from cir.errors import DataError, ImageDecodeError, MissingImageError, UsageError
+from cir.errors import ImageDecodeError, MissingImageError
+from cir.files import read_regular
+from cir.images import zips
 from cir.images.decode import reason_of
+from cir.images.names import canonical_id
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-)
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})  # need pillow-heif
+SUFFIXES = HEIC_SUFFIXES | {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo"),
+    *(".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".ico"),
+    *(".tif", ".tiff", ".jp2", ".j2k", ".jpf", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
 ZIP_SUFFIX = ".zip"
+MAX_BYTES = 256_000_000  # of one picture's file
 
-# What reading raises: a file that may not be read, a broken zip, a member that is damaged, encrypted or compressed in
-# an unknown way (NotImplementedError is a RuntimeError), a name that is not UTF-8.
-UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, UnicodeError)
+# What reading raises: a file that may not be read, a broken zip, a member that is damaged, a name that is not UTF-8.
+UNREADABLE = (
+    *(OSError, EOFError, MemoryError, OverflowError, RuntimeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,13 @@ class ImageFile:
     """One image of a folder or zip, not yet read.
 
     Attributes:
-        id: POSIX path relative to the root, down into zips: `folder/name.jpg`, `photos.zip/name.jpg`.
-        root: absolute path that the id is relative to: the folder or zip given, or its parent if several are given
+        id: POSIX path relative to the root, down into zips, in canonical form (`canonical_id`): `folder/name.jpg`,
+            `photos.zip/name.jpg`.
+        root: real path that the id is relative to: the folder or zip given, or its parent if several are given
             and ids start with the name of each; or the image file itself, if ids are not paths. A hint for locating
             the photo later.
         path: the file that holds the bytes.
-        member: the name inside `path` when that is a zip.
+        member: canonical name inside `path` when that is a zip.
     """
 
     id: str
@@ -43,141 +55,126 @@ class ImageFile:
     path: str
     member: str | None = None
 
-    def read(self) -> bytes:
-        """The bytes of the file. Raises MissingImageError if it is gone, ImageDecodeError if it cannot be read."""
+    def read(self, limit: int = MAX_BYTES) -> bytes:
+        """The bytes of the file; only a regular file of at most `limit` bytes is read.
+
+        Raises:
+            MissingImageError: it is gone.
+            ImageDecodeError: it cannot be read, or is too large.
+        """
         try:
-            _refuse_pipes(Path(self.path))
             if self.member is None:
-                return Path(self.path).read_bytes()
-            return _open_zip(self.path).read(self.member)
+                return read_regular(self.path, limit)
+            return zips.read_member(self.path, self.member, limit)
         except (FileNotFoundError, KeyError):
             raise MissingImageError(f"{self.id}: no longer at {self.path}") from None
         except UNREADABLE as error:
-            raise ImageDecodeError(f"{self.id}: cannot be read: {reason_of(error)}") from None
+            raise ImageDecodeError(f"{self.id}: cannot be read: {_reason(error)}") from None
 
 
 def locate(root: str, image_id: str) -> ImageFile:
     """The file of a gallery image, from the hint in an index: `root` and `image_id` as `scan` returned them.
 
+    An id never leads out of its root: one that is not in canonical form names nothing. Files whose name is stored in
+    another Unicode form than that of ids are found.
+
     Raises:
         MissingImageError: there is no file or zip member of that name any more.
         ImageDecodeError: a zip on the way is broken, or a folder may not be entered.
     """
-    parts = PurePosixPath(image_id).parts
-    path = Path(root)
-    try:
-        for depth in range(len(parts) + 1):
-            if path.is_file():
-                if depth == 0 and path.suffix.lower() in SUFFIXES:  # the root is the photo
-                    return ImageFile(image_id, root, root)
-                member = "/".join(parts[depth:])
-                if not member:
-                    return ImageFile(image_id, root, str(path))
-                if path.suffix.lower() == ZIP_SUFFIX and member in _open_zip(str(path)).NameToInfo:
-                    return ImageFile(image_id, root, str(path), member)
-                break
-            path = path / parts[depth] if depth < len(parts) else path
-    except UNREADABLE as error:
-        raise ImageDecodeError(f"the photo of {image_id} cannot be read: {path}: {reason_of(error)}") from None
+    if is_canonical(image_id):
+        try:
+            if stat.S_ISREG(os.stat(root).st_mode) and has_suffix(root, SUFFIXES):  # the root is the photo
+                return ImageFile(image_id, root, root)
+        except (OSError, ValueError):
+            pass  # what is below it says why
+        waiting = [(root, image_id.split("/"))]
+        while waiting:
+            path, parts = waiting.pop()
+            try:
+                mode = _mode(path)
+                if mode is None:
+                    continue
+                if stat.S_ISDIR(mode):
+                    children = _children(path, parts[0]) if parts else ()
+                    waiting += [(child, parts[1:]) for child in reversed(list(children))]
+                elif not parts:
+                    return ImageFile(image_id, root, path)
+                elif has_suffix(path, {ZIP_SUFFIX}) and "/".join(parts) in zips.directory(path).members:
+                    return ImageFile(image_id, root, path, "/".join(parts))
+            except UNREADABLE as error:
+                reason = _reason(error)
+                raise ImageDecodeError(f"the photo of {image_id} cannot be read: {path}: {reason}") from None
     raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
 
 
-def scan(paths: str | Path | Sequence[str | Path]) -> list[ImageFile]:
-    """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
-
-    Files are chosen by suffix and not opened. Hidden files and folders are left out.
+def file_at(path: str | Path) -> ImageFile:
+    """The image file at a path, which may lead into a zip: `folder/photos.zip/a.jpg`. Its id is the path as given.
 
     Raises:
-        UsageError: no path given, or two paths whose images would get the same ids.
-        DataError: a path that does not exist, or a zip that is broken.
+        MissingImageError: there is no such file or zip member.
+        ImageDecodeError: the zip is broken, or a folder may not be entered.
     """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    if not paths:
-        raise UsageError("no images given; name a folder, a zip or image files")
-    roots = [Path(path).expanduser() for path in paths]
-    for given, root in zip(paths, roots, strict=True):
-        if not root.exists():
-            raise DataError(f"no such file or folder: {given}; check the path")
-    loose = all(root.is_file() and root.suffix.lower() in SUFFIXES for root in roots)
-    found: dict[str, ImageFile] = {}
-    for root in roots:
-        whole = len(roots) == 1 and (root.is_dir() or root.suffix.lower() == ZIP_SUFFIX)
-        for image in _scan_root(root.absolute(), whole or loose):
-            other = found.setdefault(image.id, image)
-            if (other.path, other.member) != (image.path, image.member):
-                raise UsageError(
-                    f"two images would have the id {image.id}: in {other.path} and {image.path}; rename one"
-                )
-    return [found[key] for key in sorted(found)]
+    name = os.fspath(path)
+    head, parts = os.path.expanduser(name), []
+    try:
+        while head:
+            mode = _mode(head)
+            if mode is not None and not stat.S_ISDIR(mode):
+                folder, last = os.path.split(head)
+                root = os.path.realpath(folder)
+                file = os.path.join(root, last)
+                if not parts:
+                    return ImageFile(name, root, file)
+                member = canonical_id("/".join(reversed(parts)))
+                if has_suffix(head, {ZIP_SUFFIX}) and member in zips.directory(head).members:
+                    return ImageFile(name, file, file, member)
+                break
+            shorter, part = os.path.split(head)
+            if mode is not None or shorter == head:
+                break
+            parts += [part] if part else []
+            head = shorter
+    except ValueError:  # a NUL character, or ".." inside a zip
+        pass
+    except UNREADABLE as error:
+        raise ImageDecodeError(f"{name}: cannot be read: {_reason(error)}") from None
+    raise MissingImageError(f"{name}: no such image file; check the path")
 
 
-def _scan_root(root: Path, whole: bool) -> Iterator[ImageFile]:
-    """Images of one PATH; their ids start with its name unless it is the whole gallery."""
-    base, prefix = (root, "") if whole else (root.parent, root.name + "/")
-    if root.is_dir():
-        yield from _scan_folder(root, str(base), prefix)
-    elif root.suffix.lower() == ZIP_SUFFIX:
-        try:
-            yield from _scan_zip(root, str(base), prefix)
-        except UNREADABLE as error:
-            raise DataError(f"{root}: not a readable zip: {reason_of(error)}; repair or remove it") from None
-    elif root.suffix.lower() in SUFFIXES:
-        yield ImageFile(root.name, str(root.parent), str(root))
-    else:
-        raise DataError(f"neither an image, a folder nor a zip: {root}; images end in {', '.join(sorted(SUFFIXES))}")
+def is_canonical(image_id: str) -> bool:
+    """Whether an id is in the one form that scans give."""
+    try:
+        return canonical_id(image_id) == image_id
+    except ValueError:
+        return False
 
 
-def _scan_folder(folder: Path, base: str, prefix: str) -> Iterator[ImageFile]:
-    """Everything below a folder. What cannot be listed or opened is yielded too: reading it says why."""
-    closed: list[str] = []
-    entered = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=lambda e: closed.append(str(e.filename))):
-        real = os.path.realpath(place)
-        if real in entered:  # a link that leads back up
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(place, name)
-            image_id = prefix + path.relative_to(folder).as_posix()
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() in SUFFIXES:
-                yield ImageFile(image_id, base, str(path))
-            elif path.suffix.lower() == ZIP_SUFFIX:
-                try:
-                    yield from _scan_zip(path, base, image_id + "/")
-                except UNREADABLE:
-                    yield ImageFile(image_id, base, str(path), "")
-    for path in map(Path, closed):
-        yield ImageFile(prefix + path.relative_to(folder).as_posix(), base, str(path))
+def has_suffix(name: str, suffixes: frozenset[str] | set[str]) -> bool:
+    """Whether a name ends in one of some suffixes, in any letter case."""
+    return PurePosixPath(name).suffix.lower() in suffixes
 
 
-def _scan_zip(path: Path, base: str, prefix: str) -> Iterator[ImageFile]:
-    for name in _open_zip(str(path)).namelist():
-        parts = PurePosixPath(name).parts
-        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES:
-            yield ImageFile(prefix + name, base, str(path), name)
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "not enough memory" if isinstance(error, MemoryError) else reason_of(error)
 
 
-def _refuse_pipes(path: Path) -> None:
-    """Raises OSError for pipes, sockets and devices: to read one could wait for ever."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError("not a regular file")
+def _mode(path: str) -> int | None:
+    """What kind of file there is; None if there is none. Raises OSError where that cannot be known."""
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
+        raise
 
 
-_zips = threading.local()
-
-
-def _open_zip(path: str) -> zipfile.ZipFile:
-    """An open archive, one per thread: a shared ZipFile serialises its readers. Reopened when the file has changed."""
-    _refuse_pipes(Path(path))
-    stamp = Path(path).stat()
-    key = (path, stamp.st_mtime_ns, stamp.st_size)
-    if not hasattr(_zips, "open"):
-        _zips.open = lru_cache(maxsize=8)(lambda key: zipfile.ZipFile(key[0]))
-    archive: zipfile.ZipFile = _zips.open(key)
-    return archive
+def _children(folder: str, name: str) -> Iterator[str]:
+    """Where a name may be in a folder: under itself, then under its other Unicode forms."""
+    yield os.path.join(folder, name)
+    if not name.isascii():
+        for other in sorted(os.listdir(folder)):
+            if other != name and unicodedata.normalize("NFC", other) == name:
+                yield os.path.join(folder, other)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 
+# Control characters, surrogates, private and unassigned characters, and line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"  # are part of ordinary words and of emoji
+
 
 def canonical_id(name: str) -> str:
     """A name in the form of ids: POSIX, in Unicode's composed form (NFC), without empty and "." parts.
@@ -19,3 +23,13 @@ def canonical_id(name: str) -> str:
     if not parts or ".." in parts:
         raise ValueError("empty, or leads out of its folder")
     return "/".join(parts)
+
+
+def shown(text: str) -> str:
+    r"""A name for people, on one line: characters that cannot be seen, or that change how others are seen, as `\n`."""
+    return "".join(
+        letter
+        if letter in _JOINERS or unicodedata.category(letter) not in _UNPRINTABLE
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cir.errors import ImageDecodeError
-from cir.images.decode import MAX_PIXELS, upright
+from cir.images.colour import lab_to_rgb, to_srgb
+from cir.images.decode import MAX_PIXELS, decoding, upright
+from cir.typed_json import digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +27,7 @@ class Preprocess:
         target_ratio: pictures longer than this are padded to it.
         fill: value of the padding, 0 to 255.
         flatten: first turn the picture upright by its EXIF and lay transparency on white; SPRC does neither.
+        srgb: with `flatten`, also convert pictures with another colour profile to sRGB.
         mean, std: per channel, of values in [0, 1].
     """
 
@@ -34,34 +35,67 @@ class Preprocess:
     target_ratio: float = 1.25
     fill: int = 0
     flatten: bool = False
+    srgb: bool = False
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that give no pixels, or absurdly many."""
+        if not (1 <= self.size <= 4096 and 1 <= self.target_ratio <= 1000 and 0 <= self.fill <= 255):
+            raise ValueError("size is 1 to 4096, target_ratio 1 to 1000, fill 0 to 255")
+        if min(self.std) <= 0 or not all(-10 <= value <= 10 for value in (*self.mean, *self.std)):
+            raise ValueError("mean is -10 to 10, std above 0 to 10")
 
     @property
     def sha256(self) -> str:
         """Digest of the settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return digest(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Preprocess:
-        """Settings from JSON, where tuples have become lists."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+    @property
+    def min_side(self) -> int | None:
+        """How large a picture is needed, for `decode`: twice the result. None for SPRC's way, which sees all pixels."""
+        return 2 * self.size if self.flatten else None
 
     def __call__(self, image: Image) -> Floats:
-        """One picture of any size and mode -> (3, size, size) float32, normalised by mean and std."""
+        """One picture of any size and mode -> (3, size, size) float32, normalised by mean and std.
+
+        Raises:
+            ImageDecodeError: the picture cannot be used: too long and thin, without values, or not decodable.
+        """
         import numpy as np
 
-        if self.flatten:
-            image = _flatten(image)
-            # Padding a long strip to a square before it is shrunk could take gigabytes.
-            image = image.reduce(max(1, max(image.size) // (8 * self.size)))
-        square = _crop(_shrink(_pad(image, self.target_ratio, self.fill), self.size), self.size)
-        values: Floats = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
+        with decoding(f"a picture of {image.width} x {image.height}"):
+            if self.flatten:
+                # Padding a long strip to a square before it is shrunk could take gigabytes.
+                image = as_seen(image, srgb=self.srgb).reduce(max(1, max(image.size) // (8 * self.size)))
+            square = _crop(_shrink(_pad(image, self.target_ratio, self.fill), self.size), self.size)
+            values: Floats = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
         mean: Floats = np.array(self.mean, dtype=np.float32)
         std: Floats = np.array(self.std, dtype=np.float32)
         values = (values - mean) / std
         return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def as_seen(image: Image, *, srgb: bool = True) -> Image:
+    """A picture as people see it and as models with `flatten` do: RGB, upright, transparency laid on white.
+
+    Args:
+        image: of any mode.
+        srgb: convert pictures with another colour profile to sRGB.
+
+    Raises:
+        ImageDecodeError: a picture of floats none of which is a number.
+    """
+    from PIL import Image as Images
+
+    image = _eight_bits(upright(image))
+    image = to_srgb(image) if srgb else image
+    if image.mode == "LAB":
+        image = lab_to_rgb(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Images.alpha_composite(Images.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def _eight_bits(image: Image) -> Image:
@@ -72,20 +106,15 @@ def _eight_bits(image: Image) -> Image:
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image, dtype=np.float32)
-    top = float(values.max(initial=0))
-    full = 65535 if top > 255 else 255 if top > 1 or image.mode != "F" else 1
-    return Images.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
-
-
-def _flatten(image: Image) -> Image:
-    """Turn a photo upright by its EXIF and lay transparency on white, as a shop page would show it."""
-    from PIL import Image as Images
-
-    image = _eight_bits(upright(image))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Images.alpha_composite(Images.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    known = np.isfinite(values)
+    if not known.any():
+        raise ImageDecodeError("no pixel has a value")
+    top = float(values.max(where=known, initial=0))
+    full = top if top > 65535 else 65535 if top > 255 else 255 if top > 1 or image.mode != "F" else 1
+    values = np.nan_to_num(values, nan=0, posinf=full, neginf=0)
+    grey = Images.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
+    grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+    return grey
 
 
 def _pad(image: Image, target_ratio: float, fill: int) -> Image:

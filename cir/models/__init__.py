@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cir import known
 from cir.errors import WeightsError
 from cir.files import is_temporary
+from cir.forks import no_fork
+from cir.given import one_name, paths
+from cir.models.folder import CARD, files_of, read_card
 from cir.types import ModelCard
 
 if TYPE_CHECKING:
@@ -19,7 +24,10 @@ ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
 
+log = logging.getLogger(__name__)
 
+
+@no_fork
 def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = ()) -> SprcEncoder:
     """Load an encoder of queries and galleries.
 
@@ -48,7 +56,7 @@ def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: 
 
 
 def available(model_dirs: Sequence[Path] = ()) -> list[Path]:
-    """Directories of the models that have names: packaged models first."""
+    """Directories of the models that have names, broken ones included: packaged models first."""
     folders = [PACKAGED, *_search_path(model_dirs)]
     return [path for folder in folders for path in _subfolders(folder) if _is_model(path)]
 
@@ -60,68 +68,86 @@ def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
         name, model_dirs: as for `load_model`.
 
     Raises:
+        UsageError: not a name.
         WeightsError: no such model exists; the message lists the places that were searched.
     """
+    name = one_name(name, "the name of a model")
     packaged = PACKAGED / ALIASES.get(str(name), str(name))
     if _is_model(packaged) and os.sep not in str(name):
         return packaged
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     for folder in _search_path(model_dirs):
         if _is_model(folder / str(name)):
             return folder / str(name)
-    known = ", ".join([*ALIASES, *(path.name for path in _subfolders(PACKAGED) if _is_model(path))])
+    names = ", ".join([*ALIASES, *(path.name for path in _subfolders(PACKAGED) if _is_model(path))])
     raise WeightsError(
-        f"no model {str(name)!r}: not one of {known}, not a folder, not under --model-dir or {SEARCH_PATH}"
+        f"no model {str(name)!r}: not one of {names}, not a folder, not under --model-dir or {SEARCH_PATH}"
     )
 
 
-def find_for(card: ModelCard, hint: str | None = None, model_dirs: Sequence[Path] = ()) -> Path:
-    """The directory of exactly the model that an index names, by its digest.
+def find_for(card: ModelCard, model_dirs: Sequence[Path] = ()) -> Path:
+    """The directory of exactly the model that made an index: it is looked for by its digest, whatever its name.
+
+    Packaged models come first, then the folders in which this user has had the model (`cir.known`), then those under
+    `model_dirs` and `CIR_MODELS`. Broken models on the way are logged as warnings and passed over.
 
     Args:
         card: the card stored in the index.
-        hint: the model's directory when the index was built; it may have moved since.
-        model_dirs: further folders to search.
+        model_dirs: folders that are models, or whose subfolders are.
 
     Raises:
         WeightsError: the model is missing, or the only model of that name has other weights.
     """
-    from cir.models.weights import read_card
-
-    candidates = [PACKAGED / card.name, *([Path(hint)] if hint else [])]
-    for folder in _search_path(model_dirs):
-        candidates += [folder, *_subfolders(folder)]
     namesake = None
-    for directory in candidates:
-        if _is_model(directory):
+    for directory in _candidates(card.digest, model_dirs):
+        try:
             found = read_card(directory)
             if found.digest == card.digest:
+                files_of(directory)  # raises where one is missing
                 return directory
-            if found.name == card.name:
-                namesake = directory
+        except WeightsError as error:
+            log.warning("a model was passed over: %s", error)
+            continue
+        if found.name == card.name:
+            namesake = directory
     if namesake is not None:
         raise WeightsError(
-            f"{namesake} is called {card.name} but has other weights than the model that made the index "
+            f"{namesake} is called {card.name} but is another model than the one that made the index "
             f"({card.digest}); put the right model under --model-dir, or rebuild the index"
         )
+    gone = [str(folder) for folder in known.model_folders(card.digest)]
     raise WeightsError(
-        f"the model {card.name} ({card.digest}) that made the index is not here; "
+        f"the model {card.name} ({card.digest}) that made the index is not here"
+        f"{f' (it was in {gone[0]})' if gone else ''}; "
         f"put its folder under --model-dir or {SEARCH_PATH}, or rebuild the index with `cir build-index`"
     )
 
 
+def _candidates(digest: str, model_dirs: Sequence[Path]) -> Iterator[Path]:
+    """Folders with a card that may be the model of a digest, each once."""
+    folders = [*_subfolders(PACKAGED), *known.model_folders(digest)]
+    for folder in _search_path(model_dirs):
+        folders += [folder, *_subfolders(folder)]
+    return (folder for folder in dict.fromkeys(folders) if _is_model(folder))
+
+
 def _is_model(directory: Path) -> bool:
-    return (directory / "card.json").is_file()
+    """Whether a folder has a card, of whatever kind: one that cannot be read is mentioned, not overlooked."""
+    return os.path.lexists(directory / CARD)
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted; those of writers in progress are skipped."""
-    return sorted(path for path in folder.glob("*") if path.is_dir() and not is_temporary(path.name))
+    """The folders in a folder, sorted; those of writers in progress are skipped, and a missing folder has none."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except (OSError, ValueError):
+        return []
+    return [folder / name for name in names if not is_temporary(name)]
 
 
 def _search_path(model_dirs: Sequence[Path]) -> Iterator[Path]:
-    yield from model_dirs
+    yield from paths(model_dirs, "model_dirs")
     for entry in os.environ.get(SEARCH_PATH, "").split(os.pathsep):
         if entry:
             yield Path(entry)

@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
 
+from cir.models.config import EfficientNetSettings, VitSettings, backbone_settings
 from cir.models.efficientnet import EfficientNetLite0
-
-VIT_G: dict[str, Any] = {
-    "type": "vit",
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_size": 1408,
-    "num_hidden_layers": 39,
-    "num_attention_heads": 16,
-    "intermediate_size": 6144,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-6,
-    "attention_dropout": 0.0,
-    "qkv_bias": True,
-}
-
-VIT_L: dict[str, Any] = {
-    "type": "clip",
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_size": 1024,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "attention_dropout": 0.0,
-}
 
 
 class VisionTransformer(nn.Module):
@@ -72,15 +47,12 @@ class ClipTransformer(nn.Module):
         return features
 
 
-def make_backbone(settings: Mapping[str, Any]) -> nn.Module:
-    """The backbone of {"type": "vit" | "clip" | "efficientnet-lite0", ...its arguments}, randomly initialised.
+def make_backbone(values: Mapping[str, Any]) -> nn.Module:
+    """The backbone of {"type": "vit" | "clip" | "efficientnet-lite0", ...its settings}, randomly initialised.
 
-    Its `width` is W, the length of its features. Raises KeyError or TypeError for other settings.
+    Its `width` is W, the length of its features. Raises ValueError for other settings.
     """
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key != "type"}
-    backbones: dict[str, Any] = {
-        "vit": VisionTransformer,
-        "clip": ClipTransformer,
-        "efficientnet-lite0": EfficientNetLite0,
-    }
-    return backbones[settings["type"]](**arguments)
+    settings = backbone_settings(values)
+    if isinstance(settings, EfficientNetSettings):
+        return EfficientNetLite0(stages=settings.stages)
+    return (VisionTransformer if isinstance(settings, VitSettings) else ClipTransformer)(**asdict(settings))

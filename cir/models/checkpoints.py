@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from cir.errors import WeightsError
-from cir.files import parse_json
+from cir.files import parse_json, read_regular
+from cir.models.tensor_file import read_header
+from cir.typed_json import LARGEST
 
 SPRC, LAVIS, HUGGING_FACE = "SPRC", "LAVIS", "Hugging Face"
 STATES = {"Blip2QformerCirAlignPrompt": SPRC, "model": LAVIS}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LONGEST_JSON = 16_000_000  # bytes; an index of shards has 200,000
 _HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin"]
 
 
@@ -68,12 +71,12 @@ def _open_file(path: Path) -> Checkpoint:
     content = _unpickle(path)
     found = [key for key in STATES if key in content]
     if len(found) != 1:
-        there = ", ".join(sorted(map(str, content))[:5]) or "nothing"
+        there = ", ".join(sorted(map(_short, content))[:5]) or "nothing"
         raise WeightsError(
             f"{path}: holds {there}; an SPRC checkpoint has Blip2QformerCirAlignPrompt, a LAVIS one has model"
         )
     epoch = content.get("epoch")
-    record = {"epoch": epoch} if isinstance(epoch, int) else {}
+    record = {"epoch": epoch} if type(epoch) is int and abs(epoch) <= LARGEST else {}
     return Checkpoint(path, STATES[found[0]], _tensors(path, content[found[0]]), record=record)
 
 
@@ -83,7 +86,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     safe = sorted(folder.glob("*.safetensors"))
     files = safe or sorted(folder.glob("pytorch_model*.bin"))
     for index in folder.glob("*.safetensors.index.json" if safe else "*.bin.index.json"):
-        files = [folder / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+        files = _shards(index)
     if not files:
         raise WeightsError(f"{folder}: no checkpoint; a Hugging Face folder has model.safetensors or pytorch_model.bin")
     tensors: dict[str, Tensor] = {}
@@ -97,6 +100,19 @@ def _open_folder(folder: Path) -> Checkpoint:
         vision_heads=_heads(config, "vision_config"),
         qformer_heads=_heads(config, "qformer_config"),
     )
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index of shards names, all of them in its own folder."""
+    shards = _json(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(map(_is_file_name, shards.values())) else set()
+    if not names:
+        raise WeightsError(f"{index}: does not name the files of this folder; copy it again")
+    return [index.parent / name for name in sorted(names)]
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and name not in ("", ".", "..") and "/" not in name
 
 
 def _heads(config: Mapping[str, Any], part: str) -> int | None:
@@ -138,6 +154,7 @@ def _mapped(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    read_header(path)
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, struct.error) as error:
@@ -149,13 +166,23 @@ def _tensors(path: Path, state: object) -> dict[str, Tensor]:
     values: Iterable[tuple[object, object]] = state.items() if isinstance(state, dict) else [("state", state)]
     for key, value in values:
         if not isinstance(value, Tensor) or not isinstance(key, str):
-            raise WeightsError(f"{path}: {key} is a {type(value).__name__}, not a tensor; is it the right file?")
+            kind = type(value).__name__
+            raise WeightsError(f"{path}: {_short(key)} is a {kind}, not a tensor; is it the right file?")
+        # A few bytes may be repeated to a tensor of any size.
+        plain = value.layout == torch.strided and value.device.type == "cpu"
+        if not plain or value.nbytes > value.untyped_storage().nbytes():
+            raise WeightsError(f"{path}: {_short(key)} is not a plain tensor in the file; is it the right file?")
     return dict(state)  # type: ignore[call-overload]
+
+
+def _short(key: object) -> str:
+    text = str(key)[:120]
+    return text if text.isprintable() else ascii(text)
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_regular(path, LONGEST_JSON))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: not JSON: {error}; copy it again") from None
     return content if isinstance(content, dict) else {}

@@ -6,8 +6,8 @@ checkpoint lacks is missing, a tensor that is no source is unexpected; either st
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,15 @@ from torch import Tensor
 
 from cir import images
 from cir.errors import UsageError, WeightsError
-from cir.files import sha256_bytes, write_atomically
+from cir.files import write_atomically
 from cir.models import PACKAGED, weights
-from cir.models.backbones import VIT_G, VIT_L
 from cir.models.checkpoints import SPRC, Checkpoint, open_checkpoint, open_state
+from cir.models.config import VIT_G, VIT_L, SprcConfig
+from cir.models.folder import VOCABULARY
 from cir.models.naming import Names
-from cir.models.sprc import Sprc, SprcConfig
+from cir.models.sprc import Sprc
 from cir.text import read_vocabulary
+from cir.typed_json import from_json
 from cir.types import ModelCard
 
 DECODER_TOKEN = b"[DEC]\n"  # that BLIP-2 adds to the words of bert-base-uncased
@@ -90,6 +92,9 @@ def convert(
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is there already; name another directory, or remove it")
+    name = directory.absolute().name
+    if not name.isprintable():
+        raise UsageError(f"{name!a} is not a name for a model; name a directory in printable characters")
     source = open_checkpoint(checkpoint)
     given = dict(source.tensors)
     if vision is not None:
@@ -98,29 +103,30 @@ def convert(
     words = _words(vocabulary, config.vocabulary)
     state, notes = _state(source, given, config, names)
     record = {
-        "converted from": {"file": source.path.name, "kind": source.kind, **source.record},
-        **({"image encoder": vision.name} if vision else {}),
+        "converted from": {"file": _printed(source.path), "kind": source.kind, **source.record},
+        **({"image encoder": _printed(vision)} if vision else {}),
         "notes": notes,
     }
-    # Sizes and words are not in the tensors but decide the vectors: this puts them into the digest. It is one entry,
-    # because safetensors writes several in any order.
-    decides = {"config": config.to_json(), "vocabulary": sha256_bytes(words)}
     description = weights.ModelDescription(
-        name=directory.absolute().name,
+        name=name,
         preprocess=images.Preprocess(size=config.vision["image_size"]),
         vocabulary=words,
         training=record,
     )
-    metadata = {"cir": json.dumps(decides, sort_keys=True)}
     with write_atomically(directory, sum(value.nbytes for value in state.values())) as temporary:
-        card = weights.write(temporary, state, config, description, metadata=metadata)
+        card = weights.write(temporary, state, config, description)
     return Converted(directory, card, sum(value.numel() for value in state.values()), tuple(notes))
+
+
+def _printed(path: Path) -> str:
+    """The name of a file for a card, which is UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def _words(path: Path | None, embeddings: int) -> bytes:
     """The content of the model's `vocab.txt`. Raises WeightsError for a file that does not fit."""
     if path is None:
-        return (PACKAGED / weights.VOCABULARY).read_bytes() + DECODER_TOKEN
+        return (PACKAGED / VOCABULARY).read_bytes() + DECODER_TOKEN
     if (count := len(read_vocabulary(path))) > embeddings:
         raise WeightsError(f"{path}: {count} words for {embeddings} embeddings; give another --vocab")
     return path.read_bytes()
@@ -186,19 +192,22 @@ def configuration(
         ("--vision-heads", width, vision_heads or source.vision_heads or VISION_HEADS.get(width)),
         ("--qformer-heads", q_width, qformer_heads or source.qformer_heads or QFORMER_HEADS.get(q_width)),
     )
-    config = SprcConfig(
-        vision={**backbone, "num_attention_heads": heads[0]},
-        width=q_width,
-        layers=q_depth,
-        heads=heads[1],
-        intermediate=q_inner,
-        cross_attention_every=min(seeing, default=q_depth),
-        query_tokens=size(("query_tokens", 1)),
-        dims=size(("vision_proj.bias", 0), ("text_proj.bias", 0), ("text_proj.weight", 0)),
-        vocabulary=size((words, 0)),
-        positions=size(("embeddings.position_embeddings.weight", 0)),
-    )
-    return config, names
+    sizes = {
+        "vision": {**backbone, "num_attention_heads": heads[0]},
+        "width": q_width,
+        "layers": q_depth,
+        "heads": heads[1],
+        "intermediate": q_inner,
+        "cross_attention_every": min(seeing, default=q_depth),
+        "query_tokens": size(("query_tokens", 1)),
+        "dims": size(("vision_proj.bias", 0), ("text_proj.bias", 0), ("text_proj.weight", 0)),
+        "vocabulary": size((words, 0)),
+        "positions": size(("embeddings.position_embeddings.weight", 0)),
+    }
+    try:
+        return from_json(SprcConfig, sizes), names
+    except ValueError as error:
+        raise WeightsError(f"{source.path}: not the tensors of an SPRC model: {error}; is it the right file?") from None
 
 
 def _heads(path: Path, *parts: tuple[str, int, int | None]) -> list[int]:

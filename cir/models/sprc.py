@@ -16,72 +16,21 @@ Letters: B batch, T query tokens, L text length, D dims of the shared space, P i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cir.models.backbones import VIT_G, make_backbone
+from cir.models.backbones import make_backbone
+from cir.models.config import SprcConfig
 from cir.models.stationary import assemble_blocks
-from cir.types import Simplex
 
 if TYPE_CHECKING:
     from cir.text import Tokenizer
 
 CLS = 0  # position of the caption's own [CLS] in pass D, where it comes first
-
-
-@dataclass(frozen=True)
-class SprcConfig:
-    """The size of a model.
-
-    Attributes:
-        vision: {"type": "vit" | "clip" | "efficientnet-lite0", ...arguments of that backbone}.
-        width, layers, heads, intermediate: of the Q-Former.
-        cross_attention_every: image attention in layers 0, n, 2n, ...
-        query_tokens: T.
-        dims: D.
-        vocabulary: rows of the word embedding.
-        text_length: L, longest caption in word pieces, [CLS] and [SEP] included.
-        positions: rows of the position embedding.
-        gallery_vector: whether the gallery encoder gives one vector per image.
-        gallery_tokens: whether it gives T tokens per image, as the official models do.
-        query_heads: id of each older space with a query head -> its dims.
-        simplex: the fixed vertices that the gallery vector is trained against, or None.
-    """
-
-    vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    intermediate: int = 3072
-    cross_attention_every: int = 2
-    query_tokens: int = 32
-    dims: int = 256
-    vocabulary: int = 30523
-    text_length: int = 32
-    positions: int = 512
-    dropout: float = 0.1
-    gallery_vector: bool = False
-    gallery_tokens: bool = True
-    query_heads: Mapping[str, int] = field(default_factory=dict)
-    simplex: Simplex | None = None
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SprcConfig:
-        """A configuration from `to_json` values. Raises TypeError or KeyError for other values."""
-        simplex = values.get("simplex")
-        return cls(**{**values, "simplex": Simplex.from_json(simplex) if simplex else None})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "vision": dict(self.vision), "query_heads": dict(self.query_heads)}
-
-
-VIT_G_CONFIG = SprcConfig(vision=VIT_G)
 
 
 class Sprc(nn.Module):

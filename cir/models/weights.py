@@ -20,16 +20,20 @@ import torch
 from torch import Tensor
 
 from cir.errors import DataError, WeightsError
-from cir.files import parse_json, sha256_file, write_atomically, write_bytes, write_json
+from cir.files import sha256_bytes, sha256_file, write_atomically, write_bytes, write_json
 from cir.images import Preprocess
-from cir.models.sprc import Sprc, SprcConfig
-from cir.text import Tokenizer
+from cir.models import folder, stationary
+from cir.models.config import SprcConfig
+from cir.models.folder import CARD, FROZEN, FROZEN_DIGEST, VOCABULARY, WEIGHTS, ModelFile
+from cir.models.sprc import Sprc
+from cir.models.tensor_file import read_header
+from cir.text import Tokenizer, check_vocabulary
+from cir.typed_json import to_json
 from cir.types import ModelCard
 
-CARD, WEIGHTS, VOCABULARY = "card.json", "model.safetensors", "vocab.txt"
-FROZEN, FROZEN_DIGEST = "frozen.safetensors", "frozen"  # a file, and the key of its digest in the weights' metadata
 WORDS = "embeddings.word_embeddings.weight"
 SCALE = "embeddings.word_embeddings.scale"
+FLOATS = ("F16", "BF16", "F32", "F64")
 REDUCED_FROM = 1_000_000  # parameters of a backbone from which on less precision pays
 
 
@@ -88,7 +92,6 @@ def write(
     config: SprcConfig,
     description: ModelDescription,
     *,
-    metadata: Mapping[str, str] | None = None,
     frozen: Mapping[str, Tensor] | None = None,
 ) -> ModelCard:
     """Write a model directory from tensors as they are; the card last, so that a directory with a card is complete.
@@ -98,14 +101,13 @@ def write(
         tensors: state of a `Sprc`; contiguous, without shared memory. They are written without being copied.
         config: its sizes.
         description: what goes into the directory beside the weights.
-        metadata: stored in the weights file, and so part of the model's digest. Give at most one entry: safetensors
-            writes several in any order.
-        frozen: tensors for a second file, whose digest takes the place of `metadata`.
+        frozen: tensors for a second file, whose digest is stored in the first.
 
     Raises:
         DataError: the disk is full or the directory cannot be written to.
     """
     write_bytes(directory / VOCABULARY, description.vocabulary)
+    metadata = None
     if frozen:
         write_tensors(directory / FROZEN, frozen)
         metadata = {FROZEN_DIGEST: sha256_file(directory / FROZEN)}
@@ -115,6 +117,8 @@ def write(
     card = ModelCard(
         name=description.name,
         weights_sha256=sha256_file(directory / WEIGHTS),
+        config_sha256=config.sha256,
+        vocabulary_sha256=sha256_bytes(description.vocabulary),
         preprocess_sha256=description.preprocess.sha256,
         dims=config.dims,
         tokens=config.query_tokens if config.gallery_tokens else 0,
@@ -126,8 +130,7 @@ def write(
         classes=description.classes,
         training=description.training,
     )
-    content = {"card": card.to_json(), "config": config.to_json(), "preprocess": vars(description.preprocess)}
-    write_json(directory / CARD, content, indent=1)
+    write_json(directory / CARD, to_json(ModelFile(card, config, description.preprocess)), indent=1)
     return card
 
 
@@ -150,67 +153,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.chmod(mode)  # safetensors lets only the owner read
 
 
-def files_of(directory: Path) -> list[Path]:
-    """The files of a model: those in its directory, and those beside it that it shares with other models.
-
-    Raises:
-        WeightsError: the weights or the file of frozen tensors are missing or broken.
-    """
-    shared = {path for path in (_vocabulary(directory), _frozen(directory)) if path is not None}
-    return sorted({path for path in directory.iterdir() if path.is_file()} | shared)
-
-
-def vocabulary_of(directory: Path) -> Path:
-    """The `vocab.txt` of a model: in its directory, or beside it, where models that share it find it.
-
-    Raises:
-        WeightsError: it is in neither place.
-    """
-    path = _vocabulary(directory)
-    if path is None:
-        raise WeightsError(
-            f"{directory}: the tokenizer's vocabulary is missing; copy {VOCABULARY} into the directory, or beside it"
-        )
-    return path
-
-
-def _vocabulary(directory: Path) -> Path | None:
-    places = (directory / VOCABULARY, directory.parent / VOCABULARY)
-    return next((path for path in places if path.is_file()), None)
-
-
-def _frozen(directory: Path) -> Path | None:
-    """The file of the tensors that training left unchanged, or None for a model in one file.
-
-    Raises:
-        WeightsError: the file is missing, or is another model's.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(directory / WEIGHTS, "pt") as file:
-            digest = (file.metadata() or {}).get(FROZEN_DIGEST)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{directory / WEIGHTS}: not a readable safetensors file: {error}; copy it again") from None
-    if digest is None:
-        return None
-    beside = f"frozen-{digest[:16]}.safetensors"
-    for path in (directory / FROZEN, directory.parent / beside):
-        if path.is_file():
-            if sha256_file(path) != digest:
-                raise WeightsError(f"{path}: is not the file that {directory.name} was trained with; copy it again")
-            return path
-    raise WeightsError(
-        f"{directory}: the tensors that training left unchanged are missing; "
-        f"copy {FROZEN} into the directory, or {beside} beside it"
-    )
-
-
-def read_card(directory: Path) -> ModelCard:
-    """The card of a model directory, without loading its weights. Raises WeightsError."""
-    return _card(directory, _read(directory))
-
-
 def load(directory: Path, *, backbone: torch.dtype = torch.float32) -> tuple[Sprc, ModelCard, Preprocess]:
     """The model of a directory, on the CPU and in eval mode.
 
@@ -222,45 +164,52 @@ def load(directory: Path, *, backbone: torch.dtype = torch.float32) -> tuple[Spr
     Raises:
         WeightsError: a file is missing, broken, or does not fit the configuration; the message names the keys.
     """
-    content = _read(directory)
-    card = _card(directory, content)
-    try:
-        config = SprcConfig.from_json(content["config"])
-        settings = Preprocess.from_json(content["preprocess"])
-        with torch.device("meta"):  # nothing is initialised only to be overwritten
-            model = Sprc(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{directory / CARD}: not a model of this version: {error}; update cir or the model"
-        ) from None
-    path = directory / WEIGHTS
-    if not path.is_file():
-        raise WeightsError(f"{directory}: {WEIGHTS} is missing; copy the whole model directory")
-    tensors = _load_tensors(path)
-    if frozen := _frozen(directory):
-        tensors |= _load_tensors(frozen)
-    if SCALE in tensors and WORDS in tensors:
+    known = folder.read_model_file(directory)
+    card, config = known.card, known.config
+    model = _laid_out(directory, config)
+    path, frozen = directory / WEIGHTS, folder.frozen_of(directory)
+    files = [path, *([frozen[0]] if frozen else [])]
+    _fit(files, model)
+    folder.check_weights(directory, card)
+    folder.check_frozen(directory, card)
+    vocabulary = folder.vocabulary_of(directory)
+    words = check_vocabulary(vocabulary, card.vocabulary_sha256)
+    if len(words) > config.vocabulary:
+        raise WeightsError(f"{vocabulary}: {len(words)} words for {config.vocabulary} embeddings")
+    tensors = {name: value for file in files for name, value in _load_tensors(file).items()}
+    if SCALE in tensors:
         tensors[WORDS] = tensors[WORDS].float() * tensors.pop(SCALE).float()
     if sum(value.numel() for value in model.vision.parameters()) >= REDUCED_FROM:
         model.backbone_precision = backbone
-    _fit(path, model, tensors)
-    if sha256_file(path) != card.weights_sha256 or settings.sha256 != card.preprocess_sha256:
-        raise WeightsError(
-            f"{directory}: weights or settings are not those of its card; copy the whole directory again"
-        )
+    reduced = model.backbone_matrices()
+    state = {
+        key: value.to(model.backbone_precision if key in reduced else torch.float32) for key, value in tensors.items()
+    }
+    model.load_state_dict(state, strict=True, assign=True)
     # The only buffers, which are not stored: counts from 0.
     for name, buffer in list(model.named_buffers()):
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, torch.arange(buffer.shape[-1]).expand(1, -1))
-    vocabulary = vocabulary_of(directory)
-    model.tokenizer = Tokenizer(vocabulary)
-    if model.tokenizer.size > config.vocabulary:
-        raise WeightsError(f"{vocabulary}: {model.tokenizer.size} words for {config.vocabulary} embeddings")
-    return model.eval(), card, settings
+    model.tokenizer = Tokenizer(words)
+    return model.eval(), card, known.preprocess
+
+
+def _laid_out(directory: Path, config: SprcConfig) -> Sprc:
+    """A model of these sizes without memory: nothing is initialised only to be overwritten. Raises WeightsError."""
+    simplex = config.simplex
+    try:
+        if simplex is not None and stationary.product(simplex.blocks, simplex.free_weight) != simplex:
+            raise ValueError("the vertices of simplex are not those of its blocks")
+        with torch.device("meta"):
+            return Sprc(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{directory / CARD}: not a model of this version: {error}; update cir or the model"
+        ) from None
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped into memory. Raises WeightsError."""
+    """The tensors of a safetensors file, mapped into memory, all finite. Raises WeightsError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -268,6 +217,11 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}; copy it again") from None
+    for name, value in tensors.items():
+        if not all(bound.isfinite() for bound in value.aminmax()):
+            raise WeightsError(
+                f"{path}: {name} holds values that are not finite; copy the model again, or train it anew"
+            )
     return tensors
 
 
@@ -302,39 +256,23 @@ def misfit(
     )
 
 
-def _fit(path: Path, model: Sprc, tensors: dict[str, Tensor]) -> None:
-    wanted = model.state_dict()
+def _fit(files: Sequence[Path], model: Sprc) -> None:
+    """Raise WeightsError unless the tensors in these files are those of a model, by their headers alone."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        for name, entry in read_header(path).tensors.items():
+            if name in shapes:
+                raise WeightsError(f"{path}: {name} is in {files[0].name} too; copy the whole model directory again")
+            if entry.dtype == "I8" and name == WORDS:
+                wanted[SCALE] = (entry.shape[0], 1) if entry.shape else ()
+            elif entry.dtype not in FLOATS:
+                raise WeightsError(f"{path}: {name} holds {entry.dtype}, not floats; copy the model again")
+            shapes[name] = entry.shape
     problems = misfit(
-        wanted.keys() - tensors.keys(),
-        tensors.keys() - wanted.keys(),
-        {
-            key: (tensors[key].shape, value.shape)
-            for key, value in wanted.items()
-            if key in tensors and tensors[key].shape != value.shape
-        },
+        wanted.keys() - shapes.keys(),
+        shapes.keys() - wanted.keys(),
+        {name: (shapes[name], shape) for name, shape in wanted.items() if shapes.get(name, shape) != shape},
     )
     if problems:
-        raise WeightsError(f"{path}: does not fit its configuration; {problems}")
-    reduced = model.backbone_matrices()
-    state = {
-        key: value.to(model.backbone_precision if key in reduced else torch.float32) for key, value in tensors.items()
-    }
-    model.load_state_dict(state, strict=True, assign=True)
-
-
-def _read(directory: Path) -> dict[str, Any]:
-    path = directory / CARD
-    if not path.is_file():
-        raise WeightsError(f"{directory}: no {CARD}; a model is a directory of {CARD}, {WEIGHTS} and {VOCABULARY}")
-    try:
-        content: dict[str, Any] = parse_json(path.read_bytes())
-    except ValueError as error:
-        raise WeightsError(f"{path}: not JSON: {error}; copy it again") from None
-    return content
-
-
-def _card(directory: Path, content: Mapping[str, Any]) -> ModelCard:
-    try:
-        return ModelCard.from_json(content["card"])
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{directory / CARD}: not a model card of this version: {error}; update cir") from None
+        raise WeightsError(f"{files[0]}: does not fit its configuration; {problems}")

@@ -54,7 +54,8 @@ def encode_queries(
         return EncodedQueries(encoder.encode_texts(given), older, None)
 
     def encode_composed(part: slice) -> EncodedQueries:
-        pixels = np.stack([encoder.preprocess(decode(photo.read(), photo.id)) for _, photo in composed[part]])
+        decoded = (decode(photo.read(), photo.id, encoder.min_side) for _, photo in composed[part])
+        pixels = np.stack([encoder.preprocess(picture) for picture in decoded])
         given = [captions[row] for row, _ in composed[part]]
         if isinstance(encoder, ExposesQueryStates):
             return _project(encoder, encoder.query_states(pixels, given), head)

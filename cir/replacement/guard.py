@@ -5,14 +5,13 @@ A half re-indexed gallery can be worse than both the old and the fully re-indexe
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from cir.arrays import Rows
 from cir.data.judged_query import JudgedQuery
-from cir.files import write_json
+from cir.files import parse_json, read_regular, write_json
 from cir.indexer.reading.gallery import Gallery
 from cir.replacement import questions
 from cir.replacement.gate import MAX_NEGATIVE_FLIP_RATE
@@ -61,7 +60,7 @@ class RegressionGuard:
         """Why to stop, if another quarter is re-indexed and recall has dropped significantly; otherwise empty."""
         if not self._queries:
             return ""
-        gallery = Gallery.open(self._path)
+        gallery = Gallery.open(self._path, trust_roots=self._searcher.gallery.trust_roots)
         share = _reindexed_share(gallery)
         due = _checks_due(share)
         if due <= self._passed:
@@ -82,7 +81,7 @@ class RegressionGuard:
     def _begin(self) -> None:
         share = _reindexed_share(self._searcher.gallery)
         try:
-            known = json.loads(self._state.read_bytes())
+            known = parse_json(read_regular(self._state, 1 << 28))
             if known["about"] == self._about and len(known["first"]) == len(self._queries):
                 self._first = np.array(known["first"], np.int64)
                 # After a rollback a smaller share is re-indexed than was evaluated.

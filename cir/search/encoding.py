@@ -48,7 +48,7 @@ class SpaceEncoder:
         model = self.load()
 
         def encode(rows: slice) -> Floats:
-            pixels = np.stack([model.preprocess(reference.picture()) for reference in references[rows]])
+            pixels = np.stack([model.preprocess(reference.picture(model.min_side)) for reference in references[rows]])
             if self.fitted_head is not None:
                 return self.fitted_head.map(self._states(model).query_states(pixels, captions[rows]))
             return model.encode_queries(pixels, captions[rows], self.older_space)
@@ -83,7 +83,7 @@ class SpaceEncoder:
             composed: Floats = self.compose([reference], [""])[0]
             return composed
         model = self.load()
-        pixels = model.preprocess(reference.picture())[None]
+        pixels = model.preprocess(reference.picture(model.min_side))[None]
         with model.shared_by(1):
             encoded = model.encode_images(pixels)
         if encoded.vectors is not None and vectors:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cir.errors import MissingImageError, UsageError
+from cir.given import instance, items, printable
 from cir.images import ImageFile, decode
+from cir.images.files import file_at
+from cir.images.picture import as_picture
 from cir.text import clean_caption
 from cir.types import Query
 
@@ -26,12 +26,12 @@ class Reference:
     """A resolved reference.
 
     Attributes:
-        picture: reads and decodes the picture. Raises MissingImageError or ImageDecodeError.
+        picture: reads the picture and decodes it for a `min_side`. Raises MissingImageError or ImageDecodeError.
         same: ids of the gallery images that are this picture; they are not among a query's hits.
         id: one of them, or None.
     """
 
-    picture: Callable[[], Image]
+    picture: Callable[[int | None], Image]
     same: frozenset[str] = frozenset()
     id: str | None = None
 
@@ -66,91 +66,80 @@ class PreparedQuery:
         return frozenset(self.query.exclude).union(*(reference.same for reference in self.references))
 
 
-def prepare(gallery: Gallery, queries: Sequence[Query]) -> list[PreparedQuery]:
+def as_queries(value: Any) -> list[Query]:
+    """Queries; one is a sequence of one.
+
+    Raises:
+        UsageError: something else than queries.
+    """
+    if isinstance(value, str):  # not what `search_many` takes one of
+        value = [value]
+    return [instance(query, Query, "a query", _ADVICE) for query in items(value, "queries", Query)]
+
+
+def as_query(value: Any) -> Query:
+    """One query. Raises UsageError for anything else, also for several."""
+    return instance(value, Query, "a query", f"{_ADVICE}; several go to `search_many`")
+
+
+_ADVICE = "write cir.Query(references, text)"
+
+
+def prepare(gallery: Gallery, queries: Iterable[Query]) -> list[PreparedQuery]:
     """Check queries and resolve their references.
 
     Raises:
-        UsageError: an empty query or negative, text that is not valid Unicode, k below 1, a value of another type.
+        UsageError: an empty query or negative, or no query at all.
         MissingImageError: a reference that is neither an image file nor an id of the gallery.
         ImageDecodeError: a file that cannot be read.
     """
     prepared = []
-    for query in queries:
-        _check_types(query)
+    for query in as_queries(queries):
         caption = clean_caption(query.text)
-        _check(query, caption)
+        if not query.references and not caption:
+            raise UsageError("an empty query; give a reference (-i), a text (-t), or both")
+        if not all(map(clean_caption, query.negatives)):
+            raise UsageError("an empty negative; say what is not wanted, or leave it out")
         references = tuple(resolve(gallery, reference) for reference in query.references)
         prepared.append(PreparedQuery(query, references, caption))
     return prepared
 
 
 def resolve(gallery: Gallery, reference: Any) -> Reference:
-    """What a reference is: an image file, an id of the gallery, or a decoded picture.
+    """What a reference of a query is: an image file, an id of the gallery, or a picture.
 
     An id of the gallery wins over a file of the same name, so that the working directory changes no answer. Nothing is
     decoded yet: the photos of a large batch would not fit in memory.
+
+    Args:
+        gallery: where ids are looked up, and images of the same content.
+        reference: in a form of `as_references`.
 
     Raises:
         MissingImageError: neither a file nor an id.
         ImageDecodeError: a file that cannot be read.
     """
-    if not isinstance(reference, str | Path):
-        return Reference(lambda: reference)
-    name = str(reference)
-    if name in gallery:
-        image = gallery.image(name)
-        return Reference(lambda: decode(image.read_current(), name), frozenset([name]), name)
-    if _is_file(name):
-        file = ImageFile(name, "", name)
-        same = gallery.ids_of(hashlib.sha256(file.read()).digest())
-        return Reference(lambda: decode(file.read(), name), frozenset(same), min(same, default=None))
-    example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
-    raise MissingImageError(f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {example}")
-
-
-def _is_file(name: str) -> bool:
+    if isinstance(reference, bytes):
+        return _of_content(gallery, lambda: reference, f"a reference of {len(reference):,} bytes")
+    if isinstance(reference, ImageFile):
+        return _of_content(gallery, reference.read, printable(reference.id))
+    if not isinstance(reference, str):
+        return Reference(lambda min_side: as_picture(reference))  # which may have been closed since
+    name = printable(reference)
+    if reference in gallery:
+        image = gallery.image(reference)
+        return Reference(lambda min_side: decode(image.read_current(), name, min_side), frozenset([image.id]), image.id)
     try:
-        return Path(name).is_file()
-    except OSError:  # a name longer than any file's
-        return False
+        file = file_at(reference)
+    except MissingImageError:
+        example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
+        raise MissingImageError(
+            f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {printable(example)}"
+        ) from None
+    return _of_content(gallery, file.read, name)
 
 
-def _check_types(query: Query) -> None:
-    """A string in place of a tuple of strings would be read letter by letter, and answered wrongly without a word."""
-    if not isinstance(query, Query):
-        raise UsageError(f"{query!r} is not a query; write cir.Query(references, text)")
-    for name in ("references", "negatives", "where", "exclude"):
-        value = getattr(query, name)
-        if not isinstance(value, tuple | list | set | frozenset):
-            raise UsageError(f"{name} of a query is a {type(value).__name__}; write a tuple such as {name}=(value,)")
-    if not all(isinstance(text, str) for text in (query.text, *query.negatives, *query.exclude)):
-        raise UsageError("text, negatives and excluded ids of a query are strings")
-    if not isinstance(query.k, int | np.integer) or isinstance(query.k, bool):
-        raise UsageError(f"k is {query.k!r}; it is a whole number")
-    for pair in query.where:
-        if isinstance(pair, str) or len(pair) not in (2, 3) or not all(isinstance(text, str) for text in pair):
-            raise UsageError(f"{pair!r} is not a condition; write cir.conditions.Condition(column, value)")
-    for reference in query.references:
-        if not isinstance(reference, str | Path):
-            _check_picture(reference)
-
-
-def _check_picture(reference: Any) -> None:
-    from PIL.Image import Image
-
-    if not isinstance(reference, Image):
-        raise UsageError(f"a reference is a {type(reference).__name__}; give a path, an id or a PIL image")
-    if 0 in reference.size:
-        raise UsageError("a reference is a picture without pixels")
-
-
-def _check(query: Query, caption: str) -> None:
-    if not query.references and not caption:
-        raise UsageError("an empty query; give a reference (-i), a text (-t), or both")
-    for text in (query.text, *query.negatives):
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UsageError(f"{text!a}: not readable as text; write it in UTF-8")
-    if not all(map(clean_caption, query.negatives)):
-        raise UsageError("an empty negative; say what is not wanted, or leave it out")
-    if query.k < 1:
-        raise UsageError(f"k is {query.k}; ask for at least 1 hit")
+def _of_content(gallery: Gallery, read: Callable[[], bytes], name: str) -> Reference:
+    """A reference by the bytes of an image file, which the gallery may hold under some id."""
+    same = gallery.ids_of(hashlib.sha256(read()).digest())
+    return Reference(lambda min_side: decode(read(), name, min_side), frozenset(same), min(same, default=None))

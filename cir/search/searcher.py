@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cir.conditions import Condition
-from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError
+from cir.errors import CirError, SpaceMismatchError, UsageError
+from cir.forks import no_fork
+from cir.given import Names, instance, kind, names, paths
+from cir.images.reference import as_references
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
-from cir.search.prepare import PreparedQuery, prepare, resolve
+from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
 from cir.types import Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
 
 if TYPE_CHECKING:
@@ -32,7 +35,12 @@ if TYPE_CHECKING:
 
 
 def open_index(
-    path: str | Path, *, model: str | Path | None = None, model_dirs: Sequence[Path] = (), device: str = "auto"
+    path: str | Path,
+    *,
+    model: str | Path | None = None,
+    model_dirs: str | Path | Iterable[str | Path] = (),
+    device: str = "auto",
+    trust_roots: bool = False,
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
 
@@ -41,6 +49,7 @@ def open_index(
         model: a model to query with instead; refused unless its space is the index's.
         model_dirs: where else to look for the model's folder.
         device: where the model runs.
+        trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
 
     Raises:
         IndexFormatError: not an index, another version, or damaged.
@@ -49,19 +58,30 @@ def open_index(
     """
     from cir import models
 
-    gallery = Gallery.open(path)
+    model_dirs = paths(model_dirs, "model_dirs")
+    gallery = Gallery.open(path, trust_roots=trust_roots)
     if model is not None:  # before a query that needs no encoder could pass
-        from cir.models.weights import read_card
+        from cir.models.folder import read_card
 
         _check_space(gallery, read_card(models.find(model, model_dirs)), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
             return models.load_model(model, device=device, model_dirs=model_dirs)
-        folder = models.find_for(card, gallery.manifest.model_paths.get(card.digest), model_dirs)
+        folder = models.find_for(card, model_dirs)
         return models.load_model(folder, device=device)
 
-    return Searcher(gallery, load, keep_usage=True)
+    # Another process may have another working directory.
+    searcher = Searcher(gallery, load, keep_usage=True)
+    searcher._reopen = partial(
+        open_index,
+        gallery.path.absolute(),
+        model=model,
+        model_dirs=model_dirs,
+        device=device,
+        trust_roots=trust_roots,
+    )
+    return searcher
 
 
 class Searcher:
@@ -75,10 +95,22 @@ class Searcher:
     """
 
     def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder], *, keep_usage: bool = False) -> None:
-        self.gallery = gallery
+        self.gallery = instance(gallery, Gallery, "gallery", "open an index with cir.open_index(path)")
+        if not callable(load):
+            raise UsageError(f"load is {kind(load)}; give a function from a card to its encoder: lambda card: encoder")
         self._load = load
         self._keep_usage = keep_usage
         self._encoders: dict[str, Encoder] = {}  # by space
+        self._reopen: Callable[[], Searcher] | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], Searcher], tuple[()]]:
+        """A searcher goes to another process as the arguments of `open_index`."""
+        if self._reopen is None:
+            raise UsageError(
+                "a Searcher that was made from parts cannot be sent to another process; "
+                "make it there, or use one of cir.open_index(path)"
+            )
+        return self._reopen, ()
 
     @property
     def card(self) -> ModelCard:
@@ -95,6 +127,7 @@ class Searcher:
         """The serving model. Raises SpaceMismatchError or WeightsError, as `encoder_of`."""
         return self.encoder_of(self.gallery.card)
 
+    @no_fork
     def encoder_of(self, card: ModelCard) -> Encoder:
         """The encoder of a model that the index names; loaded on first use.
 
@@ -109,20 +142,30 @@ class Searcher:
             self._encoders[space] = encoder
         return self._encoders[space]
 
-    def picture(self, reference: Any) -> Image:
-        """The decoded picture of a reference: an image file, an id of the gallery, or a picture already.
+    @no_fork
+    def picture(self, reference: Any, min_side: int | None = None) -> Image:
+        """The decoded picture of one reference, in any form that `Query` takes.
+
+        Args:
+            reference: as in a query.
+            min_side: how large it is needed, as for `cir.images.decode`.
 
         Raises:
             MissingImageError: no such file or id, or the photo of a gallery image is gone.
             ImageDecodeError: it cannot be read.
+            UsageError: no reference, or several.
         """
-        return resolve(self.gallery, reference).picture()
+        references = as_references(reference)
+        if len(references) != 1:
+            raise UsageError(f"{len(references)} references; give one")
+        return resolve(self.gallery, references[0]).picture(min_side)
 
     def search(self, query: Query, *, exact: bool = False) -> SearchResult:
         """Answer one query; see `search_many`."""
-        return self.search_many([query], exact=exact)[0]
+        return self.search_many([as_query(query)], exact=exact)[0]
 
-    def search_many(self, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+    @no_fork
+    def search_many(self, queries: Query | Iterable[Query], *, exact: bool = False) -> list[SearchResult]:
         """Answer queries, encoded and ranked in batches.
 
         References that are gallery images, by id or by content, are not among their own hits.
@@ -132,7 +175,7 @@ class Searcher:
             exact: compare with every image, tokens included, instead of ranking the best candidates.
 
         Raises:
-            UsageError: an empty query, k below 1, an unknown metadata column.
+            UsageError: an empty query, an unknown metadata column, or something that is no query.
             MissingImageError: a reference that is neither an image file nor an id of the gallery.
             ImageDecodeError: a reference that cannot be read.
         """
@@ -144,11 +187,13 @@ class Searcher:
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
         return [replace(result, seconds=seconds, unread=self._unread(result.query)) for result in results]
 
-    def encode(self, queries: Sequence[Query]) -> QueryVectors:
+    @no_fork
+    def encode(self, queries: Query | Iterable[Query]) -> QueryVectors:
         """B queries as unit-norm vectors in every space of the index. Raises as `search_many`."""
         return encode_in_every_space(self.gallery, self._encoder_for, prepare(self.gallery, queries))
 
-    def encode_native(self, space: str, queries: Sequence[Query]) -> Floats:
+    @no_fork
+    def encode_native(self, space: str, queries: Query | Iterable[Query]) -> Floats:
         """(B, D) float32, unit-norm: queries encoded by the model that made a space, whichever mapping is in use.
 
         Raises:
@@ -158,13 +203,14 @@ class Searcher:
         encoder = SpaceEncoder(lambda: self.encoder_of(card))
         return encode_in(self.gallery, space, encoder, prepare(self.gallery, queries))
 
+    @no_fork
     def rank(
         self,
         vectors: QueryVectors,
         k: int,
         *,
-        allowed: Sequence[str] | None = None,
-        exclude: Sequence[frozenset[str]] | None = None,
+        allowed: Names = None,
+        exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """The best k (id, score) for each of B queries, best first, ties by id.
 
@@ -173,11 +219,15 @@ class Searcher:
             k: number of hits.
             allowed: ids to rank; all if None.
             exclude: B sets of ids that may not be among the hits.
+
+        Raises:
+            UsageError: an id of `allowed` that the gallery does not hold, or a value of another kind.
         """
         mask = None
         if allowed is not None:
             mask = np.zeros(len(self.gallery), np.bool_)
-            mask[[self.gallery.row(image_id) for image_id in allowed]] = True
+            mask[[self.gallery.row(image_id) for image_id in names(allowed, "allowed")]] = True
+        vectors = instance(vectors, QueryVectors, "vectors", "give what `encode` returned")
         return self.gallery.search(vectors.unit(), RankingOptions(k, mask), exclude=exclude)
 
     def _encoder_for(self, space: str) -> SpaceEncoder:
@@ -194,8 +244,7 @@ class Searcher:
         """Rows of queries that can be ranked together: of the same k and conditions."""
         rows_of = defaultdict(list)
         for row, query in enumerate(prepared):
-            conditions = tuple(Condition(*pair) for pair in query.query.where)
-            rows_of[query.query.k, conditions].append(row)
+            rows_of[query.query.k, query.query.where].append(row)
         return [
             (RankingOptions(k, self.gallery.select(where) if where else None, exact), rows)
             for (k, where), rows in rows_of.items()
@@ -228,8 +277,8 @@ class Searcher:
         try:
             file = image.file
             path = file.path if file.member is None else f"{file.path}/{file.member}"
-        except (MissingImageError, ImageDecodeError):
-            path = None  # vectors outlive photos
+        except CirError:
+            path = None  # vectors outlive photos, and some may not be read
         return Hit(rank, image_id, score, path, image.metadata)
 
     def _confident(self, query: PreparedQuery, hits: Sequence[Hit]) -> bool | None:

@@ -61,7 +61,7 @@ class EncoderTests:
         assert card.dims > 0
         assert card.tokens >= 0
         assert card.vector or card.tokens, "a model without vectors and tokens encodes no gallery"
-        for digest in (card.weights_sha256, card.preprocess_sha256):
+        for digest in (card.weights_sha256, card.config_sha256, card.vocabulary_sha256, card.preprocess_sha256):
             assert len(digest) == 64
             assert int(digest, 16) >= 0
         assert 0 <= card.sum_weight <= 1

@@ -25,8 +25,10 @@ from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, adopt_segment, publish
-from cir.indexer.storage.segment import Layout, RowBlock, write_segment
+from cir.indexer.storage.generations import adopt_segment
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, runs_of
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, write_segment
+from cir.indexer.storage.writer import writing
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.plan import Metadata
 from cir.indexer.writing.report import BuildReport
@@ -49,11 +51,14 @@ class FakeEncoder:
     """Fixed random projections of 4 x 4 pixels; what it gives for a picture does not depend on the batch.
 
     Attributes:
+        min_side: None, pictures are never reduced.
         card: its identity; another name, other dims or other outputs are another model.
         directory: where the model lies, as for a real one; None until a test sets it.
         encoded: number of images encoded so far.
         batches: size of each batch encoded so far.
     """
+
+    min_side: int | None = None
 
     def __init__(
         self, name: str = "fake-1", *, vector: bool = True, tokens: int = TOKENS, dims: int = DIMS, after: int = 10**9
@@ -68,7 +73,8 @@ class FakeEncoder:
             after: number of images after which it raises KeyboardInterrupt instead of encoding.
         """
         weights = hashlib.sha256(f"{name} {vector} {tokens} {dims}".encode()).hexdigest()
-        self.card = ModelCard(name, weights, "0" * 64, dims, tokens, vector)
+        none = "0" * 64  # no configuration, no words, no preprocessing
+        self.card = ModelCard(name, weights, none, none, none, dims, tokens, vector)
         self.directory: Path | None = None
         self.encoded = 0
         self.batches: list[int] = []
@@ -221,28 +227,32 @@ def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: b
     """Publish a generation with these rows as they are, as if `FakeEncoder` had made them."""
     encoder = FakeEncoder(tokens=tokens, vector=vectors)
     folder, layout = IndexFolder(path), Layout.of(encoder.card)
-    entries, deleted = [], {}
-    for rows in segments:
-        count = len(rows.ids)
-        work = folder.work / "segment"
-        make_folder(work)
-        digests = b"".join(hashlib.sha256(image_id.encode()).digest() for image_id in rows.ids)
-        block = RowBlock(
-            ids=rows.ids,
-            digests=np.frombuffer(digests, np.uint8).reshape(count, 32),
-            roots=["/photos"] * count,
-            metadata=rows.metadata or [{}] * count,
-            vectors=None if rows.vectors is None else rows.vectors.astype(np.float16),
-            tokens=None if rows.tokens is None else rows.tokens.astype(np.float16),
-        )
-        write_segment(work / GALLERY, layout, count, [block])
-        files = {GALLERY: FileEntry.of(work / GALLERY)}
-        name = adopt_segment(folder, work)
-        entries.append(SegmentEntry(name, count, layout.model, layout.space, DIMS, tokens, vectors, files))
-        if rows.deleted:
-            deleted[name] = rows.deleted
-    manifest = Manifest.empty(encoder.card)
-    publish(folder, manifest.succeed(folder, encoder=encoder, segments=entries, deleted=deleted))
+    make_folder(path)
+    with writing(folder) as writer:
+        entries, deleted = [], {}
+        for rows in segments:
+            count = len(rows.ids)
+            work = folder.work / "segment"
+            make_folder(work)
+            digests = b"".join(hashlib.sha256(image_id.encode()).digest() for image_id in rows.ids)
+            table = RowTable(
+                ids=rows.ids,
+                digests=np.frombuffer(digests, np.uint8).reshape(count, 32),
+                roots=["/photos"] * count,
+                metadata=rows.metadata or [{}] * count,
+            )
+            block = EncodedBlock(
+                vectors=None if rows.vectors is None else rows.vectors.astype(np.float16),
+                tokens=None if rows.tokens is None else rows.tokens.astype(np.float16),
+            )
+            write_segment(work / GALLERY, layout, table, [block])
+            files = {GALLERY: FileEntry.of(work / GALLERY)}
+            name = adopt_segment(folder, work)
+            entries.append(SegmentEntry(name, count, layout.model, layout.space, DIMS, tokens, vectors, files))
+            if rows.deleted:
+                deleted[name] = runs_of(np.array(sorted(rows.deleted), np.int64))
+        manifest = Manifest.empty(encoder.card)
+        writer.publish(manifest.succeed(segments=entries, deleted=deleted))
     return path
 
 

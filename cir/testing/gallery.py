@@ -192,7 +192,6 @@ class GalleryTests:
     def test_senseless_options_are_refused(self, made: Made) -> None:
         queries = made.queries(1)
         for options, message in (
-            (RankingOptions(0), "k is 0"),
             (RankingOptions(3, allowed=np.ones(3, np.bool_)), "the mask has shape"),
             (RankingOptions(3, allowed=np.ones(len(made.images), np.int64)), "the mask has shape"),
         ):

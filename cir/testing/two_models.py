@@ -8,8 +8,9 @@ import numpy as np
 
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import publish, read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.mappings import write_mapping
+from cir.indexer.storage.writer import writing
 from cir.mappings import Maps, Route, SpaceMapping
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import DIMS, FakeEncoder
@@ -41,8 +42,9 @@ MAPPINGS = (RIDGE, PROCRUSTES, HEAD)
 def serve_new(index: Path, mapping: SpaceMapping | None) -> None:
     """Publish a generation that the new model serves, through a mapping or without one."""
     folder = IndexFolder(index)
-    mappings = {OLD.card.space.id: write_mapping(folder, mapping)} if mapping else {}
-    publish(folder, read_manifest(folder).succeed(folder, encoder=NEW, mappings=mappings))
+    with writing(folder) as writer:
+        mappings = {OLD.card.space.id: write_mapping(folder, mapping)} if mapping else {}
+        writer.publish(read_manifest(folder).succeed(card=NEW.card, mappings=mappings))
 
 
 def mapped_queries(gallery: Gallery, text: str = "one") -> QueryVectors:

@@ -5,23 +5,58 @@ A configuration of the task `attributes` without [batches.kinds] takes the share
 
 from __future__ import annotations
 
+import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from cir.errors import UsageError
+from cir.files import read_regular
 from cir.images import Preprocess
-from cir.models.sprc import SprcConfig
+from cir.models.config import SprcConfig
 from cir.models.stationary import product
 from cir.training.loop import Recipe
-from cir.training.schedule import OneCycle
 from cir.training.sources import AttributeBatches
 from cir.training.triplets import TripletBatches
-from cir.types import SimplexBlock
+from cir.typed_json import Within, from_json
+from cir.types import Name, SimplexBlock, Weight
 
-TASKS = {"attributes": AttributeBatches, "triplets": TripletBatches}
+LONGEST = 1_000_000  # bytes; the shipped configurations have 3,000
+
+
+@dataclass(frozen=True)
+class _Kind:
+    task: Literal["attributes", "triplets"]
+
+
+@dataclass(frozen=True)
+class _Simplex:
+    """The section [simplex]; the vertices follow from it."""
+
+    blocks: Annotated[tuple[SimplexBlock, ...], Within(1, 64)]
+    free_weight: Weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AttributeFile(_Kind):
+    """The sections of a file, as they are written."""
+
+    name: Name
+    recipe: Recipe
+    batches: AttributeBatches
+    model: SprcConfig | None = None
+    preprocess: Preprocess | None = None
+    simplex: _Simplex | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TripletFile(_AttributeFile):
+    batches: TripletBatches  # type: ignore[assignment]
+
+
+_FILES: dict[str, type[_AttributeFile]] = {"attributes": _AttributeFile, "triplets": _TripletFile}
 
 
 @dataclass(frozen=True)
@@ -53,42 +88,39 @@ def read_config(name: str | Path) -> Config:
     """
     shipped = files("cir.training").joinpath("configs", f"{name}.toml")
     path = Path(name)
-    if not path.is_file() and not shipped.is_file():
+    there = os.path.isfile(path)
+    if not there and str(name) not in _shipped():
         raise UsageError(f"no configuration {str(name)!r}: neither a file nor a shipped one ({', '.join(_shipped())})")
     try:
-        return _parse((path if path.is_file() else shipped).read_text(encoding="utf-8"))
-    except (KeyError, TypeError, ValueError) as error:  # ValueError includes a file that is not TOML, or not UTF-8
+        return _parse(read_regular(path, LONGEST).decode() if there else shipped.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror}; check the file") from None
+    except ValueError as error:  # includes a file that is not TOML, or not UTF-8
         raise UsageError(f"{name}: not a training configuration: {error}; compare with the shipped ones") from None
 
 
 def _parse(text: str) -> Config:
-    """Raises KeyError, TypeError or ValueError for a text that is no configuration."""
-    values = tomllib.loads(text)
-    if values["task"] == "attributes" and "kinds" not in values["batches"]:
+    """Raises ValueError for a text that is no configuration."""
+    values = _toml(text)
+    kind = from_json(_Kind, {"task": values.get("task")}).task
+    batches = values.get("batches")
+    if kind == "attributes" and isinstance(batches, dict) and "kinds" not in batches:
         text = f"{text.rstrip()}\n\n{files('cir.training').joinpath('caption_kinds.toml').read_text(encoding='utf-8')}"
-        values = tomllib.loads(text)
-    model, preprocess = values.get("model"), values.get("preprocess")
-    if model and "simplex" in values:
-        blocks = [SimplexBlock(**block) for block in values["simplex"]["blocks"]]
-        model["simplex"] = product(blocks, values["simplex"]["free_weight"])
-    return Config(
-        name=values["name"],
-        recipe=_recipe(values["recipe"]),
-        batches=TASKS[values["task"]](**values["batches"]),
-        model=SprcConfig(**model) if model else None,
-        preprocess=Preprocess.from_json(preprocess) if preprocess else None,
-        text=text,
-    )
-
-
-def _recipe(values: dict[str, Any]) -> Recipe:
-    if "betas" in values:
-        values["betas"] = tuple(values["betas"])
-    if "one_cycle" in values:
-        values["one_cycle"] = OneCycle(**values["one_cycle"])
-    if bool(values.get("steps")) == bool(values.get("epochs")):
+        values = _toml(text)
+    file = from_json(_FILES[kind], values)
+    if bool(file.recipe.steps) == bool(file.recipe.epochs):
         raise ValueError("a recipe has either steps or epochs")
-    return Recipe(**values)
+    model = file.model
+    if model and file.simplex:
+        model = replace(model, simplex=product(file.simplex.blocks, file.simplex.free_weight))
+    return Config(file.name, file.recipe, file.batches, model, file.preprocess, text)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _shipped() -> list[str]:

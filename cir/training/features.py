@@ -43,12 +43,15 @@ class FeatureStore:
         folder: of the files.
         backbone, preprocess: of the model to train.
         older: id of each older space -> the model that defines it, with its preprocessing.
+        key: of whatever else decides the features (`tasks.feature_key`); part of the files' names, so that a folder
+            never gives the features of other settings.
     """
 
     folder: Path
     backbone: nn.Module
     preprocess: Preprocess
     older: Mapping[str, tuple[Sprc, Preprocess]] = field(default_factory=dict)
+    key: str = ""
 
     def compute(
         self, name: str, count: int, pixels: Callable[[Preprocess, int], Floats]
@@ -67,6 +70,7 @@ class FeatureStore:
         Raises:
             DataError: a file holds another number of pictures, or the disk is full.
         """
+        name = f"{name}-{self.key}" if self.key else name
         maps = cached(self.folder / f"{name}.npy", count, partial(pixels, self.preprocess), self.backbone)
         older = {
             space: cached(self.folder / f"{name}-{space}.npy", count, partial(pixels, preprocess), OlderGallery(model))
@@ -94,10 +98,7 @@ def cached(
         DataError: the file holds another number of pictures, no picture is given, or the disk is full.
     """
     if path.is_file():
-        stored: Stored = np.load(path)
-        if len(stored) != count:
-            raise DataError(f"{path} holds {len(stored)} images, not {count}; delete it")
-        return stored
+        return _stored(path, count)
     if not count:
         raise DataError(f"no images to compute {path} from; check the folder of the data set")
     device = devices.choose()
@@ -123,3 +124,14 @@ def cached(
                 maps[start : start + batch_size] = encode(start)
             maps.flush()
     return np.asarray(maps)
+
+
+def _stored(path: Path, count: int) -> Stored:
+    """(N, ...) float16 of a file that `cached` wrote. Raises DataError for another file."""
+    try:
+        mapped = np.load(path, mmap_mode="r")  # refuses a shape that the file is too short for
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"{path}: not a file of features: {error}; delete it") from None
+    if mapped.dtype != np.float16 or mapped.ndim < 2 or len(mapped) != count:
+        raise DataError(f"{path} holds {len(mapped)} images of {mapped.dtype}, not {count} of float16; delete it")
+    return np.array(mapped)

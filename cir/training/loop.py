@@ -7,14 +7,13 @@ killed continues as if it had not been.
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +21,16 @@ from torch import Tensor, nn
 from cir import devices
 from cir.errors import DataError, WeightsError
 from cir.files import make_folder, write_text
-from cir.models.weights import CARD, write_tensors
-from cir.training.schedule import OneCycle, half_cosine
+from cir.models.folder import CARD
+from cir.training.checkpoint import CHECKPOINT, resume, write_checkpoint
+from cir.training.schedule import Count, OneCycle, half_cosine
 from cir.training.validation import Validation
+from cir.typed_json import Within
 
-CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
+LOG = "log.csv"
 
 V = TypeVar("V", bound=Validation)
+Below1 = Annotated[float, Within(0, 1 - 1e-9)]
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,15 @@ class Recipe:
         seed: of every random choice.
     """
 
-    learning_rate: float
-    steps: int = 0
-    epochs: int = 0
-    warmup: int = 0
+    learning_rate: Annotated[float, Within(0, 1000)]
+    steps: Count = 0
+    epochs: Count = 0
+    warmup: Count = 0
     one_cycle: OneCycle | None = None
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    clip: float = 0.0
+    betas: tuple[Below1, Below1] = (0.9, 0.98)
+    eps: Annotated[float, Within(0, 1)] = 1e-8
+    weight_decay: Annotated[float, Within(0, 1000)] = 0.05
+    clip: Annotated[float, Within(0, 1e9)] = 0.0
     evaluate_every: int = 200
     checkpoint_every: int = 50
     seed: int = 0
@@ -152,8 +154,8 @@ def train(
         eps=recipe.eps,
         weight_decay=recipe.weight_decay,
     )
-    done = _resume(work / CHECKPOINT, named, optimiser, facts)
-    if done.best > float("-inf") and not (out / CARD).is_file():
+    done = resume(work / CHECKPOINT, named, optimiser, facts)
+    if done.best is not None and not (out / CARD).is_file():
         raise WeightsError(
             f"{out}: does not hold the best model of the training in {work}, which is at step {done.step}; "
             "name its --out, or start anew with another --work"
@@ -174,7 +176,7 @@ def train(
                 on_validation(step, validation)
                 if log:
                     log.write(step, "validation", validation.figures)
-                if validation.headline >= done.best:
+                if done.best is None or validation.headline >= done.best:
                     done.best = validation.headline
                     minutes = round((done.seconds + time.monotonic() - started) / 60, 1)
                     if not rank:
@@ -183,7 +185,7 @@ def train(
             done.seconds += time.monotonic() - started
             if log and (last or (step + 1) % recipe.checkpoint_every == 0):
                 log.flush()
-                _write(work / CHECKPOINT, named, optimiser, done, facts)
+                write_checkpoint(work / CHECKPOINT, named, optimiser, done, facts)
 
 
 def _optimise(
@@ -222,8 +224,8 @@ class _Log:
     def __init__(self, work: Path, step: int) -> None:
         path = work / LOG
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.partition(",")[0]) < step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            kept = [line for line in lines[1:] if line.endswith("\n") and _step_of(line) < step]
             write_text(path, "".join([*lines[:1], *kept]))
         self._file = path.open("a", newline="", encoding="utf-8")
         self._lines = csv.writer(self._file, lineterminator="\n")
@@ -255,75 +257,7 @@ class _Log:
         self._file.flush()
 
 
-@dataclass
-class _Progress:
-    step: int = 0
-    best: float = float("-inf")
-    seconds: float = 0.0
-
-
-def _write(
-    path: Path,
-    named: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    done: _Progress,
-    facts: Mapping[str, Any],
-) -> None:
-    """Replace the checkpoint atomically: a kill leaves the previous or the new one."""
-    tensors = {f"parameter.{name}": value.detach() for name, value in named.items()}
-    for name, value in named.items():
-        tensors |= {f"optimiser.{key}.{name}": state for key, state in optimiser.state.get(value, {}).items()}
-    metadata = {"done": json.dumps(vars(done)), "facts": json.dumps(facts)}
-    write_tensors(path, {key: value.contiguous() for key, value in tensors.items()}, metadata)
-
-
-def check_work(work: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another training's checkpoint; called before any costly work.
-
-    Raises:
-        WeightsError: the folder holds one.
-    """
-    path = work / CHECKPOINT
-    if not path.is_file():
-        return
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            known = json.loads(file.metadata()["facts"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a checkpoint: {error}; delete it to start anew") from None
-    if known != json.loads(json.dumps(dict(facts))):
-        raise WeightsError(
-            f"{path}: a checkpoint of another configuration; name another --work, or delete it to start anew"
-        )
-
-
-def _resume(
-    path: Path,
-    named: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    facts: Mapping[str, Any],
-) -> _Progress:
-    """The progress at a checkpoint, whose tensors are loaded; the start if there is no checkpoint."""
-    if not path.is_file():
-        return _Progress()
-    check_work(path.parent, facts)
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            done = _Progress(**json.loads(file.metadata()["done"]))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        with torch.no_grad():
-            for key, value in tensors.items():
-                part, _, name = key.partition(".")
-                if part == "parameter":
-                    named[name].copy_(value)
-                else:
-                    state, _, name = name.partition(".")
-                    placed = value if state == "step" else value.to(named[name].device)
-                    optimiser.state[named[name]][state] = placed
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not a checkpoint of this training: {error}; delete it to start anew") from None
-    return done
+def _step_of(line: str) -> float:
+    """The step in a line of the log; endless for a damaged line, which is dropped."""
+    step = line.partition(",")[0]
+    return int(step) if step.isascii() and step.isdecimal() and len(step) < 20 else float("inf")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from cir.typed_json import Within
+
+Count = Annotated[int, Within(0, 10**9)]  # of steps or epochs
 
 
 def half_cosine(start: float, end: float, share: float) -> float:
@@ -27,7 +32,7 @@ class OneCycle:
 
     rise: float
     start_divisor: float
-    epochs: int
+    epochs: Count
     end_divisor: float = 1e4
     momenta: tuple[float, float] = (0.95, 0.85)
 

@@ -253,6 +253,6 @@ class ProductPixels:
         """The pixels of one photo, (3, H, W) float32. Raises DataError for one that cannot be read."""
         image = self.files[self.order[number]]
         try:
-            return preprocess(decode(image.read(), image.id))
+            return preprocess(decode(image.read(), image.id, preprocess.min_side))
         except (ImageDecodeError, OSError) as error:
             raise DataError(f"{image.id}: cannot be read for training: {error}") from error

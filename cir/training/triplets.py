@@ -266,7 +266,8 @@ class TripletTask:
     def _pixels(self, name: str) -> Floats:
         image = self.data.images[name]
         try:
-            return self.description.preprocess(decode(image.read(), image.path))
+            preprocess = self.description.preprocess
+            return preprocess(decode(image.read(), image.path, preprocess.min_side))
         except (ImageDecodeError, OSError) as error:
             raise DataError(
                 f"{image.path}: cannot be read: {error}; repair it, or go on without it with --allow-unreadable"

@@ -17,7 +17,7 @@ import numpy as np
 
 from cir.arrays import Floats, Mask, Rows, Stored
 from cir.errors import DataError, MissingDependencyError
-from cir.files import sha256_file, write_atomically, write_bytes
+from cir.files import parse_json, read_regular, sha256_file, write_atomically, write_bytes
 
 ANN_MIN_ROWS = 100_000  # below, an exhaustive scan runs at memory speed
 FILE = "ann.faiss"
@@ -120,9 +120,21 @@ def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
     return Ann(index)
 
 
+def check_ann(folder: Path) -> str | None:
+    """What is wrong with the approximate index in a folder; None if it is as it was written. Raises OSError."""
+    try:
+        origin = parse_json(read_regular(folder / ORIGIN, 10_000))
+        digest = origin["sha256"] if set(origin) == {"gallery_sha256", "sha256"} else None
+    except (ValueError, TypeError, KeyError):
+        digest = None
+    if digest is None:
+        return f"{folder / ORIGIN} is damaged"
+    return None if digest == sha256_file(folder / FILE) else f"{folder / FILE} contradicts its digest"
+
+
 def _is_sound(folder: Path, gallery_sha256: str) -> bool:
     try:
-        origin = json.loads((folder / ORIGIN).read_bytes())
+        origin = parse_json(read_regular(folder / ORIGIN, 10_000))
         sound = bool(origin == asdict(Origin(gallery_sha256, sha256_file(folder / FILE))))
     except FileNotFoundError:
         return False

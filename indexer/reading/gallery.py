@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
-from cir.conditions import Condition
-from cir.errors import CorruptIndexError, SpaceMismatchError, UsageError
+from cir.conditions import Conditions, as_conditions
+from cir.errors import SpaceMismatchError, UsageError
+from cir.given import Names, instance, items, kind, names, one_name, path_of, printable, shown
+from cir.images.names import canonical_id
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import Manifest, open_segment, read_manifest
+from cir.indexer.storage.generations import open_segment, read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import read_mapping
 from cir.indexer.storage.segment import Layout, Segment
+from cir.known import is_known, known_roots
 from cir.query_vectors import QueryVectors
 
 
@@ -35,20 +42,33 @@ class Gallery:
         ids: N live ids, ascending; the position of an id is its row.
         searchable: (N,) bool, False for an image of a space that no mapping reaches.
         layout: what rows of the serving model are stored as.
+        trust_roots: whether photos are read wherever the index says they are.
+        untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
     """
 
-    def __init__(self, folder: IndexFolder, manifest: Manifest, segments: Sequence[Segment], ann_min_rows: int) -> None:
+    def __init__(
+        self,
+        folder: IndexFolder,
+        manifest: Manifest,
+        segments: Sequence[Segment],
+        ann_min_rows: int,
+        trust_roots: bool,
+    ) -> None:
         """Use `Gallery.open`."""
         self.folder = folder
         self.manifest = manifest
+        self.trust_roots = trust_roots
+        known = known_roots()
+        roots = set() if trust_roots else {root for segment in segments for root in segment.root_names}
+        self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
         self.card = manifest.card
         self.space = manifest.space
         native = [segment.layout for segment in segments if segment.layout.space == self.space.id]
         precision = segments[0].layout.precision if segments else "float16"
         self.layout = native[0] if native else Layout.of(self.card, precision=precision)
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
-        deleted = [set(manifest.deleted.get(entry.name, ())) for entry in manifest.segments]
-        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, deleted)
+        live = [manifest.live_rows(entry) for entry in manifest.segments]
+        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, live)
         self._segments = []
         for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True)):
             gallery_rows = np.flatnonzero(self._segment_of_row == number)
@@ -70,24 +90,24 @@ class Gallery:
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
 
     @classmethod
-    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS) -> Gallery:
+    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS, trust_roots: bool = False) -> Gallery:
         """Open the live generation of an index.
 
         Args:
             path: the index folder.
             ann_min_rows: segments of at least this many vectors are searched approximately.
+            trust_roots: read photos also below folders that this user has not indexed (`cir.known`): somebody else may
+                have made the index.
 
         Raises:
+            UsageError: not a path.
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
             CorruptIndexError: a file is missing, has another size than it had, or cannot be read.
         """
-        folder = IndexFolder(Path(path))
+        folder = IndexFolder(path_of(path, "the path of an index"))
         manifest = read_manifest(folder)
         segments = [open_segment(folder, entry) for entry in manifest.segments]
-        for entry, segment in zip(manifest.segments, segments, strict=True):
-            if segment.layout.space != entry.space or entry.space not in manifest.spaces:
-                raise CorruptIndexError(f"{segment.path} holds other vectors than the manifest says; build it again")
-        return cls(folder, manifest, segments, ann_min_rows)
+        return cls(folder, manifest, segments, ann_min_rows, trust_roots)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,17 +120,12 @@ class Gallery:
         """The index folder."""
         return self.folder.root
 
-    @property
-    def model_path(self) -> str | None:
-        """Where the serving model was when the index was built; a hint."""
-        return self.manifest.model_paths.get(self.card.digest)
-
     def row(self, image_id: str) -> int:
         """The row of an id. Raises UsageError when the gallery has no such image."""
-        row = self._find(image_id)
+        row = self._find(one_name(image_id, "id"))
         if row is None:
             raise UsageError(
-                f"no image {image_id!r} in {self.folder}; ids are paths relative to the folder that was indexed"
+                f"no image {shown(image_id)} in {self.folder}; ids are paths relative to the folder that was indexed"
             )
         return row
 
@@ -118,7 +133,8 @@ class Gallery:
         """One image. Raises UsageError when the gallery has no such image."""
         row = self.row(image_id)
         segment = self._segments[self._segment_of_row[row]]
-        return StoredImage(image_id, self.folder, segment, int(self._row_in_segment[row]))
+        image = StoredImage(self.ids[row], self.folder, segment, int(self._row_in_segment[row]))
+        return image if image.root not in self.untrusted_roots else replace(image, trusted=False)
 
     def ids_in(self, space: str) -> list[str]:
         """Ids of the live images whose stored vectors are of a space, ascending."""
@@ -126,7 +142,9 @@ class Gallery:
         return [self.ids[row] for row in np.flatnonzero(np.isin(self._segment_of_row, inside))]
 
     def ids_of(self, digest: bytes) -> list[str]:
-        """The images whose file has this SHA-256, by ascending id."""
+        """The images whose file has this SHA-256, 32 bytes, by ascending id."""
+        if not isinstance(digest, bytes) or len(digest) != 32:
+            raise UsageError(f"{shown(digest)} is no SHA-256 digest; give 32 bytes")
         wanted = np.frombuffer(digest, np.uint8)
         rows: list[int] = []
         for live in self._segments:
@@ -139,34 +157,44 @@ class Gallery:
         """Names of the metadata columns."""
         return sorted({column for live in self._segments for column in live.segment.metadata})
 
-    def select(self, where: Sequence[Condition | tuple[str, str]]) -> Mask:
+    def select(self, where: Conditions) -> Mask:
         """(N,) bool: which images meet every condition.
 
         Args:
-            where: conditions; a pair (column, value) stands for `column=value`.
+            where: conditions, in any form of `as_conditions`.
 
         Raises:
             UsageError: there is no such column or operator.
         """
         mask = np.ones(len(self), np.bool_)
-        columns = self.columns if where else []
-        for condition in (Condition(*pair) for pair in where):
+        conditions = as_conditions(where)
+        columns = self.columns if conditions else []
+        for condition in conditions:
             if condition.column not in columns:
-                known = f"there are: {', '.join(columns)}" if columns else "it has none; build it with --metadata"
-                raise UsageError(f"no metadata column {condition.column!r} in {self.folder}; {known}")
+                known = (
+                    f"there are: {printable(', '.join(columns))}"
+                    if columns
+                    else "it has none; build it with --metadata"
+                )
+                raise UsageError(f"no metadata column {shown(condition.column)} in {self.folder}; {known}")
             for live in self._segments:
-                values = live.segment.metadata.get(condition.column, [""] * len(live.segment))
-                mask[live.gallery_rows] &= condition.matches(values[row] for row in live.rows)
+                column = live.segment.metadata.get(condition.column)
+                met = condition.matches([""])[0] if column is None else column.matching(condition.matches)[live.rows]
+                mask[live.gallery_rows] &= met
         return mask
 
-    def scores(self, queries: QueryVectors, ids: Sequence[str]) -> Floats:
+    def scores(self, queries: QueryVectors, ids: Names) -> Floats:
         """(B, n) float32 scores of some images as a search would give them; -inf for an image that is not searched.
 
         Args:
             queries: B unit-norm queries, in every space of `query_spaces`.
             ids: n images.
+
+        Raises:
+            SpaceMismatchError, UsageError: as for `search`, or an id that the gallery does not hold.
         """
-        return self._ranking.scores(queries, np.array([self.row(image_id) for image_id in ids], np.int64))
+        self._check_queries(queries)
+        return self._ranking.scores(queries, np.array([self.row(image_id) for image_id in names(ids, "ids")], np.int64))
 
     def search(
         self, queries: QueryVectors, options: RankingOptions, *, exclude: Sequence[Collection[str]] | None = None
@@ -189,14 +217,16 @@ class Gallery:
             SpaceMismatchError: the queries are in other spaces than the vectors.
             UsageError: k below 1, queries of another shape or with NaN, a mask or exclusions that do not fit.
         """
-        self._check(queries, options, exclude)
-        barred = exclude if exclude is not None else [()] * len(queries)
-        ranked = self._ranking.search(queries, options, [self._rows_of(ids) for ids in barred])
+        self._check_queries(queries)
+        self._check_options(options)
+        barred = self._barred(exclude, len(queries))
+        ranked = self._ranking.search(queries, options, barred)
         return [
             [(self.ids[row], float(score)) for row, score in zip(rows, scores, strict=True)] for rows, scores in ranked
         ]
 
-    def _check(self, queries: QueryVectors, options: RankingOptions, exclude: Sequence[Collection[str]] | None) -> None:
+    def _check_queries(self, queries: QueryVectors) -> None:
+        instance(queries, QueryVectors, "queries", "give what `Searcher.encode` returned")
         given, needed = set(queries.by_space), set(self.query_spaces)
         if given != needed:
             raise SpaceMismatchError(
@@ -204,38 +234,55 @@ class Gallery:
                 f"{self.card.name} and searched in {', '.join(self.query_spaces)}; query with that model, or rebuild: "
                 "cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
             )
-        if options.k < 1:
-            raise UsageError(f"k is {options.k}; ask for at least 1 hit")
-        count, allowed = len(queries), options.allowed
         for space, vectors in queries.by_space.items():
             dims = self.manifest.spaces[space].dims
-            if vectors.ndim != 2 or vectors.shape != (count, dims):
-                raise UsageError(f"queries have shape {vectors.shape}; {self.folder} needs (B, {dims})")
+            if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape != (len(queries), dims):
+                raise UsageError(f"queries have shape {np.shape(vectors)}; {self.folder} needs (B, {dims})")
             if not np.isfinite(vectors).all():
                 raise UsageError("a query has values that are not finite; check the model and its input")
+
+    def _check_options(self, options: RankingOptions) -> None:
+        allowed = instance(options, RankingOptions, "options", "write RankingOptions(k)").allowed
         if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
             raise UsageError(f"the mask has shape {allowed.shape}, type {allowed.dtype}; it needs ({len(self)},) bool")
-        if exclude is not None and len(exclude) != count:
-            raise UsageError(f"{len(exclude)} sets of excluded ids for {count} queries; give one each")
+
+    def _barred(self, exclude: Sequence[Collection[str]] | None, count: int) -> list[Rows]:
+        """For each of `count` queries the rows that may not be hits."""
+        if exclude is None:
+            return [np.empty(0, np.int64)] * count
+        if isinstance(exclude, str | AbstractSet):  # the ids of which query?
+            raise UsageError(f"exclude is {kind(exclude)}; give a list with one set of ids for each query")
+        barred = [names(ids, "exclude") for ids in items(exclude, "exclude")]
+        if len(barred) != count:
+            raise UsageError(f"{len(barred)} sets of excluded ids for {count} queries; give one each")
+        return [np.array(sorted(set(map(self._find, ids)) - {None}), np.int64) for ids in barred]
 
     def _find(self, image_id: str) -> int | None:
+        """The row of a name, in whichever form it is written."""
+        try:
+            image_id = canonical_id(image_id)
+        except ValueError:  # no image is called so
+            return None
         row = bisect_left(self.ids, image_id)
         return row if row < len(self.ids) and self.ids[row] == image_id else None
 
-    def _rows_of(self, ids: Collection[str]) -> Rows:
-        rows = {row for row in map(self._find, ids) if row is not None}
-        return np.fromiter(rows, np.int64, len(rows))
+
+def _canonical(name: str) -> str:
+    try:
+        return canonical_id(name)
+    except ValueError:
+        return name
 
 
-def _live_rows(segments: Sequence[Segment], deleted: Sequence[set[int]]) -> tuple[list[str], Rows, Rows]:
+def _live_rows(segments: Sequence[Segment], live: Sequence[Mask]) -> tuple[list[str], Rows, Rows]:
     """Ids of all live rows in ascending order, and for each the number of its segment and its row there."""
     ids: list[str] = []
     numbers: list[Rows] = []
     places: list[Rows] = []
-    for number, (segment, gone) in enumerate(zip(segments, deleted, strict=True)):
-        rows = [row for row in range(len(segment)) if row not in gone] if gone else range(len(segment))
-        ids.extend(segment.ids[row] for row in rows)
-        places.append(np.asarray(rows, np.int64))
+    for number, (segment, counts) in enumerate(zip(segments, live, strict=True)):
+        rows = np.flatnonzero(counts)
+        ids.extend(compress(segment.ids, counts.tolist()))
+        places.append(rows)
         numbers.append(np.full(len(rows), number, np.int64))
     if not ids:
         return [], np.empty(0, np.int64), np.empty(0, np.int64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
+from cir.given import instance, whole_number
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.query_vectors import QueryVectors
 
@@ -28,12 +29,22 @@ class RankingOptions:
         exact: score every image by what decides its rank. Otherwise large segments are searched approximately, and
             tokens rank only the best `candidates` by vector.
         candidates: number of candidates per space, at least k. Default max(10 k, 200).
+
+    Raises:
+        UsageError: k or candidates below 1 or no whole number, a mask that is no array.
     """
 
     k: int
     allowed: Mask | None = None
     exact: bool = False
     candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", whole_number(self.k, "k"))
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", whole_number(self.candidates, "candidates"))
+        if self.allowed is not None:
+            instance(self.allowed, np.ndarray, "allowed", "give a mask of `Gallery.select`")
 
 
 class Ranking:

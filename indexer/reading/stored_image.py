@@ -22,12 +22,14 @@ class StoredImage:
         folder: the index.
         segment: the segment that holds it.
         row: its row in that segment.
+        trusted: whether its photo may be read where it was indexed; otherwise only if the index keeps a copy.
     """
 
     id: str
     folder: IndexFolder
     segment: LiveSegment
     row: int
+    trusted: bool = True
 
     @property
     def digest(self) -> bytes:
@@ -67,7 +69,12 @@ class StoredImage:
 
     @property
     def file(self) -> ImageFile:
-        """The image's file. Raises MissingImageError when it is no longer where it was indexed."""
+        """The image's file. Raises MissingImageError when it is no longer where it was indexed, or may not be read."""
+        if not self.trusted:
+            raise MissingImageError(
+                f"{self.id}: its photo is under {self.root}, which you have not indexed on this machine, so it is not "
+                "read; --trust-roots allows it"
+            )
         return locate(self.root, self.id)
 
     def read(self) -> bytes:

@@ -2,101 +2,153 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from cir.arrays import Stored, unit_norm_mask
-from cir.errors import CorruptIndexError, DataError
-from cir.files import sha256_file
-from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import Manifest, SegmentEntry, open_segment, read_manifest
-from cir.indexer.storage.mappings import read_mapping
-from cir.indexer.storage.questions import read_questions
+from cir.errors import CirError
+from cir.files import is_temporary, sha256_file
+from cir.indexer.reading.ann import check_ann
+from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
+from cir.indexer.storage.manifest import Manifest, SegmentEntry
+from cir.indexer.storage.mappings import check_mapped_vectors, read_mapping
+from cir.indexer.storage.questions import check_questions
 from cir.indexer.storage.segment import Segment
 
+# What no answer depends on: hints, reports, and the unpublished.
+NOT_CHECKED = ("skipped.jsonl", "retrieved.log", "backfill.json", "work/", "LOCK")
 _STEP_FLOATS = 4 * 1024 * 1024
 
 
+class _Check:
+    """One pass over an index, and the problems it finds: one line each, whatever is wrong.
+
+    Attributes:
+        problems: one line each.
+    """
+
+    def __init__(self, folder: IndexFolder) -> None:
+        self._folder = folder
+        self.problems: list[str] = []
+        self._seen: set[str] = set()  # segments and mappings that several generations share
+
+    @contextmanager
+    def of(self, path: object) -> Iterator[None]:
+        """A check that may fail in any way, as a decoder of damaged files may; each failure is a problem."""
+        try:
+            yield
+        except CirError as error:
+            self.problems.append(str(error))
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.problems.append(f"{path}: cannot be checked: {reason}; restore it from a copy")
+
+    def generation(self, manifest: Manifest) -> None:
+        """Everything that a generation names."""
+        ids: Counter[str] = Counter()
+        for entry in manifest.segments:
+            with self.of(self._folder.gallery(entry.name)):
+                segment = self._segment(entry)
+                ids.update(compress(segment.ids, manifest.live_rows(entry).tolist()))
+        twice = {image_id: count for image_id, count in ids.items() if count > 1}
+        for image_id, count in list(twice.items())[:10]:
+            self.problems.append(f"generation {manifest.generation}: {count} live rows have the id {image_id!r}")
+        for mapping in manifest.mappings.values():
+            if mapping.name not in self._seen:
+                self._seen.add(mapping.name)
+                with self.of(self._folder.mappings / mapping.name):
+                    read_mapping(self._folder, mapping)
+
+    def _segment(self, entry: SegmentEntry) -> Segment:
+        segment = open_segment(self._folder, entry)
+        if entry.name not in self._seen:
+            self._seen.add(entry.name)
+            if sha256_file(segment.path) != entry.files[GALLERY].sha256:
+                self.problems.append(f"{segment.path} contradicts its digest; restore it from a copy")
+            for name, values in segment.metadata.items():
+                if len(values) != entry.rows:
+                    self.problems.append(f"{segment.path}: column {name!r} has {len(values)} rows, not {entry.rows}")
+            for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
+                if stored is not None:
+                    self.problems += _checked_norms(f"{segment.path}: {name}", stored, segment)
+            self._derived(segment.path.parent)
+        return segment
+
+    def _derived(self, folder: Path) -> None:
+        """Files that a reader makes again when they are lost or stale; a damaged one is a problem nevertheless."""
+        checks: dict[str, Callable[[Path], str | None]] = {"ann.json": check_ann, "mapped.json": check_mapped_vectors}
+        for origin in sorted(path for path in folder.rglob("*") if path.name in checks):
+            with self.of(origin):
+                problem = checks[origin.name](origin.parent)
+                if problem:
+                    self.problems.append(f"{problem}; remove {origin.parent / origin.name}: it is made again")
+
+
 def verify(path: str | Path) -> list[str]:
-    """Check the live generation of an index; reads every byte of it.
+    """Check all generations of an index; reads every byte of them, and of what belongs to them.
 
     Returns:
-        One line per problem; none for a sound index.
+        One line per problem; none for a sound index. `NOT_CHECKED` and `unnamed` tell what is not looked at.
 
     Raises:
         IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
     """
     folder = IndexFolder(Path(path))
-    try:
-        manifest = read_manifest(folder)
-    except CorruptIndexError as error:
-        return [str(error)]
-    problems: list[str] = []
-    ids: Counter[str] = Counter()
-    for entry in manifest.segments:
-        segment = _checked_segment(folder, manifest, entry, problems)
-        if segment is not None:
-            deleted = set(manifest.deleted.get(entry.name, ()))
-            ids.update(image_id for row, image_id in enumerate(segment.ids) if row not in deleted)
-    for mapping in manifest.mappings.values():
+    check = _Check(folder)
+    live = None
+    if folder.current.exists():
+        with check.of(folder.current):
+            live = read_manifest(folder)
+    else:
+        read_manifest(folder)  # says what is there instead
+    if live is not None:
+        check.generation(live)
+        for entry in live.earlier:
+            with check.of(folder.manifest(entry.generation)):
+                check.generation(read_earlier(folder, entry))
+    with check.of(folder.questions):
+        problems = check_questions(folder)
+        check.problems += problems
+    return list(dict.fromkeys(check.problems))
+
+
+def unnamed(path: str | Path) -> list[str]:
+    """Files and folders of an index that nothing in it names: of people, or of killed writers, which the next removes.
+
+    Raises IndexFormatError where `verify` does.
+    """
+    folder = IndexFolder(Path(path))
+    live = read_manifest(folder)
+    known = {folder.root / name.rstrip("/") for name in NOT_CHECKED} | {folder.current, folder.questions}
+    known |= {folder.manifests, folder.segments, folder.mappings}
+    manifests = [live]
+    for entry in live.earlier:
+        known.add(folder.manifest(entry.generation))
         try:
-            read_mapping(folder, mapping)
-        except CorruptIndexError as error:
-            problems.append(str(error))
-    try:
-        read_questions(folder)
-    except DataError as error:
-        problems.append(str(error))
-    problems += [f"{image_id}: {count} live rows have this id" for image_id, count in ids.items() if count > 1]
-    for name in manifest.deleted.keys() - {entry.name for entry in manifest.segments}:
-        problems.append(f"deletions are listed for segment {name}, which does not exist")
-    return problems
+            manifests.append(read_earlier(folder, entry))
+        except CirError:
+            continue
+    known.add(folder.manifest(live.generation))
+    for manifest in manifests:
+        known |= {folder.gallery(entry.name).parent for entry in manifest.segments}
+        known |= {folder.mappings / name for mapping in manifest.mappings.values() for name in mapping.files}
+    places = (folder.root, folder.manifests, folder.segments, folder.mappings)
+    found = {item for place in places if place.is_dir() for item in place.iterdir()}
+    return sorted(str(item.relative_to(folder.root)) for item in found - known if not is_temporary(item.name))
 
 
-def _checked_segment(
-    folder: IndexFolder, manifest: Manifest, entry: SegmentEntry, problems: list[str]
-) -> Segment | None:
-    path = folder.gallery(entry.name)
-    for name, file in entry.files.items():
-        published = path.with_name(name)
-        if published.is_file() and sha256_file(published) != file.sha256:
-            problems.append(f"{published} contradicts its digest; restore it from a copy")
-    try:
-        segment = open_segment(folder, entry)
-        lengths = {
-            len(segment.ids),
-            len(segment.digests),
-            len(segment.roots),
-            *map(len, segment.metadata.values()),
-        }
-    except CorruptIndexError as error:
-        problems.append(str(error))
-        return None
-    layout = segment.layout
-    if lengths != {entry.rows}:
-        problems.append(f"{path} has {sorted(lengths)} rows instead of {entry.rows} as in the manifest")
-    described = (entry.model, entry.space, entry.dims, entry.tokens, entry.vectors)
-    if described != (layout.model, layout.space, layout.dims, layout.tokens, layout.vectors):
-        problems.append(f"{path} holds other vectors than the manifest describes")
-    if entry.space not in manifest.spaces or entry.model not in manifest.models:
-        problems.append(f"{path} holds vectors of a space or model that the manifest does not describe")
-    if any(not 0 <= row < entry.rows for row in manifest.deleted.get(entry.name, ())):
-        problems.append(f"{path}: rows are listed as deleted that do not exist")
-    for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
-        if stored is not None:
-            problems += _checked_norms(f"{path}: {name}", stored, segment.ids)
-    return segment
-
-
-def _checked_norms(what: str, stored: Stored, ids: list[str]) -> list[str]:
-    if len(stored) != len(ids):
-        return [f"{what} have {len(stored)} rows for {len(ids)} ids"]
+def _checked_norms(what: str, stored: Stored, segment: Segment) -> list[str]:
     bad: list[str] = []
     step = max(1, _STEP_FLOATS // max(1, int(np.prod(stored.shape[1:]))))
     for start in range(0, len(stored), step):
         block = stored[start : start + step]
         wrong = ~unit_norm_mask(block).reshape(len(block), -1).all(axis=1)
-        bad += [ids[start + row] for row in np.flatnonzero(wrong)]
-    return [f"{what} of {len(bad)} images are not of unit length, first {bad[0]}"] if bad else []
+        bad += [segment.ids[start + int(row)] for row in np.flatnonzero(wrong)]
+    return [f"{what} of {len(bad)} images are not of unit length, first {json.dumps(bad[0])}"] if bad else []

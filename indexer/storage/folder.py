@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cir.files import is_temporary
+from cir.errors import CorruptIndexError
+from cir.files import is_temporary, read_regular
 
 GALLERY = "gallery.h5"
+LARGEST_JSON = 1 << 30  # bytes of a manifest or mapping that are read at most
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class IndexFolder:
     """The paths of an index.
 
         CURRENT                     name and digest of the live manifest
-        manifests/000001.json       one per generation
+        manifests/000001.json       one per generation that is kept
         segments/000001/gallery.h5  vectors, tokens, ids, metadata; derived files beside it
         mappings/NAME.json          how queries of one model reach vectors of another; NAME.safetensors
         questions.zip               judged questions and their photos
@@ -91,6 +94,35 @@ class IndexFolder:
     def lock(self) -> Path:
         """Held by the writer."""
         return self.root / "LOCK"
+
+
+def checked(folder: IndexFolder, path: Path) -> Path:
+    """A path of an index, after a check that no link leads it out of the folder. Raises CorruptIndexError."""
+    inside = os.path.realpath(folder.root)
+    if os.path.commonpath([inside, os.path.realpath(path)]) != inside:
+        raise CorruptIndexError(f"{path} is a link that leads out of the index; put the file itself there")
+    return path
+
+
+def read_file(folder: IndexFolder, path: Path, limit: int = LARGEST_JSON) -> bytes:
+    """The bytes of a file of an index: a regular one, of at most `limit` bytes.
+
+    Raises:
+        CorruptIndexError: the file is missing, cannot be read, or lies elsewhere.
+    """
+    try:
+        return read_regular(checked(folder, path), limit)
+    except OSError as error:
+        raise CorruptIndexError(f"{path} cannot be read: {error.strerror or error}; restore it from a copy") from None
+
+
+def has_lost_pointer(folder: IndexFolder) -> bool:
+    """Whether generations were published here, but nothing says which one is live.
+
+    A first build that is killed leaves encoded parts, so generations without parts and pointer were published.
+    """
+    working = folder.work.is_dir() and any(folder.work.iterdir())
+    return not folder.current.exists() and not working and bool(numbered(folder.manifests, ".json"))
 
 
 def is_index(path: Path) -> bool:

@@ -1,37 +1,30 @@
-"""One generation of an index in one immutable JSON file, and the pointer to the live one.
-
-`CURRENT` holds the name and the SHA-256 of the live manifest. A manifest names every file of its generation with size
-and digest, so replacing `CURRENT` is the single moment at which a generation is published.
-"""
+"""One generation of an index, as a value: what its manifest says."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cir import __version__
-from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError
-from cir.files import (
-    disk_errors,
-    make_folder,
-    move,
-    parse_json,
-    remove_tree,
-    sha256_bytes,
-    sha256_file,
-    sync,
-    write_bytes,
-)
-from cir.indexer.storage.folder import IndexFolder, numbered
-from cir.indexer.storage.segment import Segment
-from cir.types import GalleryEncoder, ModelCard, Space
+import numpy as np
 
-FORMAT = 1
+from cir import __version__
+from cir.arrays import Mask, Rows
+from cir.files import sha256_file
+from cir.indexer.storage.folder import GALLERY
+from cir.typed_json import from_json, to_json
+from cir.types import ModelCard, Space
+
+FORMAT = 2
+KEEP = 20  # earlier generations that are kept unless an index says otherwise
+_SEGMENT_NAME = re.compile(r"\d{6,18}")
+_MAPPING_NAME = re.compile(r"[0-9a-f]{16}--[0-9a-f]{16}-[0-9a-f]{8}")
+
+Runs = tuple[tuple[int, int], ...]  # ascending rows as [first, last]: a backfill of a million images deletes few runs
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,13 @@ class MappingEntry:
     files: Mapping[str, FileEntry]
 
 
-_KINDS = {"generation": int, "previous": int, "serving": str, "model_paths": dict, "created": str, "cir": str}
+@dataclass(frozen=True)
+class EarlierGeneration:
+    """An earlier generation: its number, the SHA-256 of its manifest, and the digest of the model that served it."""
+
+    generation: int
+    sha256: str
+    serving: str
 
 
 @dataclass(frozen=True)
@@ -88,37 +87,37 @@ class Manifest:
     """One generation of an index.
 
     Attributes:
-        generation: its number, which names its file.
-        previous: the generation that was live before; 0 for none.
+        generation: its number, which names its file; 0 before it is published.
         serving: digest of the model that encodes queries.
         models: cards of the models whose vectors it holds or held, by digest.
         spaces: by id.
         segments: in the order in which they were published.
         mappings: by the id of the space that they reach.
-        deleted: rows that no longer count, by segment name; ascending.
+        deleted: rows that no longer count, by segment name.
         roots: where the images were, oldest first.
-        model_paths: folders of the models when they were used, by digest; hints.
+        earlier: the generations before it that are kept, newest first.
+        keep: how many of them are kept at least (`kept`).
         created: UTC, ISO 8601.
         cir: version of the package that wrote it.
     """
 
     generation: int
-    previous: int
     serving: str
     models: Mapping[str, ModelCard]
     spaces: Mapping[str, Space]
     segments: tuple[SegmentEntry, ...] = ()
     mappings: Mapping[str, MappingEntry] = field(default_factory=dict)
-    deleted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    deleted: Mapping[str, Runs] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
-    model_paths: Mapping[str, str] = field(default_factory=dict)
+    earlier: tuple[EarlierGeneration, ...] = ()
+    keep: int = KEEP
     created: str = ""
     cir: str = __version__
 
     @classmethod
     def empty(cls, card: ModelCard) -> Manifest:
-        """Generation 0, which is never published: an index without images, served by a model."""
-        return cls(0, 0, card.digest, {card.digest: card}, {card.space.id: card.space})
+        """An index without images, served by a model; never published."""
+        return cls(0, card.digest, {card.digest: card}, {card.space.id: card.space})
 
     @cached_property
     def card(self) -> ModelCard:
@@ -131,40 +130,63 @@ class Manifest:
         return self.card.space
 
     @property
+    def previous(self) -> int:
+        """The generation that was live before; 0 for none."""
+        return self.earlier[0].generation if self.earlier else 0
+
+    @property
     def rows(self) -> int:
         """Number of live images."""
-        return sum(entry.rows for entry in self.segments) - sum(map(len, self.deleted.values()))
+        return sum(entry.rows for entry in self.segments) - self.deleted_rows
+
+    @property
+    def deleted_rows(self) -> int:
+        """Number of rows in segments that no longer count."""
+        return sum(last - first + 1 for runs in self.deleted.values() for first, last in runs)
 
     def maker(self, space: str) -> ModelCard:
         """The model that made the vectors of a space. Raises KeyError for an unknown space."""
         return self.models[self.spaces[space].model_digest]
 
+    def live_rows(self, entry: SegmentEntry) -> Mask:
+        """(rows of the segment,) bool: which of its rows count."""
+        live = np.ones(entry.rows, np.bool_)
+        for first, last in self.deleted.get(entry.name, ()):
+            live[first : last + 1] = False
+        return live
+
+    def without(self, rows: Mapping[str, Iterable[int]]) -> Mapping[str, Runs]:
+        """`deleted` with further rows, by segment name; segments without a live row are left out of it."""
+        deleted = dict(self.deleted)
+        for entry in self.segments:
+            if entry.name in rows:
+                live = self.live_rows(entry)
+                live[list(rows[entry.name])] = False
+                deleted[entry.name] = runs_of(np.flatnonzero(~live))
+        return deleted
+
     def succeed(
         self,
-        folder: IndexFolder,
         *,
-        encoder: GalleryEncoder | None = None,
+        card: ModelCard | None = None,
         segments: Sequence[SegmentEntry] | None = None,
         mappings: Mapping[str, MappingEntry] | None = None,
-        deleted: Mapping[str, tuple[int, ...]] | None = None,
+        deleted: Mapping[str, Runs] | None = None,
         roots: Iterable[str] = (),
-        previous: int | None = None,
+        keep: int | None = None,
     ) -> Manifest:
-        """The next generation: this one with changes, numbered, dated and signed. The only way to make one.
+        """The next generation: this one with changes. `Writer.publish` numbers it. What is None stays the same.
 
         Args:
-            folder: the index.
-            encoder: the model that serves from now on; the same if None.
-            segments, mappings, deleted: in place of the present ones; the same if None.
+            card: the model that serves from now on.
+            segments, mappings, deleted: in place of the present ones.
             roots: further roots.
-            previous: the generation that was live before, where it is not this one (a rollback).
+            keep: how many earlier generations are kept.
         """
-        card = encoder.card if encoder else self.card
-        hint = {card.digest: str(encoder.directory.resolve())} if encoder and encoder.directory else {}
+        card = card or self.card
         return replace(
             self,
-            generation=next_generation(folder),
-            previous=self.generation if previous is None else previous,
+            generation=0,
             serving=card.digest,
             models={**self.models, card.digest: card},
             spaces={**self.spaces, card.space.id: card.space},
@@ -172,157 +194,75 @@ class Manifest:
             mappings=self.mappings if mappings is None else mappings,
             deleted=self.deleted if deleted is None else deleted,
             roots=tuple(dict.fromkeys([*self.roots, *roots])),
-            model_paths={**self.model_paths, **hint},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            keep=self.keep if keep is None else keep,
             cir=__version__,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, format version included; deleted rows as runs [first, last]."""
-        models = {digest: card.to_json() for digest, card in self.models.items()}
-        deleted = {name: _runs(rows) for name, rows in self.deleted.items()}
-        return {"format": FORMAT, **asdict(self), "models": models, "deleted": deleted}
+        """Plain JSON values, format version included."""
+        return {"format": FORMAT, **to_json(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Manifest:
-        """A manifest from `to_json` values. Raises KeyError, TypeError or ValueError for anything else."""
-        fields = {key: value for key, value in values.items() if key != "format"}
-        parsed: dict[str, Any] = {
-            "models": {digest: ModelCard.from_json(card) for digest, card in values["models"].items()},
-            "spaces": {space: Space.from_json(content) for space, content in values["spaces"].items()},
-            "segments": tuple(_segment(entry) for entry in values["segments"]),
-            "mappings": {
-                space: MappingEntry(entry["name"], _files(entry)) for space, entry in values["mappings"].items()
-            },
-            "deleted": {name: _rows(runs) for name, runs in values["deleted"].items()},
-            "roots": tuple(values["roots"]),
-        }
-        manifest = cls(**{**fields, **parsed})
-        for name, kind in _KINDS.items():
-            if not isinstance(getattr(manifest, name), kind):
-                raise TypeError(f"{name} is not {kind.__name__}")
-        _ = manifest.card  # a serving model without a card is not a manifest
+        """A manifest from `to_json` values. Raises ValueError for anything else."""
+        manifest = from_json(cls, {key: value for key, value in values.items() if key != "format"})
+        for problem in _contradictions(manifest):
+            raise ValueError(problem)
         return manifest
 
 
-def _segment(values: Mapping[str, Any]) -> SegmentEntry:
-    entry = SegmentEntry(**{**values, "files": _files(values)})
-    if not all(isinstance(text, str) for text in (entry.name, entry.model, entry.space)):
-        raise TypeError("name, model and space of a segment are strings")
-    if not all(isinstance(number, int) for number in (entry.rows, entry.dims, entry.tokens, entry.vectors)):
-        raise TypeError("rows, dims, tokens and vectors of a segment are numbers")
-    return entry
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """What cannot be true in a manifest, however it is signed."""
+    if manifest.serving not in manifest.models:
+        yield "serving: a model without a card"
+    if any(digest != card.digest for digest, card in manifest.models.items()):
+        yield "models: a card under another digest"
+    if any(identity != space.id for identity, space in manifest.spaces.items()):
+        yield "spaces: a space under another id"
+    if not all(entry.space in manifest.spaces and entry.model in manifest.models for entry in manifest.segments):
+        yield "segments: a space or model that is not described"
+    rows = {entry.name: entry.rows for entry in manifest.segments}
+    if len(rows) != len(manifest.segments) or not all(map(_SEGMENT_NAME.fullmatch, rows)):
+        yield "segments: a name that is no number, or twice the same"
+    if any(set(entry.files) != {GALLERY} or entry.rows < 0 for entry in manifest.segments):
+        yield f"segments: another file than {GALLERY}, or a negative number of rows"
+    for mapping in manifest.mappings.values():
+        names = {mapping.name + suffix for suffix in (".json", ".safetensors")}
+        if not _MAPPING_NAME.fullmatch(mapping.name) or not set(mapping.files) <= names:
+            yield "mappings: a name that is none of a mapping"
+    for name, runs in manifest.deleted.items():
+        ends = [number for run in runs for number in run]
+        within = not ends or (ends[0] >= 0 and ends[-1] < rows.get(name, 0))
+        if not within or ends != sorted(ends) or any(later[0] <= run[1] for run, later in pairwise(runs)):
+            yield f"deleted: rows that segment {name} does not have"
+    numbers = [manifest.generation, *(entry.generation for entry in manifest.earlier)]
+    if manifest.generation < 1 or any(later >= number for number, later in pairwise(numbers)):
+        yield "earlier: generations out of order"
 
 
-def _runs(rows: Sequence[int]) -> list[list[int]]:
-    """Ascending numbers as runs [first, last]: a backfill of a million images deletes a thousand runs."""
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and row == runs[-1][1] + 1:
-            runs[-1][1] = row
-        else:
-            runs.append([row, row])
-    return runs
+def runs_of(rows: Rows) -> Runs:
+    """Ascending rows as runs."""
+    if not len(rows):
+        return ()
+    breaks = np.flatnonzero(np.diff(rows) != 1)
+    firsts, lasts = rows[[0, *(breaks + 1)]], rows[[*breaks, len(rows) - 1]]
+    return tuple((int(first), int(last)) for first, last in zip(firsts, lasts, strict=True))
 
 
-def _rows(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    return tuple(row for first, last in runs for row in range(first, last + 1))
+def kept(earlier: Sequence[EarlierGeneration], serving: str, keep: int) -> tuple[EarlierGeneration, ...]:
+    """The earlier generations that stay: the newest `keep`, and on both sides of each change of model.
 
+    So a replacement, and a backfill after it, can be undone however many parts it had.
 
-def _files(entry: Mapping[str, Any]) -> dict[str, FileEntry]:
-    return {name: FileEntry(**file) for name, file in entry["files"].items()}
-
-
-def read_manifest(folder: IndexFolder) -> Manifest:
-    """The live generation of an index.
-
-    Raises:
-        IndexFormatError: there is no index at this path.
-        IndexVersionError: another version of this package wrote it.
-        CorruptIndexError: the manifest is missing or contradicts its digest.
+    Args:
+        earlier: newest first.
+        serving: digest of the model that serves the generation after them.
+        keep: at least 1.
     """
-    try:
-        name, digest = folder.current.read_text("ascii").split()
-    except (FileNotFoundError, NotADirectoryError):
-        raise IndexFormatError(_no_index(folder)) from None
-    except (ValueError, OSError) as error:
-        reason = getattr(error, "strerror", None) or "it does not name a manifest and its digest"
-        raise CorruptIndexError(f"{folder.current} cannot be read: {reason}; restore it from a copy") from None
-    path = folder.manifests / name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; restore the index from a copy") from None
-    if sha256_bytes(data) != digest:
-        raise CorruptIndexError(f"{path} contradicts its digest in {folder.current.name}; restore it from a copy")
-    return parse_manifest(data, path)
-
-
-def parse_manifest(data: bytes, path: Path) -> Manifest:
-    """The manifest in the bytes of `path`. Raises IndexVersionError or CorruptIndexError."""
-    try:
-        values = parse_json(data)
-        version = int(values["format"])
-        if version != FORMAT:
-            raise IndexVersionError(f"{path} has format {version}, not {FORMAT}; upgrade cir-engine, or build it again")
-        return Manifest.from_json(values)
-    except IndexVersionError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptIndexError(f"{path} is not a manifest: {error!r}; restore the index from a copy") from None
-
-
-def publish(folder: IndexFolder, manifest: Manifest) -> None:
-    """Make a generation live: its manifest first, then the pointer. Raises DataError."""
-    data = json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode()
-    path = folder.manifest(manifest.generation)
-    write_bytes(path, data)
-    write_bytes(folder.current, f"{path.name} {sha256_bytes(data)}\n".encode("ascii"))
-
-
-def next_generation(folder: IndexFolder) -> int:
-    """A number that no manifest has had, published or not."""
-    return 1 + max((int(path.stem) for path in numbered(folder.manifests, ".json")), default=0)
-
-
-def adopt_segment(folder: IndexFolder, finished: Path) -> str:
-    """Move a finished segment folder to its final place, synced; returns its name. Raises DataError."""
-    make_folder(folder.segments)
-    taken = (int(path.name) for path in numbered(folder.segments))
-    name = f"{1 + max(taken, default=0):06d}"
-    with disk_errors(folder.segments / name):
-        sync(finished)
-        move(finished, folder.segments / name)
-    return name
-
-
-def open_segment(folder: IndexFolder, entry: SegmentEntry) -> Segment:
-    """A published segment, after a check of its size. Raises CorruptIndexError."""
-    path = folder.gallery(entry.name)
-    expected = entry.files[path.name].bytes
-    size = path.stat().st_size if path.is_file() else None
-    if size != expected:
-        problem = "is missing" if size is None else f"has {size} bytes instead of {expected}"
-        raise CorruptIndexError(f"{path} {problem}; restore it from a copy, or build the index again")
-    return Segment(path)
-
-
-def remove_unpublished(folder: IndexFolder) -> None:
-    """Remove segments that no manifest names: their writer died. Only the holder of the lock may."""
-    named: set[str] = set()
-    for path in numbered(folder.manifests, ".json"):
-        try:
-            named.update(entry.name for entry in parse_manifest(path.read_bytes(), path).segments)
-        except IndexFormatError:
-            return  # an unreadable manifest may name any of them, and vectors are worth more than disk space
-    for segment in numbered(folder.segments):
-        if segment.name not in named:
-            remove_tree(segment)
-
-
-def _no_index(folder: IndexFolder) -> str:
-    if not folder.root.exists():
-        return f"no such index: {folder}; make one with `cir build-index IMAGES -o {folder}`"
-    if folder.work.is_dir():
-        return f"an unfinished index: {folder}; run the same `cir build-index` again to finish it"
-    return f"not an index: no {folder.current.name} in {folder}; make one with `cir build-index IMAGES -o {folder}`"
+    after = [serving, *(entry.serving for entry in earlier)]
+    before = [*(entry.serving for entry in earlier[1:]), *([earlier[-1].serving] if earlier else [])]
+    return tuple(
+        entry
+        for place, entry in enumerate(earlier)
+        if place < max(1, keep) or after[place] != entry.serving or before[place] != entry.serving
+    )

@@ -18,8 +18,8 @@ from safetensors.numpy import load, save
 from cir.arrays import Floats, Stored
 from cir.errors import CorruptIndexError, DataError
 from cir.evidence import Evidence
-from cir.files import sha256_bytes, sha256_file, write_atomically, write_bytes
-from cir.indexer.storage.folder import IndexFolder
+from cir.files import parse_json, read_regular, sha256_bytes, sha256_file, write_atomically, write_bytes
+from cir.indexer.storage.folder import IndexFolder, read_file
 from cir.indexer.storage.manifest import FileEntry, MappingEntry
 from cir.mappings import Route, SpaceMapping
 
@@ -47,20 +47,17 @@ def read_mapping(folder: IndexFolder, entry: MappingEntry) -> SpaceMapping:
     contents: dict[str, bytes] = {}
     for name, file in entry.files.items():
         path = folder.mappings / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; restore it from a copy") from None
+        data = read_file(folder, path)
         if sha256_bytes(data) != file.sha256:
             raise CorruptIndexError(f"{path} contradicts its digest; restore it from a copy")
         contents[Path(name).suffix] = data
     try:
         arrays: Mapping[str, Floats] = load(contents[_ARRAYS]) if _ARRAYS in contents else {}
-        values = json.loads(contents[_JSON])
+        values = parse_json(contents[_JSON])
         evidence = Evidence.from_json(values["evidence"]) if values["evidence"] else None
         parsed = {"route": Route(values["route"]), "evidence": evidence, **arrays}
         return SpaceMapping(**{**values, **parsed})
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError) as error:
         path = folder.mappings / entry.name
         raise CorruptIndexError(f"{path}: not a mapping of this version: {error}; update cir") from None
 
@@ -81,7 +78,7 @@ def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: Sp
     digest = sha256_bytes(json.dumps(origin, sort_keys=True).encode())
     cache = path / _MAPPED
     try:
-        if json.loads((path / _ORIGIN).read_bytes()) == {**origin, "sha256": sha256_file(cache)}:
+        if parse_json(read_regular(path / _ORIGIN, 10_000)) == {**origin, "sha256": sha256_file(cache)}:
             return np.load(cache, mmap_mode="r"), digest
     except (OSError, ValueError):
         pass  # computed again
@@ -93,9 +90,21 @@ def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: Sp
             np.save(file, mapped)
         write_bytes(path / _ORIGIN, json.dumps({**origin, "sha256": sha256_file(cache)}).encode())
         return np.load(cache, mmap_mode="r"), digest
-    except DataError as error:  # a reader may have no right to write
+    except (DataError, OSError) as error:  # a reader may have no right to write; a writer may tidy up
         log.warning("the mapped vectors of %s could not be cached: %s", path, error)
         return mapped, digest
+
+
+def check_mapped_vectors(path: Path) -> str | None:
+    """What is wrong with the mapped vectors in a folder; None if they are as they were written. Raises OSError."""
+    try:
+        origin = parse_json(read_regular(path / _ORIGIN, 10_000))
+        digest = origin["sha256"] if set(origin) == {"gallery", "mapping", "sha256"} else None
+    except (ValueError, TypeError, KeyError):
+        digest = None
+    if digest is None:
+        return f"{path / _ORIGIN} is damaged"
+    return None if digest == sha256_file(path / _MAPPED) else f"{path / _MAPPED} contradicts its digest"
 
 
 def _contents(mapping: SpaceMapping) -> dict[str, bytes]:

@@ -1,24 +1,32 @@
 """`questions.zip`: judged queries about images of an index, with the photos needed to encode them again.
 
 The photos are kept because those elsewhere may go. `questions.jsonl` holds one query per line with the digests of its
-images, so that images that were renamed since are recognised; `photos/SHA256` holds one photo.
+images, so that images that were renamed since are recognised; `photos/SHA256` holds one photo. The comment of the zip
+is the SHA-256 of all bytes before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.files import parse_json, write_atomically
 from cir.images.files import UNREADABLE
-from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.lock import writer_lock
+from cir.indexer.storage.folder import IndexFolder, checked
+from cir.indexer.storage.writer import writing
+from cir.typed_json import from_json
 
 _QUERIES = "questions.jsonl"
+_LARGEST_LINES = 1 << 30  # bytes of questions that are read at most
+_SEAL = 64  # bytes of a SHA-256 in hex
+_LARGEST_PHOTO = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -47,40 +55,89 @@ def write_questions(folder: IndexFolder, questions: StoredQuestions, photos: Map
         DataError: the disk refuses; the stored queries are unchanged. Errors of `photos` pass through.
     """
     lines = [json.dumps(_to_json(query, questions.digests)) for query in questions.queries]
-    with (
-        writer_lock(folder),
-        write_atomically(folder.questions) as temporary,
-        zipfile.ZipFile(temporary, "w") as archive,
-    ):
-        archive.writestr(_QUERIES, "\n".join(lines))
-        for digest, read in photos.items():
-            archive.writestr(f"photos/{digest}", read())
+    with writing(folder), write_atomically(folder.questions) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(_QUERIES, "\n".join(lines))
+            for digest, read in photos.items():
+                archive.writestr(f"photos/{digest}", read())
+            archive.comment = bytes(_SEAL)
+        with temporary.open("r+b") as file:
+            file.seek(-_SEAL, os.SEEK_END)
+            file.write(_seal_of(temporary).encode())
 
 
 def read_questions(folder: IndexFolder) -> StoredQuestions:
     """The judged queries of an index; none if it stores none. Raises DataError when the file cannot be read."""
-    if not folder.questions.is_file():
+    if not folder.questions.exists():
         return StoredQuestions()
     try:
-        with zipfile.ZipFile(folder.questions) as archive:
-            lines = [parse_json(line) for line in archive.read(_QUERIES).decode().splitlines()]
-        queries = tuple(
-            JudgedQuery(line["id"], line["reference"], line["caption"], frozenset(line["targets"])) for line in lines
-        )
-        return StoredQuestions(queries, {name: digest for line in lines for name, digest in line["digests"].items()})
-    except (*UNREADABLE, KeyError, TypeError, ValueError) as error:
+        lines = _read(folder, _QUERIES, _LARGEST_LINES).decode().splitlines()
+        stored = [from_json(_Line, parse_json(line)) for line in lines]
+    except (*UNREADABLE, KeyError, ValueError) as error:
         raise DataError(
             f"{folder.questions}: cannot be read: {error}; store the questions again with `cir questions`"
         ) from None
+    queries = tuple(JudgedQuery(line.id, line.reference, line.caption, frozenset(line.targets)) for line in stored)
+    return StoredQuestions(queries, {name: digest for line in stored for name, digest in line.digests.items()})
 
 
 def read_photo(folder: IndexFolder, digest: bytes) -> bytes | None:
-    """A photo stored with the judged queries, by the SHA-256 of its file; None if it is not among them."""
+    """A photo stored with the judged queries, by the SHA-256 of its file; None if it is not among them, as it was."""
     try:
-        with zipfile.ZipFile(folder.questions) as archive:
-            return archive.read(f"photos/{digest.hex()}")
-    except (*UNREADABLE, KeyError):
+        data = _read(folder, f"photos/{digest.hex()}", _LARGEST_PHOTO)
+    except (*UNREADABLE, KeyError, DataError):
         return None
+    return data if hashlib.sha256(data).digest() == digest else None
+
+
+def check_questions(folder: IndexFolder) -> list[str]:
+    """What is wrong with the stored judged queries; nothing if there are none. Raises DataError or OSError."""
+    if not folder.questions.exists():
+        return []
+    read_questions(folder)
+    with checked(folder, folder.questions).open("rb") as file:
+        file.seek(-_SEAL, os.SEEK_END)
+        sealed = file.read()
+    sound = sealed == _seal_of(folder.questions).encode()
+    return (
+        [] if sound else [f"{folder.questions} contradicts its digest; store the questions again with `cir questions`"]
+    )
+
+
+def _read(folder: IndexFolder, name: str, limit: int) -> bytes:
+    """A member of the zip. Raises what zipfile raises, CorruptIndexError, or OSError for more bytes than a limit."""
+    path = checked(folder, folder.questions)
+    if not path.is_file():
+        raise OSError("not a regular file")
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        data = member.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(f"{name} is larger than {limit / 1e6:,.0f} MB")
+    return data
+
+
+def _seal_of(path: Path) -> str:
+    """SHA-256 of the file without its last 64 bytes, which are the zip's comment and hold this digest."""
+    left, digest = path.stat().st_size - _SEAL, hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0:
+            block = file.read(min(left, 1 << 20))
+            if not block:
+                break
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of `questions.jsonl`."""
+
+    id: str
+    reference: str
+    caption: str
+    targets: tuple[str, ...]
+    digests: Mapping[str, str]
 
 
 def _to_json(query: JudgedQuery, digests: Mapping[str, str]) -> dict[str, object]:

@@ -1,17 +1,17 @@
 """Immutable segment files: HDF5 as the truth, memory maps to read it.
 
-A segment is written once and never opened for writing again. Vectors and tokens are contiguous and uncompressed
-(compression saves 6 to 14 % and makes random rows 20 to 100 times slower), so a reader maps the file and closes HDF5
-at once.
+A segment is written once and never opened for writing again. Every dataset is contiguous and uncompressed (compression
+saves 6 to 14 % of the vectors and makes random rows 20 to 100 times slower), so a reader maps the file and closes HDF5
+at once, and the size of the file is known before it is written.
 
-Layout of `gallery.h5`: `ids` (N,) and `root_names` utf-8, `digests` (N, 32) uint8, `vectors` (N, D) and
-`tokens` (N, T, D) float16 or float32, `roots` (N,) index into `root_names`, `metadata/COLUMN` (N,) utf-8, "" for none.
+Layout of `gallery.h5`: `digests` (N, 32) uint8, `vectors` (N, D) and `tokens` (N, T, D) float16 or float32; columns
+(`columns.py`) `ids`, `roots`, `metadata/0`, `metadata/1`, ... of N texts each, "" for none; `column_names`.
 """
 
 from __future__ import annotations
 
-import errno
-import re
+import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +26,16 @@ from numpy.typing import NDArray
 from cir.arrays import Stored
 from cir.errors import CorruptIndexError
 from cir.files import write_atomically
+from cir.indexer.storage import columns
+from cir.indexer.storage.columns import Codes, Column, Texts
+from cir.indexer.storage.steady_file import SteadyFile
 from cir.types import ModelCard
 
-FORMAT = 1
+FORMAT = 2
 _ALIGN = 4096  # a dataset begins on a page, so that its memory map is aligned
+_OVERHEAD = 64 * 1024  # bytes that HDF5 needs for itself, at most
+_OVERHEAD_EACH = 2 * _ALIGN  # and for each dataset, its alignment included
+_ATTRIBUTES = ("model", "model_name", "space")
 
 
 @dataclass(frozen=True)
@@ -71,72 +77,89 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class RowBlock:
-    """Some rows on their way into a segment.
+class RowTable:
+    """The rows of a new segment, without what an encoder gives.
 
     Attributes:
-        ids: n ids.
-        digests: (n, 32) uint8, SHA-256 of each image file.
-        roots: n path hints.
-        metadata: n mappings column -> value, without empty values.
-        vectors: (n, D) in the layout's precision, or None.
-        tokens: (n, T, D) likewise, or None.
+        ids: N ids.
+        digests: (N, 32) uint8, SHA-256 of each image file.
+        roots: N path hints.
+        metadata: N mappings column -> value.
     """
 
     ids: Sequence[str]
     digests: NDArray[np.uint8]
     roots: Sequence[str]
     metadata: Sequence[Mapping[str, str]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Name in the file -> array."""
+        names = sorted({name for values in self.metadata for name, value in values.items() if value})
+        stored = {"ids": columns.encode(self.ids), "roots": columns.encode(self.roots)}
+        for number, name in enumerate(names):
+            stored[f"metadata/{number}"] = columns.encode([values.get(name, "") for values in self.metadata])
+        stored["column_names"] = Texts.encode(names)
+        parts = {f"{name}/{part}": array for name, column in stored.items() for part, array in column.arrays.items()}
+        return {"digests": self.digests, **parts}
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """What an encoder gave for n consecutive rows.
+
+    Attributes:
+        vectors: (n, D) in the layout's precision, or None.
+        tokens: (n, T, D) likewise, or None.
+    """
+
     vectors: Stored | None
     tokens: Stored | None
 
 
-def write_segment(path: Path, layout: Layout, rows: int, blocks: Iterable[RowBlock]) -> None:
-    """Write a segment file of `rows` rows, streaming, atomically and durably.
+def write_segment(path: Path, layout: Layout, table: RowTable, blocks: Iterable[EncodedBlock]) -> None:
+    """Write a segment file, streaming the blocks, atomically and durably.
 
     Raises:
         DataError: the disk is full or refuses.
-        ValueError: the blocks do not hold exactly `rows` rows.
+        ValueError: the blocks do not hold as many rows as the table.
     """
-    with (
-        write_atomically(path, need=rows * (layout.row_bytes + 200)) as temporary,
-        _hdf5_errors(),
-        h5py.File(temporary, "w", alignment_threshold=_ALIGN, alignment_interval=_ALIGN) as file,
-    ):
+    rows, arrays = len(table.ids), table.arrays()
+    size = rows * layout.row_bytes + sum(array.nbytes for array in arrays.values())
+    need = size + _OVERHEAD + _OVERHEAD_EACH * (len(arrays) + 2)
+    with write_atomically(path, need=need) as temporary, _steady(temporary) as file:
         file.attrs.update({"format": FORMAT, **asdict(layout)})
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
         _fill(file, layout, rows, blocks)
-        file.flush()
 
 
-def _fill(file: h5py.File, layout: Layout, rows: int, blocks: Iterable[RowBlock]) -> None:
-    text = h5py.string_dtype()
-    ids = file.create_dataset("ids", (rows,), text)
-    digests = file.create_dataset("digests", (rows, 32), np.uint8)
-    roots = file.create_dataset("roots", (rows,), np.uint32)
-    metadata = file.create_group("metadata")
-    vectors = file.create_dataset("vectors", (rows, layout.dims), layout.precision) if layout.vectors else None
-    shape = (rows, layout.tokens, layout.dims)
-    tokens = file.create_dataset("tokens", shape, layout.precision) if layout.tokens else None
-    root_numbers: dict[str, int] = {}
-    start = 0
+def _fill(file: h5py.File, layout: Layout, rows: int, blocks: Iterable[EncodedBlock]) -> None:
+    shapes = {"vectors": (rows, layout.dims)} if layout.vectors else {}
+    if layout.tokens:
+        shapes["tokens"] = (rows, layout.tokens, layout.dims)
+    datasets = {name: file.create_dataset(name, shape, layout.precision) for name, shape in shapes.items()}
+    filled = dict.fromkeys(shapes, 0)
     for block in blocks:
-        here = slice(start, start + len(block.ids))
-        ids[here] = _bytes(block.ids)
-        digests[here] = block.digests
-        roots[here] = np.array([root_numbers.setdefault(root, len(root_numbers)) for root in block.roots], np.uint32)
-        if vectors is not None:
-            vectors[here] = block.vectors
-        if tokens is not None:
-            tokens[here] = block.tokens
-        for column in sorted({column for values in block.metadata for column in values}):
-            name = _escape(column)
-            dataset = metadata[name] if name in metadata else metadata.create_dataset(name, (rows,), text)
-            dataset[here] = _bytes([values.get(column, "") for values in block.metadata])
-        start = here.stop
-    if start != rows:
-        raise ValueError(f"{start} rows were given for a segment of {rows}")
-    names = file.create_dataset("root_names", (len(root_numbers),), text)
-    names[:] = _bytes(list(root_numbers))
+        for name, dataset in datasets.items():
+            values = block.vectors if name == "vectors" else block.tokens
+            start, count = filled[name], 0 if values is None else len(values)
+            if start + count <= rows:
+                dataset[start : start + count] = values
+            filled[name] += count
+    wrong = [count for count in filled.values() if count != rows]
+    if wrong:
+        raise ValueError(f"{wrong[0]} rows were given for a segment of {rows}")
+
+
+@contextmanager
+def _steady(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file; an error of the disk is raised when HDF5 has closed it."""
+    target = SteadyFile(path)
+    try:
+        with h5py.File(target, "w", alignment_threshold=_ALIGN, alignment_interval=_ALIGN) as file:
+            yield file
+    finally:
+        target.close()
 
 
 class Segment:
@@ -145,8 +168,10 @@ class Segment:
     Attributes:
         path: the file.
         layout: model and shape of its vectors.
-        ids: N ids.
-        vectors: (N, D) float16 or float32, mapped, or None.
+        ids, roots: N texts: ids, and where each image was.
+        digests: (N, 32) uint8, SHA-256 of each image file.
+        metadata: column name -> N texts, "" for none.
+        vectors: (N, D) float16 or float32, or None.
         tokens: (N, T, D) likewise, or None.
     """
 
@@ -154,31 +179,28 @@ class Segment:
         """Open a segment.
 
         Raises:
-            CorruptIndexError: the file is gone or not a segment.
+            CorruptIndexError: the file is gone or not a segment of this version.
         """
         self.path = path
-        with self._open() as file:
-            self.ids = _texts(file["ids"])
-            stored = {name: file[name] for name in ("vectors", "tokens") if name in file}
-            places = {name: (data.shape, data.dtype, data.id.get_offset()) for name, data in stored.items()}
-            self.layout = Layout(
-                model=str(file.attrs["model"]),
-                model_name=str(file.attrs["model_name"]),
-                space=str(file.attrs["space"]),
-                dims=int(file.attrs["dims"]),
-                tokens=int(file.attrs["tokens"]),
-                vectors=bool(file.attrs["vectors"]),
-                precision="/".join(sorted({data.dtype.name for data in stored.values()})),
-            )
         try:
-            whole = np.memmap(path, np.uint8, "r")
-        except OSError as error:  # each segment keeps a file handle
-            raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; `ulimit -n` may be too low") from error
-        self.vectors = _mapped(whole, *places["vectors"]) if "vectors" in places else None
-        self.tokens = _mapped(whole, *places["tokens"]) if "tokens" in places else None
+            attributes, places = _read_places(path)
+            mapped = np.memmap(path, np.uint8, "r")
+            self._arrays: dict[str, dict[str, NDArray[Any]]] = defaultdict(dict)  # by group and name
+            for name, place in places.items():
+                group, _, part = name.rpartition("/")
+                self._arrays[group][part] = _mapped(mapped, *place)
+            self.layout = Layout(**{**attributes, "precision": self._precision})
+            self.digests = self._array("digests", 2)
+            self.vectors = self._array("vectors", 2) if self.layout.vectors else None
+            self.tokens = self._array("tokens", 3) if self.layout.tokens else None
+            self.ids, self.roots = self._column("ids"), self._column("roots")
+            self._check()
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise CorruptIndexError(f"{path} cannot be read: {reason}; restore it from a copy") from error
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.digests)
 
     @property
     def stored(self) -> Stored:
@@ -188,70 +210,104 @@ class Segment:
         return stored
 
     @cached_property
-    def digests(self) -> NDArray[np.uint8]:
-        """(N, 32) uint8, SHA-256 of each image file."""
-        with self._open() as file:
-            return np.asarray(file["digests"][()])
+    def metadata(self) -> dict[str, Column]:
+        """Column name -> N texts, "" for none. Raises CorruptIndexError."""
+        try:
+            names = Texts.from_arrays(self._arrays["column_names"])
+            return {name: self._column(f"metadata/{number}") for number, name in enumerate(names)}
+        except (KeyError, ValueError) as error:
+            raise CorruptIndexError(f"{self.path} cannot be read: {error}; restore it from a copy") from error
 
-    @cached_property
-    def roots(self) -> list[str]:
-        """N path hints: where each image was."""
-        with self._open() as file:
-            names = _texts(file["root_names"])
-            return [names[number] for number in file["roots"][()]]
-
-    @cached_property
-    def metadata(self) -> dict[str, list[str]]:
-        """Column -> N values, "" for none."""
-        with self._open() as file:
-            return {_unescape(name): _texts(dataset) for name, dataset in file["metadata"].items()}
+    @property
+    def root_names(self) -> Sequence[str]:
+        """The distinct texts of `roots`."""
+        return self.roots.dictionary if isinstance(self.roots, Codes) else sorted(set(self.roots))
 
     def metadata_of(self, row: int) -> dict[str, str]:
         """Column -> value of one row, without empty values."""
-        return {column: values[row] for column, values in self.metadata.items() if values[row]}
+        values = {column: values[row] for column, values in self.metadata.items()}
+        return {column: value for column, value in values.items() if value}
 
-    @contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        try:
-            with h5py.File(self.path, "r") as file:
-                yield file
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise CorruptIndexError(f"{self.path} cannot be read: {reason}; restore it from a copy") from error
+    @property
+    def _precision(self) -> str:
+        arrays = self._arrays[""]
+        return "/".join(sorted({arrays[name].dtype.name for name in ("vectors", "tokens") if name in arrays}))
+
+    def _array(self, name: str, dims: int) -> NDArray[Any]:
+        array = self._arrays[""][name]
+        if array.ndim != dims:
+            raise ValueError(f"{name} has {array.ndim} dimensions instead of {dims}")
+        return array
+
+    def _column(self, name: str) -> Column:
+        column = columns.from_arrays(self._arrays[name])
+        if len(column) != len(self):
+            raise ValueError(f"{name} has {len(column)} rows, not {len(self)}")
+        return column
+
+    def _check(self) -> None:
+        layout = self.layout
+        if not all(isinstance(getattr(layout, name), str) for name in _ATTRIBUTES):
+            raise TypeError(f"{', '.join(_ATTRIBUTES)} are not texts")
+        expected = {
+            "digests": ((len(self), 32), ("uint8",)),
+            "vectors": ((len(self), layout.dims), ("float16", "float32")),
+            "tokens": ((len(self), layout.tokens, layout.dims), ("float16", "float32")),
+        }
+        for name, (shape, kinds) in expected.items():
+            array = self._arrays[""].get(name)
+            if array is not None and (array.shape != shape or array.dtype.name not in kinds):
+                raise ValueError(f"{name} is {array.dtype} {array.shape} instead of {kinds[0]} {shape}")
+        if not layout.vectors and not layout.tokens:
+            raise ValueError("it holds neither vectors nor tokens")
 
 
-def _mapped(whole: NDArray[np.uint8], shape: tuple[int, ...], kind: np.dtype[Any], offset: int | None) -> Stored:
-    if offset is None:  # an empty dataset has no place in the file
+Place = tuple[tuple[int, ...], np.dtype[Any], int]  # shape, type, first byte
+
+
+def _read_places(path: Path) -> tuple[dict[str, Any], dict[str, Place]]:
+    """The attributes of a segment file, and where its arrays are."""
+    places: dict[str, Place] = {}
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as raw, h5py.File(raw, "r") as file:
+        attributes = {key: value.item() if hasattr(value, "item") else value for key, value in file.attrs.items()}
+        if attributes.pop("format", None) != FORMAT:
+            raise ValueError("it is a segment of another version")
+        _walk(file, "", places)
+    return attributes, places
+
+
+def _walk(group: h5py.Group, prefix: str, places: dict[str, Place]) -> None:
+    """Note where every dataset below a group is; refuses what is not in the file itself and in one piece."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{prefix}{name} is a link; a segment holds its own data")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            if prefix.count("/") > 2:
+                raise ValueError("its groups are nested too deeply")
+            _walk(item, f"{prefix}{name}/", places)
+            continue
+        if item.external or item.is_virtual:
+            raise ValueError(f"{prefix}{name} is stored in another file; a segment holds its own data")
+        plan = item.id.get_create_plist()
+        if plan.get_layout() != h5py.h5d.CONTIGUOUS or plan.get_nfilters():
+            raise ValueError(
+                f"{prefix}{name} is compressed or in chunks, so it cannot be mapped; copy the original file"
+            )
+        offset = item.id.get_offset()
+        if offset is None and item.size:
+            raise ValueError(f"{prefix}{name} has no data")
+        places[f"{prefix}{name}"] = item.shape, item.dtype, offset or 0
+
+
+def _mapped(whole: NDArray[np.uint8], shape: tuple[int, ...], kind: np.dtype[Any], offset: int) -> NDArray[Any]:
+    count = 1
+    for length in shape:
+        count *= int(length)
+    size = kind.itemsize * count
+    if kind.hasobject or kind.kind not in "uif" or offset + size > len(whole):
+        raise ValueError("an array leads past the end of the file, or does not hold numbers")
+    if not size:  # an empty dataset has no place in the file
         return np.zeros(shape, kind)
-    size = kind.itemsize * int(np.prod(shape))
-    mapped: Stored = np.asarray(whole[offset : offset + size]).view(kind).reshape(shape)
-    return mapped
-
-
-def _bytes(texts: Sequence[str]) -> NDArray[Any]:
-    # File names need not be valid UTF-8; Python's surrogate escapes carry them through.
-    return np.array([text.encode("utf-8", "surrogateescape") for text in texts], dtype=object)
-
-
-def _texts(dataset: h5py.Dataset) -> list[str]:
-    return [value.decode("utf-8", "surrogateescape") for value in dataset[()]]
-
-
-def _escape(column: str) -> str:
-    # "/" and "." have meanings in HDF5 names.
-    return column.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
-
-
-def _unescape(name: str) -> str:
-    return name.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
-
-
-@contextmanager
-def _hdf5_errors() -> Iterator[None]:
-    """HDF5 reports a full disk as OSError or, when closing, as RuntimeError with the number in its text."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        found = re.search(r"errno = (\d+)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None) or errno.EIO
-        raise OSError(number, " ".join(str(error).split())) from error
+    return np.asarray(whole[offset : offset + size]).view(kind).reshape(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -12,10 +13,11 @@ from cir.errors import MissingDependencyError
 from cir.files import make_folder, remove_tree
 from cir.indexer.reading.ann import load_or_build
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, adopt_segment, open_segment
-from cir.indexer.storage.segment import Layout, RowBlock, Segment, write_segment
+from cir.indexer.storage.generations import adopt_segment, open_segment
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
 from cir.indexer.writing.plan import NewRow, StoredRow
-from cir.types import GalleryEncoder
+from cir.types import ModelCard
 
 _BLOCK_ROWS = 512
 _SEGMENT = "segment"  # the folder under work/ in which a segment is put together
@@ -39,7 +41,13 @@ def write_rows(folder: IndexFolder, rows: Sequence[NewRow], layout: Layout, find
     work = folder.work / _SEGMENT
     make_folder(work)
     ordered = sorted(rows, key=lambda row: row.id)
-    write_segment(work / GALLERY, layout, len(rows), _blocks(ordered, layout, find))
+    table = RowTable(
+        ids=[row.id for row in ordered],
+        digests=np.frombuffer(b"".join(row.digest for row in ordered), np.uint8).reshape(-1, 32),
+        roots=[row.root for row in ordered],
+        metadata=[row.metadata for row in ordered],
+    )
+    write_segment(work / GALLERY, layout, table, _blocks(ordered, layout, find))
     file = FileEntry.of(work / GALLERY)
     return SegmentEntry(
         name=adopt_segment(folder, work),
@@ -53,47 +61,46 @@ def write_rows(folder: IndexFolder, rows: Sequence[NewRow], layout: Layout, find
     )
 
 
-def _blocks(rows: Sequence[NewRow], layout: Layout, find: FindVectors) -> Iterator[RowBlock]:
+def _blocks(rows: Sequence[NewRow], layout: Layout, find: FindVectors) -> Iterator[EncodedBlock]:
     for start in range(0, len(rows), _BLOCK_ROWS):
         part = rows[start : start + _BLOCK_ROWS]
         sources = [find(row.digest) for row in part]
         vectors = [segment.vectors[row] for segment, row in sources if segment.vectors is not None]
         tokens = [segment.tokens[row] for segment, row in sources if segment.tokens is not None]
-        yield RowBlock(
-            ids=[row.id for row in part],
-            digests=np.frombuffer(b"".join(row.digest for row in part), np.uint8).reshape(-1, 32),
-            roots=[row.root for row in part],
-            metadata=[row.metadata for row in part],
+        yield EncodedBlock(
             vectors=np.stack(vectors) if layout.vectors else None,
             tokens=np.stack(tokens) if layout.tokens else None,
         )
 
 
 def next_manifest(
-    folder: IndexFolder,
     old: Manifest,
-    encoder: GalleryEncoder,
+    card: ModelCard,
     added: Sequence[SegmentEntry],
     tombstones: Iterable[StoredRow],
+    *,
     roots: Iterable[str] = (),
+    keep: int | None = None,
 ) -> Manifest:
     """The generation after `old`: with new segments, without some rows.
 
     Args:
-        folder: the index.
         old: the live generation, or an empty one.
-        encoder: the serving model.
+        card: the serving model.
         added: the new segments; none where rows are only deleted.
         tombstones: rows that no longer count.
         roots: where images were this time.
+        keep: how many earlier generations to keep; as before if None.
     """
-    deleted = {name: set(rows) for name, rows in old.deleted.items()}
+    rows = defaultdict(list)
     for row in tombstones:
-        deleted.setdefault(row.segment_name, set()).add(row.row)
+        rows[row.segment_name].append(row.row)
+    deleted = old.without(rows)
+    after = old.succeed(card=card, segments=[*old.segments, *added], deleted=deleted, roots=roots, keep=keep)
     # A segment without a live row is no longer named; its file stays for older generations.
-    live = [entry for entry in (*old.segments, *added) if len(deleted.get(entry.name, ())) < entry.rows]
-    remaining = {entry.name: tuple(sorted(deleted[entry.name])) for entry in live if entry.name in deleted}
-    return old.succeed(folder, encoder=encoder, segments=live, deleted=remaining, roots=roots)
+    live = [entry for entry in after.segments if after.live_rows(entry).any()]
+    remaining = {entry.name: deleted[entry.name] for entry in live if entry.name in deleted}
+    return after.succeed(segments=live, deleted=remaining)
 
 
 def build_ann(folder: IndexFolder, manifest: Manifest, min_rows: int) -> None:

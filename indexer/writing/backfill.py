@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cir.errors import SpaceMismatchError
-from cir.files import remove_temporaries, remove_tree
+from cir.files import remove_tree
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.reading.usage import read_usage
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.manifest import Manifest, publish, read_manifest, remove_unpublished
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
+from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
@@ -64,6 +65,7 @@ def backfill(
     part: int = PART,
     workers: int | None = None,
     ann_min_rows: int = ANN_MIN_ROWS,
+    trust_roots: bool = False,
 ) -> Iterator[BackfillProgress]:
     """Encode images of older models again with the serving one.
 
@@ -75,6 +77,7 @@ def backfill(
         workers: threads that decode and encode; default one per core.
         ann_min_rows: when nothing is left and the serving model's segments have at least this many rows together, they
             become one segment with an approximate index.
+        trust_roots: read photos also below folders that this user has not indexed.
 
     Yields:
         Progress after each generation that was published, that of the merged segment included, and at least once if
@@ -87,14 +90,13 @@ def backfill(
         WeightsError: the encoder's output contradicts its card.
     """
     folder = IndexFolder(Path(index))
-    with writer_lock(folder):
+    read_manifest(folder)  # before the lock creates a file in a folder that is no index
+    with writing(folder) as writer:
         manifest = read_manifest(folder)
         if manifest.serving != encoder.card.digest:
             raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
-        remove_temporaries(folder.root)
-        remove_unpublished(folder)
         layout = choose_layout(folder, manifest, encoder.card, True)
-        task = _Task(folder, Gallery.open(folder.root), encoder, layout, workers)
+        task = _Task(writer, Gallery.open(folder.root, trust_roots=trust_roots), encoder, layout, workers)
         waiting = _older_rows(folder, manifest)
         state = BackfillProgress(manifest.rows, len(waiting), generation=manifest.generation)
         limit = len(waiting) if count is None else count
@@ -127,11 +129,16 @@ def _older_rows(folder: IndexFolder, manifest: Manifest) -> list[StoredRow]:
 class _Task:
     """What stays the same over the parts of a backfill."""
 
-    folder: IndexFolder
+    writer: Writer
     gallery: Gallery  # the generation before the backfill: where photos are
     encoder: GalleryEncoder
     layout: Layout
     workers: int | None
+
+    @property
+    def folder(self) -> IndexFolder:
+        """The index."""
+        return self.writer.folder
 
     @property
     def work(self) -> Path:
@@ -184,8 +191,7 @@ class _Task:
     def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts) -> Manifest:
         """Publish the encoded rows in a new segment, and delete them where they were."""
         entry = write_rows(self.folder, list(map(NewRow.copy, rows)), self.layout, parts.find)
-        manifest = next_manifest(self.folder, manifest, self.encoder, [entry], rows)
-        publish(self.folder, manifest)
+        manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, [entry], rows))
         remove_tree(self.work)
         clean_work(self.folder)
         return manifest
@@ -198,8 +204,7 @@ class _Task:
             return manifest
         places = {row.digest: (row.segment, row.row) for row in rows}
         entry = write_rows(self.folder, list(map(NewRow.copy, rows)), self.layout, places.__getitem__)
-        manifest = next_manifest(self.folder, manifest, self.encoder, [entry], rows)
-        publish(self.folder, manifest)
+        manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, [entry], rows))
         build_ann(self.folder, manifest, min_rows)
         clean_work(self.folder)
         return manifest

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cir.errors import DataError, UsageError
-from cir.files import make_folder, remove_temporaries, remove_tree, write_bytes
-from cir.images import ImageFile
+from cir.errors import DataError
+from cir.files import make_folder, remove_tree, write_bytes
+from cir.given import instance, path_of, whole_number
+from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, is_index
-from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.manifest import Manifest, publish, read_manifest, remove_unpublished
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout, Segment
+from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import build_ann, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
 from cir.indexer.writing.plan import Found, Metadata, NewRow, Plan, Skipped, StoredRow, make_plan, stored_rows
-from cir.indexer.writing.preconditions import check_request, choose_layout, refuse_foreign
+from cir.indexer.writing.preconditions import as_images, check_request, choose_layout, refuse_foreign
 from cir.indexer.writing.report import BuildReport
+from cir.known import remember_model, remember_roots
 from cir.types import GalleryEncoder, ModelCard, Progress
 
 
@@ -40,9 +43,11 @@ class BuildOptions:
         dry_run: read and compare only.
         part_rows: encoded images after which a resumable part is written.
         ann_min_rows: segments of at least this many vectors get an approximate index.
+        keep: earlier generations that the index keeps for a rollback from now on; as before if None, else
+            `manifest.KEEP`. Those on both sides of a change of model are kept in any case.
 
     Raises:
-        UsageError: a number below 1.
+        UsageError: a number below 1, or no whole number.
     """
 
     workers: int | None = None
@@ -53,16 +58,18 @@ class BuildOptions:
     dry_run: bool = False
     part_rows: int = 1024
     ann_min_rows: int = ANN_MIN_ROWS
+    keep: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("workers", "batch_size", "part_rows"):
+        for name in ("workers", "batch_size", "part_rows", "keep"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; give at least 1")
+            if value is not None:
+                object.__setattr__(self, name, whole_number(value, name))
+        object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
 
 
 def build_index(
-    images: Sequence[ImageFile],
+    images: str | Path | Iterable[ImageFile | str | Path],
     out: str | Path,
     encoder: GalleryEncoder,
     *,
@@ -77,7 +84,8 @@ def build_index(
     `skipped.jsonl`.
 
     Args:
-        images: what to index, from `cir.scan`. Rows of other roots are left alone.
+        images: what to index: paths to scan, or a scan, whose unusable names are reported as skipped, or some images of
+            one. Rows of other roots are left alone.
         out: the index folder; created, with its parents.
         encoder: the model.
         options: how to build.
@@ -85,7 +93,8 @@ def build_index(
         progress: called with (images done, images in all).
 
     Raises:
-        UsageError: duplicate ids, metadata that cannot be stored, no tokens wanted from a model that gives only tokens.
+        UsageError: duplicate ids, metadata that cannot be stored, no tokens wanted from a model that gives only tokens,
+            an argument of another kind.
         DataError: no usable image for a new index, or the disk is full or refuses; what was published stays.
         IndexFormatError: `out` is not an index, or one of another version, or damaged.
         IndexLockedError: another process is writing to it.
@@ -93,8 +102,10 @@ def build_index(
         WeightsError: the encoder's output contradicts its card.
     """
     started = time.perf_counter()
-    folder, options, columns = IndexFolder(Path(out)), options or BuildOptions(), metadata or {}
-    check_request(images, columns)
+    images, columns = as_images(images), {} if metadata is None else metadata
+    folder = IndexFolder(path_of(out, "the path of an index"))
+    options = instance(options or BuildOptions(), BuildOptions, "options", "write cir.BuildOptions(...)")
+    check_request(images, encoder, columns)
     refuse_foreign(folder)
     scan = _Scan(images, options, progress)
     if options.dry_run:
@@ -106,10 +117,11 @@ def build_index(
     if fresh:
         choose_layout(folder, None, encoder.card, options.tokens)  # a refused request creates no folder
     make_folder(folder.root)
-    with writer_lock(folder):
+    with writing(folder) as writer:
         existing = _Existing.read(folder, encoder.card, options)
-        remove_temporaries(folder.root)
-        remove_unpublished(folder)
+        remember_roots(image.root for image in images)
+        if encoder.directory is not None:
+            remember_model(encoder.card.digest, encoder.directory.resolve())
         parts = Parts(folder.work, existing.layout, options.part_rows)
         scan.encode(existing, encoder, parts)
         plan = make_plan(scan.found, existing.rows, columns, options.prune)
@@ -120,7 +132,7 @@ def build_index(
                     folder.root.rmdir()
             raise DataError(f"none of the {len(images)} images can be used; the first: {plan.skipped[0].reason}")
         _write_skipped(folder, plan.skipped)
-        manifest = _publish_plan(folder, images, encoder, existing, plan, parts)
+        manifest = _publish_plan(writer, scan, encoder, existing, plan, parts)
         build_ann(folder, manifest, options.ann_min_rows)
         remove_tree(folder.work)
     scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.by_digest for row in plan.rows)
@@ -168,6 +180,7 @@ class _Scan:
         self._run(existing, None, None)
 
     def _run(self, existing: _Existing, encoder: GalleryEncoder | None, parts: Parts | None) -> None:
+        self.found.unusable = self.images.unusable if isinstance(self.images, Scan) else ()
         registry = DigestRegistry({*existing.by_digest, *(parts.resumed if parts else ())})
         batches = encode_photos(
             self.images,
@@ -191,12 +204,7 @@ class _Scan:
 
 
 def _publish_plan(
-    folder: IndexFolder,
-    images: Sequence[ImageFile],
-    encoder: GalleryEncoder,
-    existing: _Existing,
-    plan: Plan,
-    parts: Parts,
+    writer: Writer, scan: _Scan, encoder: GalleryEncoder, existing: _Existing, plan: Plan, parts: Parts
 ) -> Manifest:
     """Publish the next generation; without changes the old one stays."""
     if existing.manifest is not None and not plan.rows and not plan.tombstones:
@@ -211,11 +219,12 @@ def _publish_plan(
     for row in plan.rows:
         layout = find(row.digest)[0].layout
         by_space.setdefault(layout.space, (layout, []))[1].append(row)
-    entries = [write_rows(folder, rows, layout, find) for layout, rows in by_space.values()]
+    entries = [write_rows(writer.folder, rows, layout, find) for layout, rows in by_space.values()]
     old = existing.manifest or Manifest.empty(encoder.card)
-    manifest = next_manifest(folder, old, encoder, entries, plan.tombstones, [image.root for image in images])
-    publish(folder, manifest)
-    return manifest
+    roots = [image.root for image in scan.images]
+    return writer.publish(
+        next_manifest(old, encoder.card, entries, plan.tombstones, roots=roots, keep=scan.options.keep)
+    )
 
 
 def _write_skipped(folder: IndexFolder, skipped: Sequence[Skipped]) -> None:

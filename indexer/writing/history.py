@@ -1,28 +1,34 @@
-"""The generations of an index, and rolling back to one. Nothing is removed, so going forward again is possible too."""
+"""The generations of an index, and rolling back to one; a rollback removes none, so going forward again is possible."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cir.errors import UsageError
-from cir.indexer.storage.folder import IndexFolder, numbered
-from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.manifest import Manifest, open_segment, parse_manifest, publish, read_manifest
+from cir.errors import CorruptIndexError, UsageError
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import read_mapping
+from cir.indexer.storage.writer import writing
 
 
-def generations(index: Path) -> list[Manifest]:
-    """The live generation and the earlier ones whose manifests exist, newest first.
+def generations(index: Path) -> tuple[list[Manifest], list[str]]:
+    """The live generation and the earlier ones that are kept, newest first.
+
+    Returns:
+        Those whose manifests are sound, and one line about each of the others.
 
     Raises:
-        IndexFormatError: no index.
-        CorruptIndexError: a manifest cannot be read.
+        IndexFormatError: no index, or its live generation is damaged.
     """
     folder = IndexFolder(Path(index))
-    live = read_manifest(folder).generation
-    files = sorted(numbered(folder.manifests, ".json"), reverse=True)
-    # A build that was killed may have left a later manifest, which was never published.
-    return [parse_manifest(file.read_bytes(), file) for file in files if int(file.stem) <= live]
+    sound, damaged = [read_manifest(folder)], []
+    for entry in sound[0].earlier:
+        try:
+            sound.append(read_earlier(folder, entry))
+        except CorruptIndexError as error:
+            damaged.append(str(error))
+    return sound, damaged
 
 
 def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
@@ -37,28 +43,25 @@ def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
 
     Raises:
         UsageError: there is no such generation.
-        IndexFormatError: no index, or a file that the old manifest names is missing or damaged.
+        IndexFormatError: no index, or a file that the old generation names is missing or damaged.
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the live generation stays.
     """
     folder = IndexFolder(Path(index))
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
-    with writer_lock(folder):
+    with writing(folder) as writer:
         live = read_manifest(folder)
         number = live.previous if to is None else to
-        path = folder.manifest(number)
-        if number == live.generation or not path.is_file():
-            others = sorted(manifest.generation for manifest in generations(index))
-            known = ", ".join(str(other) for other in others if other != live.generation) or "none"
+        found = next((entry for entry in live.earlier if entry.generation == number), None)
+        if found is None:
+            known = ", ".join(str(entry.generation) for entry in reversed(live.earlier)) or "none"
             raise UsageError(
                 f"{index}: no earlier generation {number or 'is noted'} to go back to; there are: {known}; "
                 f"`cir info {index}` describes them"
             )
-        earlier = parse_manifest(path.read_bytes(), path)
+        earlier = read_earlier(folder, found)
         for entry in earlier.segments:  # what it names must still exist
             open_segment(folder, entry)
         for mapping in earlier.mappings.values():
             read_mapping(folder, mapping)
-        restored = earlier.succeed(folder, previous=live.generation)
-        publish(folder, restored)
-    return live, restored
+        return live, writer.publish(earlier.succeed(keep=live.keep))

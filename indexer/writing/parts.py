@@ -16,7 +16,7 @@ import numpy as np
 from cir.arrays import Stored
 from cir.errors import CorruptIndexError
 from cir.files import disk_errors, make_folder, move, remove_temporaries, remove_tree, sha256_file
-from cir.indexer.storage.segment import Layout, RowBlock, Segment, write_segment
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
 from cir.indexer.writing.pipeline import Batch
 
 Row = tuple[bytes, Stored | None, Stored | None]  # digest, vector, tokens
@@ -72,17 +72,19 @@ class Parts:
 
     def _write(self, rows: Sequence[Row]) -> None:
         digests = [row[0] for row in rows]
-        block = RowBlock(
+        table = RowTable(
             ids=[digest.hex() for digest in digests],
             digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
             roots=[""] * len(rows),
             metadata=[{}] * len(rows),
+        )
+        block = EncodedBlock(
             vectors=np.stack([row[1] for row in rows if row[1] is not None]) if self._layout.vectors else None,
             tokens=np.stack([row[2] for row in rows if row[2] is not None]) if self._layout.tokens else None,
         )
         make_folder(self._folder)
         unnamed = self._folder / "part"
-        write_segment(unnamed, self._layout, len(rows), [block])
+        write_segment(unnamed, self._layout, table, [block])
         with disk_errors(unnamed):
             path = self._folder / f"{sha256_file(unnamed)}.h5"
             move(unnamed, path)

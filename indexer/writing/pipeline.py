@@ -19,7 +19,7 @@ import numpy as np
 
 from cir.arrays import Stored, unit_norm_mask
 from cir.errors import ImageDecodeError, MissingImageError, WeightsError
-from cir.images import decode
+from cir.images import affordable_workers, decode
 from cir.indexer.storage.segment import Layout
 from cir.threads import default_workers
 from cir.types import Encoded, GalleryEncoder
@@ -97,14 +97,16 @@ def encode_photos(
         encoder: None to read and hash only.
         layout: which of the encoder's outputs to keep, in which precision.
         registry: contents that need no encoding; none if None.
-        workers: how many batches are worked on at once, by default one per core; as many again may wait, which bounds
-            the memory.
+        workers: how many batches are worked on at once, by default one per core, fewer where memory is short; as many
+            again may wait, which bounds the memory.
         batch_size: photos per batch.
 
     Raises:
         WeightsError: the encoder's output contradicts its card, or is not unit-norm.
     """
-    workers = default_workers() if workers is None else workers
+    if workers is None:
+        reduced = encoder is None or encoder.min_side is not None
+        workers = affordable_workers(default_workers(), reduced=reduced)
     registry = DigestRegistry() if registry is None else registry
     chunks = (photos[start : start + batch_size] for start in range(0, len(photos), batch_size))
     running: deque[Future[Batch[PhotoT]]] = deque()
@@ -138,10 +140,12 @@ def _encode_chunk(
         if encoder is None or not registry.take(digest):
             continue
         try:
-            pixels.append(encoder.preprocess(decode(data, photo.id)))
+            pixels.append(encoder.preprocess(decode(data, photo.id, encoder.min_side)))
             batch.digests.append(digest)
         except ImageDecodeError as error:
             batch.undecodable[digest] = str(error)
+        except MemoryError:
+            batch.undecodable[digest] = f"{photo.id}: not enough memory for this picture; scale it down"
     decoded = time.thread_time()
     if encoder is not None and pixels:
         encoded = encoder.encode_images(np.stack(pixels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from pathlib import Path
 from cir.errors import ImageDecodeError, MissingImageError
 from cir.images import ImageFile, locate
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Segment
 
 Metadata = Mapping[str, Mapping[str, str]]
@@ -59,11 +61,15 @@ class Skipped:
 
 @dataclass
 class Found:
-    """The outcome of a scan: files with their digests; unreadable files and undecodable contents with reasons."""
+    """The outcome of a scan: files with their digests; unreadable files and undecodable contents with reasons.
+
+    `unusable` holds (name, reason) of what should be images but cannot become files to read (`cir.images.Scan`).
+    """
 
     files: list[tuple[ImageFile, bytes]] = field(default_factory=list)
     unreadable: list[tuple[ImageFile, str]] = field(default_factory=list)
     undecodable: dict[bytes, str] = field(default_factory=dict)
+    unusable: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -98,11 +104,10 @@ def stored_rows(folder: IndexFolder, manifest: Manifest | None) -> dict[str, Sto
     rows: dict[str, StoredRow] = {}
     for entry in manifest.segments if manifest else ():
         segment = open_segment(folder, entry)
-        deleted = set(manifest.deleted.get(entry.name, ())) if manifest else set()
-        digests, roots = segment.digests, segment.roots
-        for row, image_id in enumerate(segment.ids):
-            if row not in deleted:
-                rows[image_id] = StoredRow(image_id, digests[row].tobytes(), roots[row], segment, entry.name, row)
+        digests, live = segment.digests, manifest.live_rows(entry).tolist() if manifest else []
+        for row, (image_id, root) in enumerate(zip(segment.ids, segment.roots, strict=True)):
+            if live[row]:
+                rows[image_id] = StoredRow(image_id, digests[row].tobytes(), root, segment, entry.name, row)
     return rows
 
 
@@ -116,6 +121,7 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
         prune: delete rows whose photo is gone.
     """
     plan = Plan(skipped=[Skipped(image.id, reason, image.root) for image, reason in found.unreadable])
+    plan.skipped += [Skipped(name, reason, "") for name, reason in found.unusable]
     moved = _moved_roots(found, stored)
     gone = _gone(found, stored, moved)
     files = sorted(found.files, key=lambda file: file[0].id)
@@ -136,7 +142,8 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
             plan.skipped.append(Skipped(image.id, found.undecodable[digest], image.root))
             continue
         if old and old.root != image.root and old.root not in moved:
-            reason = f"{image.id}: this id belongs to an image of {old.root}; index both folders in one command"
+            parent = os.path.commonpath([old.root, image.root])
+            reason = f"{image.id}: this id belongs to an image of {old.root}; index {parent}, which holds both folders"
             plan.skipped.append(Skipped(image.id, reason, image.root))
             continue
         if old:

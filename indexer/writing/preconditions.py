@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
-from cir.images import ImageFile
+from cir.given import instance, items, kind, paths, shown
+from cir.images import ImageFile, Scan, scan
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.manifest import Manifest, open_segment
+from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.plan import Metadata
-from cir.types import ModelCard
+from cir.types import GalleryEncoder, ModelCard
+
+_TABLE = 'write {"a.jpg": {"colour": "red"}}, id -> column -> value'
 
 
-def check_request(images: Sequence[ImageFile], metadata: Metadata) -> None:
-    """Raises UsageError for ids or metadata that cannot be stored, DataError without images."""
+def as_images(given: Any) -> Sequence[ImageFile]:
+    """The images of a scan, or of paths to scan. Raises as `scan`, and UsageError for anything else."""
+    if isinstance(given, Sequence) and all(isinstance(image, ImageFile) for image in given):
+        return given
+    found = items(given, "images", (str, os.PathLike, ImageFile))
+    if any(isinstance(each, str | os.PathLike) for each in found):
+        return scan(paths(found, "images"))
+    return [instance(image, ImageFile, "an image", "list those of a folder with cir.scan(folder)") for image in found]
+
+
+def check_request(images: Sequence[ImageFile], encoder: GalleryEncoder, metadata: Metadata) -> None:
+    """Raises UsageError for ids or metadata that cannot be stored or what is no encoder, DataError without images."""
+    if not isinstance(getattr(encoder, "card", None), ModelCard):
+        raise UsageError(f"the encoder is {kind(encoder)}, {shown(encoder)}; load one with cir.load_model(name)")
+    if isinstance(images, Scan) and images.unusable and not images:
+        name, reason = images.unusable[0]
+        raise DataError(f"none of the {len(images.unusable)} images can be used; the first: {name}: {reason}")
     if not images:
         raise DataError("no images found; name a folder or zip that holds some")
     ids: set[str] = set()
     for image in images:
-        if not isinstance(image, ImageFile):
-            raise UsageError(f"{image!r} is not an image file; list those of a folder with cir.scan(folder)")
         if image.id in ids:
             raise UsageError(f"two images have the id {image.id}; rename one, or index their folders together")
         ids.add(image.id)
-    for image_id, columns in metadata.items():
-        for column, text in columns.items():
+    for image_id, columns in instance(metadata, Mapping, "metadata", _TABLE).items():
+        instance(image_id, str, "an id of metadata", _TABLE)
+        for column, text in instance(columns, Mapping, f"metadata of {image_id}", _TABLE).items():
             if not isinstance(column, str) or not isinstance(text, str):
-                raise UsageError(f"metadata of {image_id}: {column!r}: {text!r}; columns and values are strings")
+                raise UsageError(
+                    f"metadata of {image_id}: {shown(column)}: {shown(text)}; columns and values are strings"
+                )
             if not column or "\0" in column or "\0" in text:
                 raise UsageError(
                     f"metadata of {image_id}: column {column!r} cannot be stored; "

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from cir.errors import StaleEvidenceError, UsageError
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.manifest import Manifest, publish, read_manifest
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import write_mapping
+from cir.indexer.storage.writer import writing
+from cir.known import remember_model
 from cir.mappings import SpaceMapping
 from cir.types import GalleryEncoder, ModelCard
 
@@ -53,7 +55,8 @@ def serve_model(
         DataError: the disk refuses; the old generation stays.
     """
     folder = IndexFolder(Path(index))
-    with writer_lock(folder):
+    read_manifest(folder)  # before the lock creates a file in a folder that is no index
+    with writing(folder) as writer:
         manifest = read_manifest(folder)
         if manifest.generation != generation:
             raise StaleEvidenceError(
@@ -65,6 +68,6 @@ def serve_model(
         if unknown:
             raise UsageError(f"{index}: no validated mapping to space {min(unknown)}; measure again, or keep the model")
         entries = {space: write_mapping(folder, mapping) for space, mapping in mappings.items()}
-        manifest = manifest.succeed(folder, encoder=encoder, mappings=entries)
-        publish(folder, manifest)
-    return manifest
+        if encoder.directory is not None:
+            remember_model(encoder.card.digest, encoder.directory.resolve())
+        return writer.publish(manifest.succeed(card=encoder.card, mappings=entries))

@@ -16,10 +16,11 @@ from cir.errors import StaleEvidenceError
 from cir.files import sha256_file
 from cir.images import scan
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import Manifest, read_manifest
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.manifest import Manifest
 from cir.indexer.writing.build import BuildOptions
 from cir.indexer.writing.serve import serve_model
-from cir.models.weights import read_card
+from cir.models.folder import read_card
 from cir.testing import commands
 from cir.testing.commands import Outcome, Run
 

@@ -17,7 +17,8 @@ from cir import build_index, load_model
 from cir.images import scan
 from cir.testing import commands
 from cir.testing.commands import Run
-from cir.training.loop import CHECKPOINT, LOG
+from cir.training.checkpoint import CHECKPOINT
+from cir.training.loop import LOG
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from cir import files
 from cir.errors import DataError
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.backfill import backfill
 from cir.testing.fakes import FakeEncoder, answer, answer_or_none, build, contents, folder_of, paint
 from cir.testing.two_models import NEW, OLD, PROCRUSTES, serve_new

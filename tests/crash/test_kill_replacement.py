@@ -16,7 +16,7 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.backfill import backfill
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import FakeEncoder, build, folder_of, make_index, random_rows
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.history import rollback
 from cir.indexer.writing.serve import serve_model
 from cir.mappings import Route, SpaceMapping

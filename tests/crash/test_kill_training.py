@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cir.training.loop import CHECKPOINT
+from cir.training.checkpoint import CHECKPOINT
 
 pytestmark = pytest.mark.slow
 

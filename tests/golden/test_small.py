@@ -16,7 +16,7 @@ from cir.files import sha256_file
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import build_index
-from cir.models import weights
+from cir.models import folder, weights
 from cir.models.encoder import SprcEncoder
 from cir.replacement.precheck import incompatibilities
 from cir.search.searcher import Searcher
@@ -43,7 +43,7 @@ def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) 
     lite = load_model("small-lite")
     (frozen,) = models.PACKAGED.glob("frozen-*.safetensors")
     vocabulary = models.PACKAGED / "vocab.txt"
-    shared = [set(weights.files_of(models.find(name))) for name in ("small", "small-lite")]
+    shared = [set(folder.files_of(models.find(name))) for name in ("small", "small-lite")]
     assert shared[0] & shared[1] == {frozen, vocabulary}
     assert sum(path.stat().st_size for path in shared[0] | shared[1]) <= 90_000_000
     assert encoder.card.query_heads == {lite.card.space.id: lite.card.dims}
@@ -51,7 +51,7 @@ def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) 
     assert encoder.card.simplex == lite.card.simplex is not None
     assert incompatibilities(encoder.card, lite.card) == []  # measured, and then refused: it is worse
     colours = encoder.card.classes["colour"]
-    assert colours[: len(lite.card.classes["colour"])] == list(lite.card.classes["colour"])
+    assert colours[: len(lite.card.classes["colour"])] == lite.card.classes["colour"]
 
 
 def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEncoder) -> None:

@@ -29,11 +29,11 @@ from cir.images import Preprocess
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions
 from cir.models import PACKAGED
-from cir.models.backbones import VIT_G
+from cir.models.config import VIT_G, SprcConfig
 from cir.models.encoder import SprcEncoder
-from cir.models.sprc import Sprc, SprcConfig
+from cir.models.sprc import Sprc
 from cir.search.searcher import Searcher
-from cir.text import Tokenizer, clean_caption
+from cir.text import Tokenizer, clean_caption, read_vocabulary
 from cir.types import ModelCard
 
 DATA = Path(__file__).parent / "data" / "sprc-eval"
@@ -164,9 +164,9 @@ def encoder() -> Iterator[SprcEncoder]:
         )
     )
     sprc.load_state_dict(state, strict=True)
-    sprc.tokenizer = Tokenizer(PACKAGED / "vocab.txt")
+    sprc.tokenizer = Tokenizer(read_vocabulary(PACKAGED / "vocab.txt"))
     settings = Preprocess()
-    card = ModelCard("oracle-1", "weights", settings.sha256, dims=256, tokens=32, vector=False)
+    card = ModelCard("oracle-1", *[digit * 64 for digit in "abc"], settings.sha256, dims=256, tokens=32, vector=False)
     with devices.full_precision():
         yield SprcEncoder(sprc, card, settings, device=torch.device("cpu"))
 

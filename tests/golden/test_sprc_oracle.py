@@ -21,7 +21,7 @@ import cir
 from cir.models import naming, sprc
 from cir.models.checkpoints import open_checkpoint
 from cir.models.sprc import Sprc
-from cir.text import Tokenizer, clean_caption
+from cir.text import Tokenizer, clean_caption, read_vocabulary
 
 DATA = Path(__file__).parent / "data" / "sprc-tiny"
 TOLERANCE = 1e-4
@@ -85,7 +85,7 @@ def test_search(model: Sprc, oracle: Oracle) -> None:
 
 
 def test_search_with_captions_padded_as_the_official_code_does(model: Sprc, oracle: Oracle, sprc_model: Path) -> None:
-    model.tokenizer = Tokenizer(sprc_model / "vocab.txt", pad_to_longest=False)
+    model.tokenizer = Tokenizer(read_vocabulary(sprc_model / "vocab.txt"), pad_to_longest=False)
     check_search(model, oracle)
 
 
@@ -107,7 +107,7 @@ def test_the_encoder_gives_the_vectors_of_the_module(sprc_model: Path, oracle: O
 
 def test_captions_and_token_ids(oracle: Oracle, sprc_model: Path) -> None:
     assert [clean_caption(caption) for caption in oracle.captions] == oracle.record["captions_processed"]
-    ids, mask = Tokenizer(sprc_model / "vocab.txt", pad_to_longest=False)(oracle.captions, 32)
+    ids, mask = Tokenizer(read_vocabulary(sprc_model / "vocab.txt"), pad_to_longest=False)(oracle.captions, 32)
     assert np.array_equal(ids, oracle.known["input_ids"].numpy())
     assert np.array_equal(mask, oracle.known["attention_mask"].numpy())
 

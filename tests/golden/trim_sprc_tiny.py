@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from cir.models import PACKAGED
-from cir.models.weights import VOCABULARY
-from cir.text import Tokenizer
+from cir.models.folder import VOCABULARY
+from cir.text import Tokenizer, read_vocabulary
 
 DATA = Path(__file__).parent / "data" / "sprc-tiny"
 CLASS = "Blip2QformerCirAlignPrompt"
@@ -41,7 +41,7 @@ def main() -> None:
     """Write model.pt.gz, arrays.npz and oracle.json."""
     oracles = Path(sys.argv[1])
     folder = oracles / "sprc-tiny"
-    ids, _ = Tokenizer(PACKAGED / VOCABULARY)(captions(oracles), 512)
+    ids, _ = Tokenizer(read_vocabulary(PACKAGED / VOCABULARY))(captions(oracles), 512)
     used = torch.zeros(30523, dtype=torch.bool)
     used[torch.from_numpy(np.unique(ids))] = True
     content = torch.load(folder / "model.pt", weights_only=True)

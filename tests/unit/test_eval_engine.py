@@ -28,7 +28,7 @@ from cir.types import ModelCard, Query
 
 DIMS, SPACE = 32, "space"
 GALLERY = [f"i{number:02}" for number in range(40)]
-CARD = ModelCard("fake-1", "w", "p", dims=DIMS, tokens=0, vector=True, sum_weight=0.25)
+CARD = ModelCard("fake-1", *"wcvp", dims=DIMS, tokens=0, vector=True, sum_weight=0.25)
 
 
 class Fake:

@@ -19,8 +19,9 @@ from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage, read_usage
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import publish, read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.questions import StoredQuestions, write_questions
+from cir.indexer.storage.writer import writing
 from cir.indexer.writing import backfill as module
 from cir.indexer.writing.backfill import BackfillProgress, backfill
 from cir.indexer.writing.build import build_index
@@ -255,7 +256,8 @@ def test_tokens_are_encoded_where_the_index_has_some(photos: Path, tmp_path: Pat
     index = tmp_path / "tokens.index"
     build_index(scan([photos]), index, old)
     folder = IndexFolder(index)
-    publish(folder, read_manifest(folder).succeed(folder, encoder=new))
+    with writing(folder) as writer:
+        writer.publish(read_manifest(folder).succeed(card=new.card))
     assert len(list(backfill(index, new))) == 1
     assert Gallery.open(index).layout.tokens == new.card.tokens
     assert verify(index) == []

@@ -24,7 +24,8 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import open_segment, read_manifest
+from cir.indexer.storage.generations import open_segment, read_manifest
+from cir.known import model_folders, remember_roots
 from cir.testing.fakes import DIMS, TOKENS, FakeEncoder, answer, build, contents, folder_of, paint, queries_for
 
 
@@ -144,11 +145,28 @@ def test_the_same_content_is_encoded_once(photos: Path, out: Path) -> None:
 def test_where_the_model_lay_is_kept(photos: Path, out: Path, tmp_path: Path) -> None:
     encoder = FakeEncoder()
     build(photos, out, encoder)
-    assert Gallery.open(out).model_path is None
+    assert model_folders(encoder.card.digest) == []
     encoder.directory = tmp_path / "models" / "fake-1"
     paint(photos / "new.png", 64)
     build(photos, out, encoder)
-    assert Gallery.open(out).model_path == str((tmp_path / "models" / "fake-1").resolve())
+    assert model_folders(encoder.card.digest) == [tmp_path / "models" / "fake-1"]
+    assert not [path for path in out.rglob("*.json") if b"models/fake-1" in path.read_bytes()]
+
+
+def test_photos_are_read_only_where_this_user_has_indexed(
+    photos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(photos, out)
+    assert Gallery.open(out).untrusted_roots == frozenset()
+    assert Gallery.open(out).image("0001.png").read()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "somebody else"))
+    gallery = Gallery.open(out)
+    assert gallery.untrusted_roots == {str(photos)}
+    with pytest.raises(MissingImageError, match=r"which you have not indexed on this machine.*--trust-roots allows it"):
+        gallery.image("0001.png").read()
+    assert Gallery.open(out, trust_roots=True).image("0001.png").read()
+    remember_roots([str(photos.parent)])
+    assert Gallery.open(out).image("0001.png").read()
 
 
 def test_a_second_folder_leaves_the_first_alone(photos: Path, out: Path, tmp_path: Path) -> None:

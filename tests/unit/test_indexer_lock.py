@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cir.errors import DataError, IndexLockedError
+from cir.errors import DataError, IndexFormatError, IndexLockedError
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.lock import writer_lock
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.lock import writer_lock, writer_of
+from cir.indexer.storage.writer import writing
+from cir.testing.fakes import make_index, random_rows
 
 
 @pytest.fixture
@@ -78,3 +81,63 @@ def test_a_file_system_without_locks(folder: IndexFolder, monkeypatch: pytest.Mo
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(DataError, match="LOCK cannot be written: No locks available"), writer_lock(folder):
         pass
+
+
+def test_nothing_is_published_after_the_lock_was_removed(tmp_path: Path) -> None:
+    folder = IndexFolder(make_index(tmp_path / "x.index", [random_rows(["a"], 1)]))
+    before = folder.current.read_bytes()
+    with writing(folder) as first:
+        manifest = read_manifest(folder)
+        folder.lock.unlink()
+        with writing(folder) as second:
+            with pytest.raises(IndexLockedError, match=r"LOCK was removed .* nothing was published; run the same"):
+                first.publish(manifest)
+            assert folder.current.read_bytes() == before
+            second.publish(manifest)
+    assert read_manifest(folder).generation == 2
+
+
+def test_a_forked_process_does_not_keep_the_lock(folder: IndexFolder) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.lock import writer_lock
+with writer_lock(IndexFolder(Path(sys.argv[1]))):
+    child = os.fork()
+    if not child:
+        os.close(1)
+        signal.pause()
+    print(child, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    parent = subprocess.run(
+        [sys.executable, "-c", program, folder.root], stdout=subprocess.PIPE, text=True, check=False
+    )
+    child = int(parent.stdout)
+    try:
+        with writer_lock(folder):
+            pass
+    finally:
+        os.kill(child, 9)
+
+
+def test_who_builds_an_index_for_the_first_time(folder: IndexFolder) -> None:
+    folder.work.mkdir()
+    assert writer_of(folder) is None
+    with writer_lock(folder):
+        assert str(os.getpid()) in str(writer_of(folder))
+        with pytest.raises(
+            IndexFormatError, match=rf"is being built for the first time by process {os.getpid()} on .*; it can be"
+        ):
+            read_manifest(folder)
+    with pytest.raises(IndexFormatError, match="an unfinished index"):
+        read_manifest(folder)
+
+
+def test_a_lock_that_is_a_link(folder: IndexFolder, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("dear diary")
+    folder.lock.symlink_to(tmp_path / "mine")
+    with pytest.raises(DataError, match="LOCK cannot be written"), writer_lock(folder):
+        pass
+    assert (tmp_path / "mine").read_text() == "dear diary"

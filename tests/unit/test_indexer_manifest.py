@@ -17,22 +17,23 @@ from cir.files import sha256_bytes
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.manifest import (
-    Manifest,
-    MappingEntry,
-    next_generation,
-    publish,
-    read_manifest,
-    remove_unpublished,
-)
+from cir.indexer.storage.generations import read_earlier, read_manifest
+from cir.indexer.storage.manifest import EarlierGeneration, Manifest, MappingEntry, kept, runs_of
+from cir.indexer.storage.writer import writing
 from cir.query_vectors import QueryVectors
-from cir.testing.fakes import FakeEncoder, make_index, random_rows
+from cir.testing.fakes import FakeEncoder, build, folder_of, make_index, random_rows
 from cir.types import ModelCard, Space
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> IndexFolder:
     return IndexFolder(make_index(tmp_path / "x.index", [random_rows(["a", "b", "c"], 1)]))
+
+
+def publish(folder: IndexFolder, manifest: Manifest) -> Manifest:
+    """Publish as a writer does."""
+    with writing(folder) as writer:
+        return writer.publish(manifest)
 
 
 def forge(folder: IndexFolder, **changes: object) -> None:
@@ -86,50 +87,71 @@ def test_the_id_of_a_space_is_computed_once(folder: IndexFolder, monkeypatch: py
     assert len(gallery.search(queries, RankingOptions(3))[0]) == 3
 
 
-def test_succeed_numbers_dates_and_keeps(folder: IndexFolder, tmp_path: Path) -> None:
+def test_generations_are_numbered_dated_and_linked(folder: IndexFolder) -> None:
     first = read_manifest(folder)
+    digest = sha256_bytes(folder.manifest(1).read_bytes())
     before = datetime.now(UTC).replace(microsecond=0)
-    second = first.succeed(folder, roots=["/photos", "/more"])
+    changed = first.succeed(roots=["/photos", "/more"])
+    assert (changed.generation, read_manifest(folder)) == (0, first)  # nothing is published by succeeding
+    second = publish(folder, changed)
     assert (second.generation, second.previous, second.cir) == (2, 1, __version__)
+    assert second.earlier == (EarlierGeneration(1, digest, first.serving),)
     assert before <= datetime.fromisoformat(second.created) <= datetime.now(UTC)
     assert second.roots == ("/photos", "/more")
-    kept = replace(second, generation=1, previous=first.previous, created=first.created, roots=first.roots)
-    assert kept == first
-    publish(folder, second)
+    assert read_manifest(folder) == second
+    assert read_earlier(folder, second.earlier[0]) == first
     new = FakeEncoder("new-1", tokens=0, dims=8)
-    new.directory = tmp_path / "models" / "new-1"
-    mappings = {first.space.id: MappingEntry("m", {})}
-    third = second.succeed(folder, encoder=new, mappings=mappings, deleted={"000001": (1,)}, roots=["/photos"])
+    mappings = {first.space.id: MappingEntry(f"{'a' * 16}--{'b' * 16}-{'c' * 8}", {})}
+    third = publish(folder, second.succeed(card=new.card, mappings=mappings, deleted={"000001": ((1, 1),)}))
     assert (third.generation, third.previous, third.serving) == (3, 2, new.card.digest)
     assert third.models == {**first.models, new.card.digest: new.card}
     assert third.spaces == {**first.spaces, new.card.space.id: new.card.space}
-    assert (third.mappings, third.deleted, third.rows) == (mappings, {"000001": (1,)}, 2)
-    assert third.roots == second.roots
-    assert third.model_paths == {new.card.digest: str(new.directory.resolve())}
-    back = first.succeed(folder, segments=[], previous=3)
-    assert (back.previous, back.serving, back.segments, back.rows) == (3, first.serving, (), 0)
-    assert read_manifest(folder) == second  # nothing is published by succeeding
+    assert (third.mappings, third.rows, third.roots) == (mappings, 2, second.roots)
+    back = publish(folder, first.succeed(segments=[]))
+    assert (back.generation, back.previous, back.serving, back.rows) == (4, 3, first.serving, 0)
+    assert [entry.generation for entry in back.earlier] == [3, 2, 1]
 
 
-def test_the_empty_generation(tmp_path: Path) -> None:
+def test_the_empty_generation() -> None:
     card = FakeEncoder().card
     empty = Manifest.empty(card)
-    assert (empty.generation, empty.rows, empty.card, empty.space) == (0, 0, card, card.space)
-    first = empty.succeed(IndexFolder(tmp_path))
-    assert (first.generation, first.previous, first.models) == (1, 0, {card.digest: card})
+    assert (empty.generation, empty.previous, empty.rows, empty.card, empty.space) == (0, 0, 0, card, card.space)
 
 
-def test_generations_follow_each_other_and_old_ones_stay(folder: IndexFolder) -> None:
-    publish(folder, read_manifest(folder).succeed(folder))
-    assert read_manifest(folder).generation == 2
-    assert folder.manifest(1).exists()
+def test_deleted_rows_are_runs(folder: IndexFolder) -> None:
+    manifest = read_manifest(folder)
+    assert runs_of(np.array([0, 1, 2, 5, 9, 10])) == ((0, 2), (5, 5), (9, 10))
+    assert runs_of(np.array([], np.int64)) == ()
+    fewer = replace(manifest, deleted=manifest.without({"000001": [0, 1]}))
+    assert fewer.deleted == {"000001": ((0, 1),)}
+    assert fewer.live_rows(fewer.segments[0]).tolist() == [False, False, True]
+    assert fewer.rows == 1
+    assert fewer.without({"000001": [2]}) == {"000001": ((0, 2),)}
 
 
-def test_deleted_rows_are_written_as_runs(folder: IndexFolder) -> None:
-    manifest = replace(read_manifest(folder), deleted={"000001": (0, 1, 2, 5, 9, 10)})
-    values = json.loads(json.dumps(manifest.to_json()))
-    assert values["deleted"] == {"000001": [[0, 2], [5, 5], [9, 10]]}
-    assert Manifest.from_json(values) == manifest
+def test_which_earlier_generations_are_kept() -> None:
+    def numbers(models: str, keep: int) -> list[int]:
+        """Models of generations 1, 2, ..., the last one live -> numbers that are kept."""
+        earlier = [EarlierGeneration(place, "", model) for place, model in enumerate(models[:-1], start=1)]
+        return [entry.generation for entry in kept(earlier[::-1], models[-1], keep)]
+
+    assert numbers("aaaaaa", 3) == [5, 4, 3]
+    assert numbers("aaaaaa", 1) == [5]
+    assert numbers("a", 3) == []
+    # A replacement at 4, and a backfill of many parts: both sides of the change stay.
+    assert numbers("aaabbbbbb", 2) == [8, 7, 4, 3]
+    assert numbers("abcccccc", 1) == [7, 3, 2, 1]
+
+
+def test_generations_that_are_not_kept_go_with_their_segments(folder: IndexFolder) -> None:
+    manifest = read_manifest(folder)
+    publish(folder, manifest.succeed(segments=[], keep=2))
+    for _ in range(3):
+        publish(folder, read_manifest(folder))
+    assert sorted(path.stem for path in folder.manifests.iterdir()) == ["000002", "000003", "000004", "000005"]
+    publish(folder, read_manifest(folder))
+    assert not (folder.segments / "000001").exists()
+    assert [entry.generation for entry in read_manifest(folder).earlier] == [5, 4]
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file"])
@@ -140,9 +162,7 @@ def test_no_index(tmp_path: Path, kind: str) -> None:
     elif kind == "file":
         path.touch()
     assert not is_index(path)
-    with pytest.raises(
-        IndexFormatError, match=r"no such index|not an index: no CURRENT in .*; make one with `cir build"
-    ):
+    with pytest.raises(IndexFormatError, match=r"no such index|not an index.*; make one with `cir build"):
         read_manifest(IndexFolder(path))
 
 
@@ -152,11 +172,11 @@ def test_an_unfinished_index(tmp_path: Path) -> None:
         Gallery.open(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, 3])
+@pytest.mark.parametrize("version", [0, 1, 3])
 def test_another_format_is_refused_in_one_line(folder: IndexFolder, version: int) -> None:
     forge(folder, format=version)
     with pytest.raises(
-        IndexVersionError, match=rf"000001\.json has format {version}, not 1; upgrade cir-engine, or build it again"
+        IndexVersionError, match=rf"000001\.json has format {version}, not 2; upgrade cir-engine, or build it again"
     ) as caught:
         read_manifest(folder)
     assert "\n" not in str(caught.value)
@@ -166,19 +186,22 @@ def test_another_format_is_refused_in_one_line(folder: IndexFolder, version: int
     "changes",
     [
         {"serving": "0" * 16},
-        {"segments": None},
-        {"format": None},
         {"extra": 1},
         {"segments": [{}]},
-        {"format": "x"},
         {"models": {"a": 1}},
         {"spaces": {"a": {}}},
-        {"mappings": None},
         {"deleted": {"000001": [3]}},
+        {"deleted": {"000001": [[0, 3]]}},
+        {"deleted": {"000001": [[-1, 1]]}},
+        {"deleted": {"000001": [[0, 1], [1, 2]]}},
+        {"deleted": {"000001": [[0, 10**30]]}},
+        {"deleted": {"000002": [[0, 0]]}},
         {"generation": "x"},
-        {"previous": [1]},
-        {"model_paths": []},
+        {"earlier": [1]},
+        {"earlier": [{"generation": 7, "sha256": "", "serving": ""}]},
+        {"keep": True},
         {"created": 5},
+        {"mappings": {"a": {"name": "../../outside", "files": {}}}},
     ],
 )
 def test_a_manifest_that_is_none(folder: IndexFolder, changes: dict[str, Any]) -> None:
@@ -195,7 +218,20 @@ def test_a_manifest_of_other_json(folder: IndexFolder) -> None:
             read_manifest(folder)
 
 
-@pytest.mark.parametrize("changes", [{"name": 5}, {"model": []}, {"space": []}, {"rows": "3"}, {"vectors": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": 5},
+        {"name": "../../outside"},
+        {"model": []},
+        {"space": []},
+        {"rows": "3"},
+        {"rows": -3},
+        {"vectors": None},
+        {"files": {}},
+        {"files": {"../x": {"bytes": 1, "sha256": ""}}},
+    ],
+)
 def test_a_segment_of_wrong_types(folder: IndexFolder, changes: dict[str, Any]) -> None:
     (segment,) = json.loads(folder.manifest(1).read_bytes())["segments"]
     forge(folder, segments=[segment | changes])
@@ -207,7 +243,7 @@ def test_flipped_lost_and_garbled(folder: IndexFolder) -> None:
     path = folder.manifest(1)
     data = path.read_bytes()
     path.write_bytes(data[:-2] + b" }")
-    with pytest.raises(CorruptIndexError, match=r"contradicts its digest in CURRENT"):
+    with pytest.raises(CorruptIndexError, match="contradicts its digest"):
         read_manifest(folder)
     path.unlink()
     with pytest.raises(CorruptIndexError, match="cannot be read: No such file"):
@@ -234,7 +270,7 @@ def test_a_segment_of_another_space(folder: IndexFolder) -> None:
     values = manifest.to_json()
     forge(folder, serving=other.digest, models={**values["models"], other.digest: other.to_json()})
     forge(folder, spaces={})
-    with pytest.raises(CorruptIndexError, match="holds other vectors than the manifest says"):
+    with pytest.raises(CorruptIndexError, match="a space or model that is not described"):
         Gallery.open(folder.root)
     forge(folder, spaces={**values["spaces"], other.space.id: asdict(other.space)})
     gallery = Gallery.open(folder.root)  # no mapping reaches what is stored: it stays and is not searched
@@ -246,26 +282,47 @@ def test_a_segment_of_another_space(folder: IndexFolder) -> None:
         gallery.search(QueryVectors({manifest.space.id: query}), RankingOptions(3))
 
 
-def test_unpublished_segments_are_removed(folder: IndexFolder) -> None:
+def test_what_was_never_published_is_removed(folder: IndexFolder) -> None:
+    """As after a kill between the manifest and `CURRENT`."""
+    live = read_manifest(folder)
     (folder.segments / "000002").mkdir()
     (folder.segments / "000003.bak").mkdir()
     (folder.manifests / "000009 (1).json").touch()
-    remove_unpublished(folder)
+    folder.mappings.mkdir()
+    (folder.mappings / "left.json").touch()
+    ghost = replace(live, generation=2, earlier=(EarlierGeneration(1, "0" * 64, live.serving),))
+    folder.manifest(2).write_text(json.dumps(ghost.to_json()))
+    (folder.root / ".tmp-1-x").touch()
+    with writing(folder):
+        pass
     assert sorted(path.name for path in folder.segments.iterdir()) == ["000001", "000003.bak"]
-    assert next_generation(folder) == 2
+    assert sorted(path.name for path in folder.manifests.iterdir()) == ["000001.json", "000009 (1).json"]
+    assert not list(folder.mappings.iterdir())
+    assert not (folder.root / ".tmp-1-x").exists()
+    assert publish(folder, live).generation == 2
 
 
-def test_nothing_is_removed_next_to_an_unreadable_manifest(folder: IndexFolder) -> None:
+@pytest.mark.parametrize("live", [True, False])
+def test_no_segment_is_removed_next_to_an_unreadable_manifest(folder: IndexFolder, live: bool) -> None:
+    publish(folder, read_manifest(folder))
     (folder.segments / "000002").mkdir()
-    folder.manifest(3).write_text("{")
-    remove_unpublished(folder)
+    folder.manifest(2 if live else 1).write_text("{")
+    with writing(folder):
+        pass
     assert (folder.segments / "000002").exists()
-    assert next_generation(folder) == 4
+
+
+def test_a_lost_pointer_is_not_an_index_that_was_never_built(folder: IndexFolder, tmp_path: Path) -> None:
+    folder.current.unlink()
+    for step in (lambda: read_manifest(folder), lambda: build(folder_of(tmp_path / "photos", 2), folder.root)):
+        with pytest.raises(IndexFormatError, match=r"has lost its CURRENT, which says what is live; restore that file"):
+            step()
+    assert (folder.segments / "000001").exists()
 
 
 def test_every_path_is_in_the_folder(folder: IndexFolder) -> None:
     names = [name for name, value in vars(IndexFolder).items() if isinstance(value, property)]
-    paths = [getattr(folder, name) for name in names]
+    paths = [path for name in names if isinstance(path := getattr(folder, name), Path)]
     assert {path.parent for path in paths} == {folder.root}
     assert len(set(paths)) == len(paths)
     assert is_index(folder.root)

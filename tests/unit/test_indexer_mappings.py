@@ -16,8 +16,9 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import publish, read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.mappings import read_mapping, write_mapping
+from cir.indexer.storage.writer import writing
 from cir.indexer.writing.history import generations, rollback
 from cir.indexer.writing.serve import serve_model
 from cir.mappings import SpaceMapping
@@ -171,7 +172,8 @@ def test_a_mapping_to_the_models_own_space_is_not_used(index: Path, folder: Inde
     """As after m1 -> m2 -> m1: what the serving model made is searched as it is."""
     wanted = search(index)
     own = replace(PROCRUSTES, model=OLD.card.digest)
-    publish(folder, read_manifest(folder).succeed(folder, mappings={SPACE: write_mapping(folder, own)}))
+    with writing(folder) as writer:
+        writer.publish(read_manifest(folder).succeed(mappings={SPACE: write_mapping(folder, own)}))
     gallery = Gallery.open(index)
     assert gallery.query_spaces == (SPACE,)
     assert replace(mapped_queries(gallery), by_space={SPACE: OLD.encode_texts(["one"])}).by_space.keys() == {SPACE}
@@ -210,7 +212,7 @@ def test_a_model_that_may_not_serve_is_refused(index: Path, folder: IndexFolder)
 def test_what_was_never_published_is_no_generation(index: Path, folder: IndexFolder) -> None:
     manifest = read_manifest(folder)
     folder.manifest(manifest.generation + 1).write_bytes(folder.manifest(manifest.generation).read_bytes())
-    assert [each.generation for each in generations(index)] == list(range(manifest.generation, 0, -1))
+    assert [each.generation for each in generations(index)[0]] == list(range(manifest.generation, 0, -1))
 
 
 def test_going_back_and_forth(index: Path, folder: IndexFolder, photos: Path) -> None:

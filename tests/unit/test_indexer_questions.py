@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +11,20 @@ import pytest
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, IndexLockedError, MissingImageError
+from cir.files import sha256_bytes
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.lock import writer_lock
-from cir.indexer.storage.questions import StoredQuestions, read_photo, read_questions, write_questions
+from cir.indexer.storage.questions import StoredQuestions, check_questions, read_photo, read_questions, write_questions
 
-PHOTOS = {letter * 64: letter.encode() * 300 for letter in "abc"}
+CONTENTS = {letter: letter.encode() * 300 for letter in "abc"}
+DIGESTS = {letter: sha256_bytes(data) for letter, data in CONTENTS.items()}
+PHOTOS = {DIGESTS[letter]: data for letter, data in CONTENTS.items()}
 QUESTIONS = StoredQuestions(
     (
         JudgedQuery("1", "shop/a.jpg", "in red", frozenset(["b.jpg", "c.jpg"])),
         JudgedQuery("2", "", "a hat, 日本", frozenset(["c.jpg"])),
     ),
-    {"shop/a.jpg": "a" * 64, "b.jpg": "b" * 64, "c.jpg": "c" * 64},
+    {"shop/a.jpg": DIGESTS["a"], "b.jpg": DIGESTS["b"], "c.jpg": DIGESTS["c"]},
 )
 
 
@@ -35,7 +39,7 @@ def write(folder: IndexFolder) -> None:
 
 def test_questions_and_photos_come_back_as_they_were(folder: IndexFolder) -> None:
     assert read_questions(folder) == StoredQuestions()
-    assert read_photo(folder, bytes.fromhex("a" * 64)) is None
+    assert read_photo(folder, bytes.fromhex(DIGESTS["a"])) is None
     write(folder)
     assert read_questions(folder) == QUESTIONS
     for digest, photo in PHOTOS.items():
@@ -43,7 +47,7 @@ def test_questions_and_photos_come_back_as_they_were(folder: IndexFolder) -> Non
     assert read_photo(folder, bytes(32)) is None
     write_questions(folder, StoredQuestions(), {})
     assert read_questions(folder) == StoredQuestions()
-    assert read_photo(folder, bytes.fromhex("a" * 64)) is None
+    assert read_photo(folder, bytes.fromhex(DIGESTS["a"])) is None
 
 
 def test_a_photo_that_is_gone_changes_nothing(folder: IndexFolder) -> None:
@@ -72,6 +76,7 @@ def test_any_damage_is_reported_or_harmless(folder: IndexFolder) -> None:
     write(folder)
     data = folder.questions.read_bytes()
     messages = []
+    assert check_questions(folder) == []
     for place in range(0, len(data), 7):
         folder.questions.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
         try:
@@ -80,6 +85,8 @@ def test_any_damage_is_reported_or_harmless(folder: IndexFolder) -> None:
             messages.append(str(error))
         for digest, photo in PHOTOS.items():
             assert read_photo(folder, bytes.fromhex(digest)) in (photo, None)
+        with suppress(DataError):
+            assert len(check_questions(folder)) == 1
     assert len(messages) > 10
     assert all("store the questions again with `cir questions`" in message for message in messages)
     assert not any("\n" in message for message in messages)

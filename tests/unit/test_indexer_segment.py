@@ -3,58 +3,61 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from cir.errors import CorruptIndexError, IndexFormatError
-from cir.indexer.reading.verify import verify
-from cir.indexer.storage import segment
-from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import read_manifest
-from cir.indexer.storage.segment import Layout, RowBlock, Segment, write_segment
-from cir.testing.fakes import DIMS, FakeEncoder, make_index, random_rows, unit_rows
+from cir import files
+from cir.errors import CorruptIndexError, DataError
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
+from cir.testing.fakes import DIMS, FakeEncoder, unit_rows
 
 LAYOUT = Layout.of(FakeEncoder().card)
 
 
-def block(ids: list[str], metadata: list[dict[str, str]] | None = None, layout: Layout = LAYOUT) -> RowBlock:
+def table(ids: list[str], metadata: list[dict[str, str]] | None = None) -> RowTable:
     rng = np.random.default_rng(len(ids))
-    return RowBlock(
+    return RowTable(
         ids=ids,
         digests=rng.integers(0, 256, (len(ids), 32), dtype=np.uint8),
         roots=[f"/root{len(image_id) % 2}" for image_id in ids],
         metadata=metadata or [{}] * len(ids),
-        vectors=unit_rows(rng.standard_normal((len(ids), layout.dims))).astype(np.float16) if layout.vectors else None,
-        tokens=unit_rows(rng.standard_normal((len(ids), layout.tokens, layout.dims))).astype(np.float16)
-        if layout.tokens
-        else None,
     )
+
+
+def block(count: int, layout: Layout = LAYOUT) -> EncodedBlock:
+    rng = np.random.default_rng(count)
+    vectors = unit_rows(rng.standard_normal((count, layout.dims))).astype(np.float16)
+    tokens = unit_rows(rng.standard_normal((count, layout.tokens, layout.dims))).astype(np.float16)
+    return EncodedBlock(vectors if layout.vectors else None, tokens if layout.tokens else None)
 
 
 @pytest.mark.parametrize(("tokens", "vectors"), [(4, True), (0, True), (4, False)])
 def test_what_is_written_is_read(tmp_path: Path, tokens: int, vectors: bool) -> None:
     layout = replace(LAYOUT, tokens=tokens, vectors=vectors)
     odd = "caf\udce9/ü/日本.jpg"  # a name that is not UTF-8 on disk
-    blocks = [
-        block(["a", "bb", odd], [{"a/b.c%2E": "x"}, {}, {"size": "ü"}], layout),
-        block(["d"], [{"size": "M"}], layout),
-    ]
-    write_segment(tmp_path / "s.h5", layout, 4, blocks)
+    rows = table(["a", "bb", odd, "d"], [{"a/b.c%2E": "x"}, {}, {"size": "ü"}, {"size": "M"}])
+    blocks = [block(3, layout), block(1, layout)]
+    write_segment(tmp_path / "s.h5", layout, rows, blocks)
     segment = Segment(tmp_path / "s.h5")
     assert segment.layout == layout
     assert len(segment) == 4
-    assert segment.ids == ["a", "bb", odd, "d"]
-    assert segment.roots == ["/root1", "/root0", f"/root{len(odd) % 2}", "/root1"]
-    assert segment.metadata == {"a/b.c%2E": ["x", "", "", ""], "size": ["", "", "ü", "M"]}
+    assert list(segment.ids) == ["a", "bb", odd, "d"]
+    assert list(segment.roots) == ["/root1", "/root0", f"/root{len(odd) % 2}", "/root1"]
+    assert sorted(segment.root_names) == ["/root0", "/root1"]
+    columns = {name: list(column) for name, column in segment.metadata.items()}
+    assert columns == {"a/b.c%2E": ["x", "", "", ""], "size": ["", "", "ü", "M"]}
     assert segment.metadata_of(0) == {"a/b.c%2E": "x"}
     assert segment.metadata_of(1) == {}
-    np.testing.assert_array_equal(segment.digests, np.concatenate([one.digests for one in blocks]))
+    np.testing.assert_array_equal(segment.digests, rows.digests)
     for name in ("vectors", "tokens"):
         wanted = [getattr(one, name) for one in blocks]
         found = getattr(segment, name)
@@ -68,25 +71,36 @@ def test_what_is_written_is_read(tmp_path: Path, tokens: int, vectors: bool) -> 
 
 
 def test_an_empty_segment(tmp_path: Path) -> None:
-    write_segment(tmp_path / "s.h5", LAYOUT, 0, [])
+    write_segment(tmp_path / "s.h5", LAYOUT, table([]), [])
     segment = Segment(tmp_path / "s.h5")
     assert len(segment) == 0
     assert segment.vectors is not None
     assert segment.vectors.shape == (0, DIMS)
-    assert segment.roots == []
+    assert list(segment.roots) == []
     assert segment.metadata == {}
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_segment(tmp_path / name, LAYOUT, 2, [block(["x", "y"], [{"k": "v"}, {}])])
+        write_segment(tmp_path / name, LAYOUT, table(["x", "y"], [{"k": "v"}, {}]), [block(2)])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_number_of_rows_must_be_right(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="1 rows were given for a segment of 2"):
-        write_segment(tmp_path / "s.h5", LAYOUT, 2, [block(["x"])])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_rows_must_be_right(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} rows were given for a segment of 2"):
+        write_segment(tmp_path / "s.h5", LAYOUT, table(["x", "y"]), [block(count)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 1300, 20_000])
+def test_no_more_is_written_than_was_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    reserved: list[int] = []
+    monkeypatch.setattr(files, "_reserve", lambda path, need: reserved.append(need))
+    rng = np.random.default_rng(size)
+    metadata = [{f"column {n}": rng.bytes(size // 9).hex() for n in range(9)} for _ in range(50)]
+    write_segment(tmp_path / "s.h5", LAYOUT, table([str(n) for n in range(50)], metadata), [block(50)])
+    assert (tmp_path / "s.h5").stat().st_size <= reserved[0]
 
 
 @pytest.mark.parametrize("data", [b"", b"no hdf5", None])
@@ -107,112 +121,128 @@ def test_layouts_fit_whatever_the_name() -> None:
     assert LAYOUT.row_bytes == 2 * DIMS * 5
 
 
-@pytest.mark.parametrize(
-    ("error", "number"),
-    [
-        (RuntimeError("Unable to close (errno = 28, error message = 'No space left')"), errno.ENOSPC),
-        (OSError(errno.EACCES, "no"), errno.EACCES),
-        (RuntimeError("something else"), errno.EIO),
-    ],
-)
-def test_hdf5_errors_keep_their_number(error: Exception, number: int) -> None:
-    with pytest.raises(OSError, match=r".") as caught, segment._hdf5_errors():
-        raise error
-    assert caught.value.errno == number
+def store(file: h5py.File, name: str, **options: object) -> None:
+    data = file[name][()]
+    del file[name]
+    file.create_dataset(name, data=data, **options)
+
+
+def link_out(file: h5py.File) -> None:
+    del file["vectors"]
+    file["vectors"] = h5py.ExternalLink("/etc/hostname", "/x")
+
+
+def store_outside(file: h5py.File) -> None:
+    shape = file["digests"].shape
+    del file["digests"]
+    file.create_dataset("digests", shape, np.uint8, external=[("/etc/hostname", 0, shape[0] * 32)])
+
+
+def store_virtually(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout(shape=file["vectors"].shape, dtype=np.float16)
+    del file["vectors"]
+    file.create_virtual_dataset("vectors", layout)
+
+
+def link_within(file: h5py.File) -> None:
+    del file["vectors"]
+    file["vectors"] = h5py.SoftLink("/digests")
+
+
+def nest(file: h5py.File) -> None:
+    file["metadata/0/again"] = file["/"]
+
+
+def shuffle_codes(file: h5py.File) -> None:
+    file["roots/codes"][0] = 9
+
+
+def stretch_offsets(file: h5py.File) -> None:
+    file["column_names/offsets"][1] = 10**15
+
+
+TAMPER: dict[str, tuple[Callable[[h5py.File], None], str]] = {
+    "compressed": (partial(store, name="vectors", compression="gzip"), "compressed or in chunks"),
+    "chunks": (partial(store, name="digests", chunks=(1, 32)), "compressed or in chunks"),
+    "external link": (link_out, "is a link"),
+    "soft link": (link_within, "is a link"),
+    "external storage": (store_outside, "stored in another file"),
+    "virtual": (store_virtually, "stored in another file"),
+    "cycle": (nest, "nested too deeply"),
+    "codes": (shuffle_codes, "its dictionary does not explain"),
+    "offsets": (stretch_offsets, "do not fit its texts"),
+}
+
+
+@pytest.mark.parametrize("kind", TAMPER)
+def test_what_cannot_be_mapped_is_refused(tmp_path: Path, kind: str) -> None:
+    """As after h5repack, or in an index that somebody else made."""
+    path = tmp_path / "s.h5"
+    write_segment(path, LAYOUT, table(["x", "y"], [{"k": "v"}, {}]), [block(2)])
+    tamper, reason = TAMPER[kind]
+    with h5py.File(path, "r+") as file:
+        tamper(file)
+    with pytest.raises(CorruptIndexError, match=rf"s\.h5 cannot be read: .*{reason}.*; restore it from a copy"):
+        _ = Segment(path).metadata
+
+
+@pytest.mark.parametrize("name", ["digests", "vectors", "tokens", "ids", "roots", "column_names"])
+def test_missing_arrays_and_other_types(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "s.h5"
+    for value in (None, "text", np.zeros((2, 3), np.int32), np.float64(1)):
+        write_segment(path, LAYOUT, table(["x", "y"], [{"k": "v"}, {}]), [block(2)])
+        with h5py.File(path, "r+") as file:
+            del file[name]
+            if value is not None:
+                file[name] = value
+        with pytest.raises(CorruptIndexError, match="cannot be read"):
+            _ = Segment(path).metadata
+
+
+@pytest.mark.parametrize("room", range(0, 100_000, 4096))
+def test_hdf5_never_meets_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """The file that HDF5 writes into swallows every error; it is raised when HDF5 has closed the file."""
+    write, truncate = os.pwrite, os.ftruncate
+
+    def limited(handle: int, data: bytes, place: int) -> int:
+        if place + len(data) > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data, place)
+
+    monkeypatch.setattr(os, "pwrite", limited)
+    monkeypatch.setattr(os, "ftruncate", lambda handle, size: truncate(handle, min(size, room)))
+    with pytest.raises(DataError, match=r"disk full while writing .*s\.h5"):
+        write_segment(tmp_path / "s.h5", LAYOUT, table([str(n) for n in range(600)]), [block(600)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_in_pieces_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, place: write(handle, bytes(data)[:1000], place))
+    write_segment(tmp_path / "s.h5", LAYOUT, table(["x", "y"]), [block(2)])
+    assert list(Segment(tmp_path / "s.h5").ids) == ["x", "y"]
 
 
 def test_hdf5_meets_a_real_limit(tmp_path: Path) -> None:
-    """A file size limit makes HDF5's own writes fail, as a full disk would."""
+    """A file size limit makes real writes fail, as a full disk would; the message says how much is needed."""
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 import numpy as np
 from pathlib import Path
 from cir.errors import DataError
-from cir.indexer.storage.segment import RowBlock, Layout, write_segment
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, write_segment
 from cir.testing.fakes import FakeEncoder
 layout = Layout.of(FakeEncoder().card)
-n = 2000
-block = RowBlock([str(i) for i in range(n)], np.zeros((n, 32), np.uint8), [''] * n, [{{}}] * n,
-              np.zeros((n, layout.dims), np.float16), np.zeros((n, layout.tokens, layout.dims), np.float16))
+n = 20_000
+block = EncodedBlock(np.zeros((n, layout.dims), np.float16), np.zeros((n, layout.tokens, layout.dims), np.float16))
+table = RowTable([str(i) for i in range(n)], np.zeros((n, 32), np.uint8), [''] * n, [{{}}] * n)
 try:
-    write_segment(Path({str(tmp_path / "s.h5")!r}), layout, n, [block])
+    write_segment(Path({str(tmp_path / "s.h5")!r}), layout, table, [block])
 except DataError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "disk full while writing" in done.stdout, done.stderr
+    assert "free at least" in done.stdout
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> Path:
-    rows = random_rows(["a", "b", "c"], 1, tokens=4)
-    return make_index(tmp_path / "x.index", [rows, random_rows(["d"], 2, tokens=4)], 4)
-
-
-def gallery_file(index: Path) -> Path:
-    return IndexFolder(index).gallery("000001")
-
-
-def test_a_sound_index(index: Path) -> None:
-    assert verify(index) == []
-
-
-def test_verify_of_no_index(tmp_path: Path) -> None:
-    with pytest.raises(IndexFormatError):
-        verify(tmp_path)
-
-
-def test_verify_reports_a_damaged_pointer(index: Path) -> None:
-    IndexFolder(index).current.write_text("garbage")
-    assert len(verify(index)) == 1
-
-
-def test_every_flipped_byte_is_found(index: Path) -> None:
-    path = gallery_file(index)
-    data = path.read_bytes()
-    for place in range(0, len(data), 997):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
-        assert any("contradicts its digest" in problem for problem in verify(index)), place
-
-
-def test_verify_reports_a_lost_segment(index: Path) -> None:
-    gallery_file(index).unlink()
-    assert [problem for problem in verify(index) if "is missing" in problem]
-
-
-def test_verify_reports_norms_and_ids_and_counts(tmp_path: Path) -> None:
-    good, bad = random_rows(["a", "b"], 1), random_rows(["b", "c", "d"], 2)
-    assert bad.vectors is not None
-    bad.vectors[1] = np.nan
-    bad.vectors[2] *= 2
-    good.deleted = (7,)
-    index = make_index(tmp_path / "x.index", [good, bad])
-    problems = verify(index)
-    assert len(problems) == 3
-    assert any("vectors of 2 images are not of unit length, first c" in problem for problem in problems)
-    assert "b: 2 live rows have this id" in problems
-    assert any("listed as deleted that do not exist" in problem for problem in problems)
-
-
-def test_verify_reports_a_manifest_that_says_otherwise(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = read_manifest(IndexFolder(index))
-    first = replace(manifest.segments[0], rows=5, tokens=2, space="other")
-    lying = replace(manifest, segments=(first,), deleted={"000009": (1,)})
-    monkeypatch.setattr("cir.indexer.reading.verify.read_manifest", lambda path: lying)
-    problems = " ".join(verify(index))
-    for text in (
-        "has [3] rows instead of 5",
-        "holds other vectors than the manifest describes",
-        "does not describe",
-        "segment 000009, which does not exist",
-    ):
-        assert text in problems
-
-
-def test_verify_reports_arrays_of_other_lengths(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    segment = Segment(gallery_file(index))
-    segment.ids = segment.ids[:2]
-    monkeypatch.setattr("cir.indexer.reading.verify.open_segment", lambda index, entry: segment)
-    assert any("have 3 rows for 2 ids" in problem for problem in verify(index))

@@ -26,7 +26,7 @@ def test_roots_are_remembered_once() -> None:
 def test_the_latest_folder_of_a_model_comes_first() -> None:
     for folder in ("/one", "/two", "/one"):
         known.remember_model("d1", Path(folder))
-    assert known.model_folders("d1") == [Path("/two"), Path("/one")]
+    assert known.model_folders("d1") == [Path("/one"), Path("/two")]
     assert known.model_folders("d2") == []
 
 

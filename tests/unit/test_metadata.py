@@ -129,9 +129,9 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         read_metadata(tmp_path / "gone.csv", "id", FILES)
     with pytest.raises(DataError, match="not a readable CSV file: Is a directory"):
         read_metadata(tmp_path, "id", FILES)
-    with pytest.raises(DataError, match=r"line 2: not UTF-8; save it as 'CSV UTF-8', or convert it: iconv"):
+    with pytest.raises(DataError, match=r"line 2: not a readable CSV file: not UTF-8; save it as 'CSV UTF-8', or convert it: iconv"):
         read_metadata(write(tmp_path, b"id,colour\n1,gr\xfcn\n"), "id", FILES)
-    with pytest.raises(DataError, match="line 1: not UTF-16-LE"):
+    with pytest.raises(DataError, match="line 1: not a readable CSV file: not UTF-16-LE"):
         read_metadata(write(tmp_path, b"\xff\xfei"), "id", FILES)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cir.arrays import Floats
+from cir.errors import SpaceMismatchError
 from cir.query_vectors import QueryVectors
 
 
@@ -36,7 +37,7 @@ def test_sums_and_weights_are_taken_in_each_space() -> None:
 
 
 def test_queries_of_other_spaces_cannot_be_added() -> None:
-    with pytest.raises(KeyError, match="narrow"):
+    with pytest.raises(SpaceMismatchError, match="vectors of other spaces"):
         A + QueryVectors({"wide": B.by_space["wide"]})
 
 

@@ -17,9 +17,10 @@ from cir.images import scan
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.reading.usage import read_usage
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.manifest import read_manifest
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.build import BuildOptions
 from cir.indexer.writing.serve import serve_model
+from cir.known import remember_model
 from cir.mappings import Route, SpaceMapping
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
@@ -173,8 +174,12 @@ def test_more_like_this_needs_no_photo(replaced: Replaced, monkeypatch: pytest.M
         assert hit.score == pytest.approx(expected[searcher.ids.index(hit.id)], abs=2e-3)
 
 
-def test_an_old_model_that_is_missing(replaced: Replaced) -> None:
+def test_an_old_model_that_is_missing(replaced: Replaced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old model is needed only where a mapping has to be measured: no route of a search loads it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # other tests have the same model elsewhere
+    for encoder in (replaced.old, replaced.new):
+        assert encoder.directory is not None
+        remember_model(encoder.card.digest, encoder.directory)
     searcher = open_index(replaced.searcher.gallery.path)
     folder = replaced.old.directory
     assert folder is not None

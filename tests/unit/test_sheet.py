@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cir.errors import DataError, MissingImageError
+from cir import fonts
+from cir.errors import DataError, ImageDecodeError, MissingImageError
+from cir.images.names import shown
 from cir.sheet import PER_ROW, TILE, draw_sheet, save_sheet
+from cir.testing.profiles import rgb_profile
 from cir.types import Hit, Query, SearchResult
 
 
@@ -62,6 +65,94 @@ def test_a_missing_photo_becomes_an_empty_tile() -> None:
 def test_transparency_is_shown_on_the_card() -> None:
     sheet = draw_sheet(result(1, text="x"), lambda name: Image.new("RGBA", (40, 40), (255, 0, 0, 0)))
     assert not has(sheet, (255, 0, 0))
+
+
+def test_pictures_are_shown_as_the_model_saw_them() -> None:
+    turned = plain("#00ff00", (90, 30))
+    turned.getexif()[0x0112] = 6
+    sixteen = Image.fromarray(np.full((30, 30), 128 * 257, np.uint16))
+    floats = Image.fromarray(np.full((30, 30), 0.5, np.float32))
+    foreign = plain("#704040")
+    foreign.info["icc_profile"] = rgb_profile("ProPhoto RGB")
+    assert has(draw_sheet(result(1, text="x"), lambda name: sixteen), (128, 128, 128))
+    assert has(draw_sheet(result(1, text="x"), lambda name: floats), (128, 128, 128))
+    assert not has(draw_sheet(result(1, text="x"), lambda name: foreign), (0x70, 0x40, 0x40))
+    rows = (np.asarray(draw_sheet(result(1, text="x"), lambda name: turned)) == (0, 255, 0)).all(axis=-1).any(axis=1)
+    assert rows.sum() > TILE - 20  # upright, so it is as high as the tile
+
+
+def test_a_photo_that_cannot_be_read_is_named_so() -> None:
+    def unreadable(image_id: str) -> Image.Image:
+        raise ImageDecodeError("broken")
+
+    numbers = Image.fromarray(np.full((4, 4), np.nan, np.float32))
+    assert draw_sheet(result(1, text="x"), unreadable).height > TILE
+    assert draw_sheet(result(1, text="x"), lambda name: numbers).height > TILE
+
+
+NAMES = [
+    "new\nline",
+    "bell\x07",
+    "\u202etxt",
+    "\udcff",
+    "裙子",
+    "платье",
+    "é" * 500,
+    "\u0301",
+    "\U0010ffff",
+    "a\tb",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_breaks_a_sheet(name: str) -> None:
+    hits = (Hit(1, f"folder/{name}", 0.5),)
+    query = Query((), name, negatives=(name,), where=(("a", name),))
+    sheet = draw_sheet(SearchResult(query, hits, 10, name, 0.01), lambda name: plain("#0000ff"))
+    right = np.asarray(sheet)[:, -4:]
+    assert (right == right[0, 0]).all()  # nothing is cut off
+
+
+def test_control_characters_are_escaped() -> None:
+    assert shown("a\nb\x07\u202e\udcff\u2028") == r"a\nb\x07\u202e\udcff\u2028"
+    assert shown("裙子 é \u200d") == "裙子 é \u200d"
+
+
+def test_letters_without_a_font_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(fonts, "_installed", tuple)
+    fonts._home.cache_clear()
+    try:
+        assert fonts.missing_letters("red 裙子裙") == "裙子"
+        draw_sheet(result(1, text="красное платье"), lambda name: plain("#0000ff"))
+        assert "no font here has the letters" in caplog.text
+        caplog.clear()
+        draw_sheet(result(1, text="a “navy” dress · 1 of 10…"), lambda name: plain("#0000ff"))
+        assert caplog.text == ""
+    finally:
+        fonts._home.cache_clear()
+
+
+def test_installed_fonts_fill_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each letter is drawn with the first font that has it."""
+    monkeypatch.setattr(fonts, "_installed", lambda: ("Other.ttf",))
+    monkeypatch.setattr(fonts, "_has", lambda name, letter: letter.isascii() == (name == ""))
+    monkeypatch.setattr(fonts, "_font", lambda name, size: fonts.ImageFont.load_default(size))
+    fonts._home.cache_clear()
+    try:
+        assert list(fonts._runs("in 红色 now")) == [("", "in "), ("Other.ttf", "红色 "), ("", "now")]
+        assert fonts.missing_letters("红色") == ""
+        assert fonts.text_width("红色", 20) > 0
+    finally:
+        fonts._home.cache_clear()
+
+
+def test_lines_fit_in_any_script() -> None:
+    for text in ("a caption of words", "红色" * 40, "x" * 200, ""):
+        lines = fonts.wrap(text, 19, TILE)
+        assert all(fonts.text_width(line, 19) <= TILE for line in lines)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert fonts.text_width(fonts.shorten(text, 14, 100), 14) <= 100
 
 
 def test_a_sheet_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cir.errors import WeightsError
-from cir.text import Tokenizer, clean_caption
+from cir.text import Tokenizer, clean_caption, read_vocabulary
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ def test_cleaning_equals_the_official_captions(shared: Path) -> None:
 
 
 def test_batches_are_padded_and_truncated(tiny_model: Path) -> None:
-    tokenizer = Tokenizer(tiny_model / "vocab.txt")
+    tokenizer = Tokenizer(read_vocabulary(tiny_model / "vocab.txt"))
     ids, mask = tokenizer(["red", "red with long sleeves"], 32)
     assert ids.tolist() == [[2, 5, 3, 0, 0, 0], [2, 5, 7, 8, 9, 3]]
     assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
     ids, _ = tokenizer(["red " * 60], 8)
     assert ids.shape == (1, 8)
     assert ids[0, -1] == 3  # [SEP] survives the cut
-    assert Tokenizer(tiny_model / "vocab.txt", pad_to_longest=False)(["red"], 32)[0].shape == (1, 32)
+    assert Tokenizer(read_vocabulary(tiny_model / "vocab.txt"), pad_to_longest=False)(["red"], 32)[0].shape == (1, 32)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_batches_are_padded_and_truncated(tiny_model: Path) -> None:
     ],
 )
 def test_what_a_long_caption_loses_is_told(tiny_model: Path, caption: str, length: int, unread: str) -> None:
-    assert Tokenizer(tiny_model / "vocab.txt").unread(caption, length) == unread
+    assert Tokenizer(read_vocabulary(tiny_model / "vocab.txt")).unread(caption, length) == unread
 
 
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="vocabulary is missing"):
-        Tokenizer(tmp_path / "vocab.txt")
+        read_vocabulary(tmp_path / "vocab.txt")
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(WeightsError, match="not a BERT vocabulary"):
-        Tokenizer(tmp_path / "vocab.txt")
+        read_vocabulary(tmp_path / "vocab.txt")

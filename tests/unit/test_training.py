@@ -19,11 +19,12 @@ from cir.data import captions
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, WeightsError
 from cir.images import scan
-from cir.models import load_model, weights
+from cir.models import folder, load_model, weights
 from cir.models.sprc import Sprc
 from cir.training import loop
 from cir.training.attribute_validation import AttributeValidation
 from cir.training.attributes import AttributeTask
+from cir.training.checkpoint import CHECKPOINT
 from cir.training.encoded_triplets import TripletEncoder
 from cir.training.features import OlderGallery, cached
 from cir.training.sources import AttributeBatches, AttributeData, HeldOut, PhotoSource
@@ -93,7 +94,7 @@ def test_the_loop_teaches_and_keeps_the_best(task: AttributeTask, tmp_path: Path
     loop.train(task, recipe, work=tmp_path / "work", out=tmp_path / "out", facts={"config": "toy"})
     after = task.validate()
     assert after.galleries["toy"].at1 > before.galleries["toy"].at1 + 0.3
-    card = weights.read_card(tmp_path / "out")
+    card = folder.read_card(tmp_path / "out")
     assert card.name == "toy-2"
     assert card.training["config"] == "toy"
     assert set(card.min_scores) == {"composed", "text"}
@@ -180,7 +181,7 @@ def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_pa
     fit = Fit()
     loop.train(fit, loop.Recipe(steps=40, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
     assert torch.allclose(fit.module.slope, torch.ones(3), atol=0.2)
-    assert "parameter.slope" in load_file(tmp_path / loop.CHECKPOINT)
+    assert "parameter.slope" in load_file(tmp_path / CHECKPOINT)
     with pytest.raises(WeightsError, match="not a checkpoint of this training"):
         loop.train(task, loop.Recipe(steps=41, learning_rate=0.1), work=tmp_path, out=tmp_path / "out", facts={})
     with pytest.raises(WeightsError, match="of another configuration"):
@@ -211,7 +212,7 @@ def test_a_head_learns_the_vectors_of_an_older_gallery(
     after = with_head.validate()
     assert after.older["0123456789abcdef"].at1 > before.older["0123456789abcdef"].at1 + 0.3
     assert after.galleries["toy"].at1 > before.galleries["toy"].at1 + 0.3
-    card = weights.read_card(tmp_path / "out")
+    card = folder.read_card(tmp_path / "out")
     assert card.query_heads == {"0123456789abcdef": 12}
     encoder = load_model(tmp_path / "out", device="cpu")
     pixels = np.zeros((2, 3, 32, 32), np.float32)
@@ -279,7 +280,7 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
     assert sorted(calls) == [0, 1, 2, 3, 4]
     assert np.array_equal(cached(tmp_path / "toy.npy", 5, pixels, backbone), first)
     assert len(calls) == 5
-    with pytest.raises(DataError, match="holds 5 images, not 6"):
+    with pytest.raises(DataError, match="holds 5 images of float16, not 6"):
         cached(tmp_path / "toy.npy", 6, pixels, backbone)
 
 
@@ -288,15 +289,17 @@ def test_the_models_of_an_index_are_replaced(tiny_model: Path, make_model: Calla
     from cir import build_index
     from cir.cli.train import _older
     from cir.indexer.storage.folder import IndexFolder
-    from cir.indexer.storage.manifest import publish, read_manifest
+    from cir.indexer.storage.generations import read_manifest
+    from cir.indexer.storage.writer import writing
 
     Image.new("RGB", (32, 32), "red").save(tmp_path / "one.png")
     build_index(scan([tmp_path / "one.png"]), tmp_path / "my.index", load_model(tiny_model))
     folder = IndexFolder(tmp_path / "my.index")
     other = make_model(tmp_path / "other-1", seed=5)
     card = load_model(other).card
-    manifest = read_manifest(folder).succeed(folder)
-    publish(folder, replace(manifest, models={**manifest.models, card.digest: card}))
+    with writing(folder) as writer:
+        manifest = read_manifest(folder)
+        writer.publish(replace(manifest, models={**manifest.models, card.digest: card}))
     directories, names = _older([tmp_path / "my.index", other], [])
     assert directories == [tiny_model, other]
     assert names == {"tiny-1", "other-1"}

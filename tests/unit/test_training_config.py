@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -98,3 +99,40 @@ def test_a_successor_takes_the_next_name() -> None:
     assert free_name("small-4", {"small-3"}) == "small-4"
     assert free_name("small-3", {"small-3", "small-4"}) == "small-5"
     assert free_name("mine", {"mine"}) == "mine-2"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("learning_rate = 2e-5", "learning_rate = -1"), "recipe.learning_rate: is -1.0"),
+        (("learning_rate = 2e-5", "learning_rate = nan"), "recipe.learning_rate: not a finite number"),
+        (("learning_rate = 2e-5", 'learning_rate = "high"'), "recipe.learning_rate: a text, not a number"),
+        (("seed = 0", "seed = 2026-11-25"), "recipe.seed: a date, not a whole number"),
+        (("epochs = 30\nlearning", "epochs = 3.5\nlearning"), "recipe.epochs: a number with a fraction"),
+        (("batch = 128", f"batch = {'1' * 5000}"), "configuration: "),
+        (("batch = 128", "batch = true"), "batches.batch: true or false, not a whole number"),
+        (("[batches]", "[model]\nlayers = 1000000000\n[batches]"), "model.layers: is 1000000000"),
+        (("[batches]", "[model]\nvision = 3\n[batches]"), "model.vision: a whole number"),
+        (("[batches]", "[batch]\n[batches]"), "batch: unknown"),
+        (("seed = 0", f"seed = {'[' * 5000}"), "configuration: "),
+    ],
+)
+def test_absurd_values_are_one_line_that_names_them(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    text = read_config("fashioniq").text
+    assert change[0] in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(*change, 1))
+    with pytest.raises(UsageError, match=f"not a training configuration: .*{says}|{says}") as error:
+        read_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_is_a_file_of_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "large.toml").open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(UsageError, match=r"large.toml: cannot be read: larger than 1 MB"):
+        read_config(tmp_path / "large.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name in (tmp_path / "pipe.toml", tmp_path, "x" * 5000, "a\0b", "../configs/small", ""):
+        with pytest.raises(UsageError, match="no configuration"):
+            read_config(name)

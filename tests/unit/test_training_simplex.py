@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cir import load_model
 from cir.arrays import Stored
-from cir.models import weights
+from cir.models import folder, weights
 from cir.models.sprc import Sprc
 from cir.models.stationary import product
 from cir.training import loop
@@ -76,9 +76,9 @@ def test_every_term_is_computed_and_the_card_holds_simplex_and_classes(
     made.validate = lambda: AttributeValidation(1.0)  # type: ignore[method-assign]
     recipe = loop.Recipe(steps=2, learning_rate=1e-3, evaluate_every=2)
     loop.train(made, recipe, work=tmp_path / "w", out=tmp_path / "out", facts={})
-    known = weights.read_card(tmp_path / "out")
+    known = folder.read_card(tmp_path / "out")
     assert known.simplex == SIMPLEX
-    assert known.classes == {"colour": ["blue", "red"], "type": ["long", "sleeves"]}
+    assert known.classes == {"colour": ("blue", "red"), "type": ("long", "sleeves")}
     assert known.space.simplex == SIMPLEX
     encoder = load_model(tmp_path / "out", device="cpu")
     vectors = encoder.encode_images(np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)).vectors

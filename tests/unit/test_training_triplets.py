@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from cir.data.judged_query import JudgedQuery
 from cir.data.protocols import TRAIN_SPLITS
 from cir.errors import DataError, MissingImageError, UsageError, WeightsError
-from cir.files import sha256_file
 from cir.models import weights
+from cir.models.folder import read_card
+from cir.models.sprc import Sprc
 from cir.training import triplets
 from cir.training.config import read_config
 from cir.training.tasks import make_task
@@ -125,7 +125,7 @@ def test_unreadable_pictures_are_counted_where_allowed(damaged: Path, tiny_model
         made.losses(step)
     assert made.validate() == TripletValidation(0.0)
     made.save(tmp_path / "out", {"seed": 0}, TripletValidation(0.0))
-    assert weights.read_card(tmp_path / "out").training["unreadable images"] == 2
+    assert read_card(tmp_path / "out").training["unreadable images"] == 2
 
 
 def test_the_headline_is_a_mean_of_held_out_recalls(fashioniq_train: Path, tiny_model: Path) -> None:
@@ -144,14 +144,11 @@ def test_ties_are_broken_by_id() -> None:
 def test_a_model_without_tokens_cannot_learn_from_triplets(
     fashioniq_train: Path, tmp_path: Path, make_model: Callable[..., Path]
 ) -> None:
-    start = make_model(tmp_path / "vector-1", seed=0)
-    card = json.loads((start / "card.json").read_text())
-    card["config"]["gallery_tokens"] = False
-    (start / "card.json").write_text(json.dumps(card))
-    state = {key: value for key, value in load_file(start / weights.WEIGHTS).items() if "vision_proj" not in key}
-    save_file(state, start / weights.WEIGHTS)
-    card["card"]["weights_sha256"] = sha256_file(start / weights.WEIGHTS)
-    (start / "card.json").write_text(json.dumps(card))
+    whole, _, preprocess = weights.load(make_model(tmp_path / "tokens-1", seed=0))
+    start, words = tmp_path / "vector-1", (tmp_path / "tokens-1" / "vocab.txt").read_bytes()
+    model = Sprc(replace(whole.config, gallery_tokens=False))
+    model.load_state_dict({key: value for key, value in whole.state_dict().items() if "vision_proj" not in key})
+    weights.save(start, model, weights.ModelDescription(start.name, preprocess, words))
     with pytest.raises(WeightsError, match="without gallery tokens"):
         task(fashioniq_train, start)
 

@@ -1,0 +1,12 @@
+"""The kinds of torture that `bench/torture.py` runs, one file each.
+
+    steps       what a process does that is tortured or asked: a command of `cir`, or a call of the Python API
+    processes   runs a step in a process of its own: killed, limited, timed
+    states      what an index must answer, computed with numpy from the pictures alone
+    worlds      folders of pictures and indexes to start from
+    cases       findings, and how they are counted
+    kills, damage, crafted, full_disks, readers, hostile    the kinds
+
+Nothing here knows a file format of the index: files are found by walking its folder, and answers are asked for through
+the public API in a process that may crash.
+"""

@@ -1,0 +1,242 @@
+"""Which images there are under some paths, and what is passed over: files are listed, not opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+from typing import overload
+
+from cir import given
+from cir.errors import DataError, UsageError
+from cir.images import zips
+from cir.images.decode import reason_of
+from cir.images.files import HEIC_SUFFIXES, SUFFIXES, UNREADABLE, ZIP_SUFFIX, ImageFile, has_suffix
+from cir.images.names import canonical_id, shown
+
+# What other programs leave among photos, by lower-case name.
+_LITTER = {name.lower(): f"files in {name}" for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")}
+_EXCLUDED = "files excluded on request"
+_NEEDS_HEIF = "HEIC pictures (pip install 'cir-engine[heic]' reads them)"
+
+
+@dataclass(frozen=True)
+class Scan(Sequence[ImageFile]):
+    """The images that a scan found, by id, and what it passed over.
+
+    Attributes:
+        images: the images.
+        passed_over: kind in plain words -> number of files: of other suffixes, hidden, excluded, ...
+        unusable: (name, reason) of what should be an image but cannot become one: members of a zip without a usable
+            name, broken zips, folders that cannot be listed, a second file of the same name.
+    """
+
+    images: tuple[ImageFile, ...]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    unusable: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, place: int) -> ImageFile: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[ImageFile, ...]: ...
+    def __getitem__(self, place: int | slice) -> ImageFile | tuple[ImageFile, ...]:
+        return self.images[place]
+
+
+def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = ()) -> Scan:
+    """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
+
+    Files are chosen by suffix. Links to folders are followed once. Hidden files are passed over, as are thumbnails and
+    deleted files that NAS and operating systems keep.
+
+    Args:
+        paths: folders, zips and image files; a root is its real path, however it is spelled.
+        exclude: patterns such as "*.gif", "thumbs" or "2019/*.png"; a file is left out if one matches its path below
+            the folder given, or the name of the file or of a folder on the way.
+
+    Raises:
+        UsageError: no path given, or two paths whose images would get the same ids.
+        DataError: a path that does not exist, a zip that is broken, or a folder that cannot be listed.
+    """
+    places = given.paths(paths, "paths")
+    if not places:
+        raise UsageError("no images given; name a folder, a zip or image files")
+    roots = list(dict.fromkeys(map(_real, places)))
+    alone = len(roots) == 1 or all(has_suffix(root, SUFFIXES) and os.path.isfile(root) for root in roots)
+    images: dict[str, ImageFile] = {}
+    passed_over: Counter[str] = Counter()
+    unusable: dict[tuple[str, str], None] = {}
+    for root in roots:
+        walk = _Walk(root, alone, tuple(given.strings(exclude, "exclude")))
+        walk.run()
+        for image in walk.images.values():
+            other = images.setdefault(image.id, image)
+            if (other.path, other.member) != (image.path, image.member):
+                raise UsageError(
+                    f"two images would have the id {image.id}: in {other.path} and {image.path}; rename one"
+                )
+        passed_over.update(walk.passed_over)
+        unusable.update(dict.fromkeys(walk.unusable))
+    return Scan(
+        tuple(images[key] for key in sorted(images)), dict(sorted(passed_over.items())), tuple(sorted(unusable))
+    )
+
+
+def _real(path: str | Path) -> str:
+    """The real path of a root. A link to a file keeps its own name, which may have the suffix that its target lacks."""
+    spelled = os.path.abspath(os.path.expanduser(path)) if os.fspath(path) else ""
+    if not os.path.exists(spelled):
+        raise DataError(f"no such file or folder: {shown(str(path))}; check the path")
+    real = os.path.realpath(spelled)
+    if os.path.isdir(spelled) or (has_suffix(spelled, {ZIP_SUFFIX}) and has_suffix(real, {ZIP_SUFFIX})):
+        return real
+    return os.path.join(os.path.realpath(os.path.dirname(spelled)), os.path.basename(spelled))
+
+
+def kind_of(name: str) -> str | None:
+    """Why a file of that name is passed over: the kind it is counted as; None for an image or a zip."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in HEIC_SUFFIXES:
+        return None if find_spec("pillow_heif") else _NEEDS_HEIF
+    if suffix in SUFFIXES or suffix == ZIP_SUFFIX:
+        return None
+    if not suffix:
+        return "files without a suffix"
+    return f"{suffix} files" if re.fullmatch(r"\.[a-z0-9_+-]{1,12}", suffix) else "files of other suffixes"
+
+
+def _hidden(name: str) -> str | None:
+    """The kind of a file or folder that is passed over with all it holds, by its own name."""
+    if name.startswith("._"):
+        return "._ files of macOS"
+    return _LITTER.get(name.lower()) or ("hidden files" if name.startswith(".") else None)
+
+
+class _Walk:
+    """One root: collects its images and counts the rest.
+
+    Args:
+        root: real path of a folder, a zip or an image file.
+        alone: whether ids are relative to the root itself; else they start with its name.
+        exclude: patterns.
+    """
+
+    def __init__(self, root: str, alone: bool, exclude: tuple[str, ...]) -> None:
+        self.root, self.exclude = root, exclude
+        whole = alone and (os.path.isdir(root) or has_suffix(root, {ZIP_SUFFIX}))
+        self.base, self.prefix = (root, "") if whole else (os.path.dirname(root), os.path.basename(root) + "/")
+        self.images: dict[str, ImageFile] = {}
+        self.passed_over: Counter[str] = Counter()
+        self.unusable: list[tuple[str, str]] = []
+
+    def run(self) -> None:
+        if os.path.isdir(self.root):
+            self._folders()
+        elif has_suffix(self.root, {ZIP_SUFFIX}):
+            try:
+                self._zip(self.root, "")
+            except UNREADABLE as error:
+                raise DataError(f"{self.root}: not a readable zip: {_why(error)}; repair or remove it") from None
+        elif not has_suffix(self.root, SUFFIXES):
+            suffixes = ", ".join(sorted(SUFFIXES))
+            raise DataError(f"neither an image, a folder nor a zip: {shown(self.root)}; images end in {suffixes}")
+        elif kind := kind_of(self.root):
+            raise DataError(f"{shown(self.root)}: one of the {kind}")
+        else:
+            self.prefix = ""
+            self._take(os.path.basename(self.root), self.root)
+
+    def _folders(self) -> None:
+        """Everything below the root. Links wait until all real folders are known: a folder keeps its own name."""
+        folders, links, entered = [(self.root, "")], [], set()
+        while folders or links:
+            place, name = folders.pop() if folders else links.pop(0)
+            try:
+                state = os.stat(place)
+                if (state.st_dev, state.st_ino) in entered:
+                    self.passed_over["folders reached a second time through a link"] += 1
+                    continue
+                entered.add((state.st_dev, state.st_ino))
+                with os.scandir(place) as listing:
+                    # Of two files whose names are one name, the one that is stored in the form of ids comes first.
+                    entries = sorted(listing, key=lambda entry: (not _composed(entry.name), entry.name))
+            except OSError as error:
+                if not name:
+                    raise DataError(f"{self.root}: cannot be listed: {_why(error)}; check its permissions") from None
+                self.unusable.append((self.prefix + name, f"this folder cannot be listed: {_why(error)}"))
+                continue
+            for entry in entries:
+                path, inner = os.path.join(place, entry.name), name + entry.name
+                kind = _hidden(entry.name) or self._excluded(inner)
+                if not _is_folder(entry):
+                    self._file(path, inner, kind)
+                elif kind:
+                    self.passed_over[kind] += sum(len(files) for _, _, files in os.walk(path))
+                else:
+                    (links if entry.is_symlink() else folders).append((path, inner + "/"))
+            links.sort(key=lambda link: link[1])
+
+    def _file(self, path: str, name: str, kind: str | None) -> None:
+        kind = kind or kind_of(name)
+        if kind:
+            self.passed_over[kind] += 1
+        elif has_suffix(name, {ZIP_SUFFIX}):
+            try:
+                self._zip(path, name + "/")
+            except UNREADABLE as error:
+                self.unusable.append((self.prefix + name, f"not a readable zip: {_why(error)}"))
+        else:
+            self._take(name, path)
+
+    def _zip(self, path: str, name: str) -> None:
+        listed = zips.directory(path)
+        for member, reason in (*((member, None) for member in listed.members), *listed.refused):
+            inner = name + member
+            kind = next(filter(None, map(_hidden, _parts(member))), None) or self._excluded(inner) or kind_of(member)
+            if not kind and has_suffix(member, {ZIP_SUFFIX}):
+                kind = "zips inside zips"
+            if kind:
+                self.passed_over[kind] += 1
+            elif reason:
+                self.unusable.append((self.prefix + inner, reason))
+            else:
+                self._take(inner, path, member)
+
+    def _take(self, name: str, path: str, member: str | None = None) -> None:
+        image = ImageFile(canonical_id(self.prefix + name), self.base, path, member)
+        other = self.images.setdefault(image.id, image)
+        if other is not image:
+            self.unusable.append(
+                (self.prefix + name, f"the same name as {other.path}, in another Unicode form; rename it")
+            )
+
+    def _excluded(self, name: str) -> str | None:
+        names = (name, *_parts(name))
+        return _EXCLUDED if any(fnmatchcase(part, glob) for glob in self.exclude for part in names) else None
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".", "..")]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _composed(name: str) -> bool:
+    return canonical_id(name) == name
+
+
+def _why(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or reason_of(error)

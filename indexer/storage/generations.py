@@ -1,0 +1,120 @@
+"""The generations of an index on disk: their manifests, and the pointer to the live one.
+
+`CURRENT` holds the name and the SHA-256 of the live manifest. A manifest names every file of its generation with size
+and digest, and the manifests of the earlier generations with theirs. So replacing `CURRENT` is the single moment at
+which a generation is published, and what cannot be reached from it does not count: a writer removes it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError
+from cir.files import disk_errors, make_folder, move, parse_json, sha256_bytes, sync
+from cir.indexer.storage.folder import IndexFolder, checked, has_lost_pointer, numbered, read_file
+from cir.indexer.storage.lock import writer_of
+from cir.indexer.storage.manifest import FORMAT, EarlierGeneration, Manifest, SegmentEntry
+from cir.indexer.storage.segment import Segment
+
+_POINTER = re.compile(r"(\d{6,18})\.json ([0-9a-f]{64})\n?")
+
+
+def read_manifest(folder: IndexFolder) -> Manifest:
+    """The live generation of an index.
+
+    Raises:
+        IndexFormatError: there is no index at this path.
+        IndexVersionError: another version of this package wrote it.
+        CorruptIndexError: the manifest is missing or contradicts its digest.
+    """
+    return _read(folder, *read_pointer(folder))
+
+
+def read_pointer(folder: IndexFolder) -> tuple[int, str]:
+    """Number and SHA-256 of the live manifest. Raises as `read_manifest`."""
+    if not folder.current.is_symlink() and not folder.current.exists():
+        raise IndexFormatError(_no_index(folder))
+    found = _POINTER.fullmatch(read_file(folder, folder.current, 1000).decode("ascii", "replace"))
+    if found is None:
+        raise CorruptIndexError(
+            f"{folder.current} cannot be read: it does not name a manifest and its digest; restore it from a copy"
+        )
+    return int(found[1]), found[2]
+
+
+def read_earlier(folder: IndexFolder, entry: EarlierGeneration) -> Manifest:
+    """An earlier generation that the live one names. Raises CorruptIndexError when its manifest is not as it was."""
+    return _read(folder, entry.generation, entry.sha256)
+
+
+def _read(folder: IndexFolder, generation: int, sha256: str) -> Manifest:
+    path = folder.manifest(generation)
+    data = read_file(folder, path)
+    if sha256_bytes(data) != sha256:
+        raise CorruptIndexError(f"{path} contradicts its digest; restore it from a copy")
+    manifest = parse_manifest(data, path)
+    if manifest.generation != generation:
+        raise CorruptIndexError(f"{path} is generation {manifest.generation}; restore it from a copy")
+    return manifest
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """The manifest in the bytes of `path`. Raises IndexVersionError or CorruptIndexError."""
+    try:
+        values = parse_json(data)
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+        if values.get("format") != FORMAT:
+            version = repr(values.get("format"))[:20]
+            raise IndexVersionError(f"{path} has format {version}, not {FORMAT}; upgrade cir-engine, or build it again")
+        return Manifest.from_json(values)
+    except ValueError as error:
+        if isinstance(error, IndexFormatError):
+            raise
+        raise CorruptIndexError(f"{path} is not a manifest: {error}; restore the index from a copy") from None
+
+
+def adopt_segment(folder: IndexFolder, finished: Path) -> str:
+    """Move a finished segment folder to its final place, synced; returns its name. Raises DataError."""
+    make_folder(folder.segments)
+    taken = (int(path.name) for path in numbered(folder.segments))
+    name = f"{1 + max(taken, default=0):06d}"
+    with disk_errors(folder.segments / name):
+        sync(finished)
+        move(finished, folder.segments / name)
+    return name
+
+
+def open_segment(folder: IndexFolder, entry: SegmentEntry) -> Segment:
+    """A published segment, after a check of its size and rows. Raises CorruptIndexError."""
+    path = checked(folder, folder.gallery(entry.name))
+    expected = entry.files[path.name].bytes
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    if size != expected:
+        problem = "is missing" if size is None else f"has {size} bytes instead of {expected}"
+        raise CorruptIndexError(f"{path} {problem}; restore it from a copy, or build the index again")
+    segment = Segment(path)
+    layout = segment.layout
+    found = (len(segment), layout.model, layout.space, layout.dims, layout.tokens, layout.vectors)
+    if found != (entry.rows, entry.model, entry.space, entry.dims, entry.tokens, entry.vectors):
+        raise CorruptIndexError(f"{path} holds other rows or vectors than the manifest says; restore it from a copy")
+    return segment
+
+
+def _no_index(folder: IndexFolder) -> str:
+    if not folder.root.exists():
+        return f"no such index: {folder}; make one with `cir build-index IMAGES -o {folder}`"
+    if not folder.root.is_dir():
+        return f"not an index but a file: {folder}; make one with `cir build-index IMAGES -o NEW.index`"
+    writer = writer_of(folder)
+    if writer:
+        return f"{folder} is being built for the first time by {writer}; it can be searched when that is done"
+    if has_lost_pointer(folder):
+        return f"{folder} has lost its {folder.current.name}, which says what is live; restore that file from a copy"
+    if folder.work.is_dir():
+        return f"an unfinished index: {folder}; run the same `cir build-index` again to finish it"
+    return f"not an index: no {folder.current.name} in {folder}; make one with `cir build-index IMAGES -o {folder}`"

@@ -1,0 +1,78 @@
+"""A file for HDF5 to write into that never refuses.
+
+HDF5 does not survive a disk that fills up under it: it crashes the process, or leaves objects that crash it later. So
+it writes through this object, which notes the first error and swallows what comes after; the caller raises it once HDF5
+has closed the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class SteadyFile:
+    """What h5py's `fileobj` driver needs of a file, over a path opened for writing.
+
+    Attributes:
+        error: the first error; None if everything was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, which may have been reserved; its size becomes what is written."""
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._place = 0
+        self.error: OSError | None = None
+
+    def close(self) -> None:
+        """Close the file; raises the first error."""
+        os.close(self._handle)
+        if self.error is not None:
+            raise self.error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, from the start, from here, or from the end."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence)
+        self._place = offset + (os.fstat(self._handle).st_size if start is None else start)
+        return self._place
+
+    def tell(self) -> int:
+        """The present place."""
+        return self._place
+
+    def read(self, size: int) -> bytes:
+        """Bytes from the present place on."""
+        data = os.pread(self._handle, size, self._place)
+        self._place += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer from the present place on."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write(self, data: memoryview) -> int:
+        """Write at the present place, unless a write has failed before."""
+        view, place = memoryview(data), self._place
+        self._place += len(view)
+        try:
+            while view and self.error is None:  # a nearly full disk takes a part first
+                written = os.pwrite(self._handle, view, place)
+                view, place = view[written:], place + written
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file."""
+        size = self._place if size is None else size
+        try:
+            if self.error is None:
+                os.ftruncate(self._handle, size)
+        except OSError as error:
+            self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered."""

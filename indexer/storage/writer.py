@@ -1,0 +1,107 @@
+"""Writing to an index: the lock, what killed writers left, and the step that publishes a generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from cir.errors import IndexFormatError
+from cir.files import remove_temporaries, remove_tree, sha256_bytes, write_bytes
+from cir.indexer.storage.folder import IndexFolder, has_lost_pointer, is_index, numbered
+from cir.indexer.storage.generations import read_earlier, read_manifest, read_pointer
+from cir.indexer.storage.lock import WriterLock, writer_lock
+from cir.indexer.storage.manifest import EarlierGeneration, Manifest, kept
+
+
+class Writer:
+    """The one process that may change an index; from `writing`.
+
+    Attributes:
+        folder: the index.
+    """
+
+    def __init__(self, folder: IndexFolder, lock: WriterLock) -> None:
+        """Use `writing`."""
+        self.folder = folder
+        self._lock = lock
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Make a generation live: its manifest first, then the pointer. Returns it with its number and its ancestry.
+
+        Raises:
+            DataError: the disk refuses; the live generation stays.
+            IndexLockedError: the lock was removed meanwhile; the live generation stays.
+        """
+        earlier: tuple[EarlierGeneration, ...] = ()
+        if is_index(self.folder.root):
+            live, (number, digest) = read_manifest(self.folder), read_pointer(self.folder)
+            earlier = (EarlierGeneration(number, digest, live.serving), *live.earlier)
+        manifest = replace(
+            manifest,
+            generation=1 + (earlier[0].generation if earlier else 0),
+            earlier=kept(earlier, manifest.serving, manifest.keep),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        data = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
+        path = self.folder.manifest(manifest.generation)
+        self._lock.check()
+        write_bytes(path, data)
+        self._lock.check()
+        write_bytes(self.folder.current, f"{path.name} {sha256_bytes(data)}\n".encode("ascii"))
+        return manifest
+
+
+@contextmanager
+def writing(folder: IndexFolder) -> Iterator[Writer]:
+    """Hold an index for writing, without what killed writers left in it.
+
+    Raises:
+        IndexLockedError: another writer has it.
+        IndexFormatError: generations were published here, but nothing says which one is live.
+        DataError: the folder cannot be written to.
+    """
+    if has_lost_pointer(folder):
+        read_pointer(folder)  # says so
+    with writer_lock(folder) as lock:
+        remove_temporaries(folder.root)
+        remove_unreachable(folder)
+        yield Writer(folder, lock)
+
+
+def remove_unreachable(folder: IndexFolder) -> None:
+    """Remove manifests, segments and mappings that cannot be reached from `CURRENT`; only the writer may.
+
+    Their writer died before it published them, or their generation is no longer kept. Where a manifest cannot be read,
+    segments and mappings stay: it may name any of them, and vectors are worth more than disk space.
+    """
+    segments: set[str] = set()
+    mappings: set[str] = set()
+    generations: set[int] = set()
+    sound = True
+    if is_index(folder.root):
+        try:
+            live = read_manifest(folder)
+        except IndexFormatError:
+            return
+        generations = {live.generation, *(entry.generation for entry in live.earlier)}
+        named = [live]
+        for entry in live.earlier:
+            try:
+                named.append(read_earlier(folder, entry))
+            except IndexFormatError:
+                sound = False
+        segments = {entry.name for manifest in named for entry in manifest.segments}
+        mappings = {name for manifest in named for mapping in manifest.mappings.values() for name in mapping.files}
+    for path in numbered(folder.manifests, ".json"):
+        if int(path.stem) not in generations:
+            remove_tree(path)
+    if sound:
+        for path in numbered(folder.segments):
+            if path.name not in segments:
+                remove_tree(path)
+        for path in folder.mappings.glob("*"):
+            if path.name not in mappings:
+                remove_tree(path)

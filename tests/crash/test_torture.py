@@ -1,0 +1,74 @@
+"""The torture script in its short form, and that it sees faults which are planted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BENCH = Path(__file__).parents[2] / "bench"
+SHORT = ("--kills=12", "--flips=15", "--crafted=12", "--full-disks=6", "--readers=1", "--hostile=1")
+PLANT = """
+import sys
+from torture import main
+{plant}
+main()
+"""
+# A fault, the words that should find it, and the name under which it is found.
+PLANTED = {
+    "verify sees nothing": (
+        "import cir.indexer.reading.verify as module; module.verify = lambda path: []",
+        ("--flips=8",),
+        "unnamed",
+    ),
+    "a search forgets its best hit": (
+        "from cir.indexer.reading.gallery import Gallery; search = Gallery.search\n"
+        "Gallery.search = lambda *a, **k: [hits[1:] for hits in search(*a, **k)]",
+        ("--readers=1",),
+        "wrong",
+    ),
+    "a file is removed before it is replaced": (
+        "import os, cir.files\n"
+        "cir.files.move = lambda source, target: (target.unlink(missing_ok=True), os.replace(source, target))",
+        ("--kills=20",),
+        "lost",
+    ),
+}
+
+
+def torture(folder: Path, *words: str, plant: str = "") -> tuple[int, dict[str, Any], str]:
+    """Run the script; its exit code, its result, and what it printed."""
+    output = folder / "torture.json"
+    program = [sys.executable, "-c", PLANT.format(plant=plant)]
+    done = subprocess.run(
+        [*program, *words, "--scratch", str(folder), "--output", str(output)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCH), os.environ.get("PYTHONPATH", "")])},
+        cwd=BENCH.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, json.loads(output.read_text()), done.stdout
+
+
+def test_the_short_form_finds_nothing(tmp_path: Path) -> None:
+    code, result, printed = torture(tmp_path, *SHORT)
+    assert result["findings"] == []
+    assert code == 0, printed
+    assert result["kinds"]["kills"]["kills"] == 12
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
+    plant, words, fault = PLANTED[name]
+    code, result, printed = torture(tmp_path, *words, plant=plant)
+    assert code == 1
+    assert result["faults"][fault], printed

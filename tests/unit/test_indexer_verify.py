@@ -1,0 +1,118 @@
+"""The check of a whole index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cir.errors import CorruptIndexError, IndexFormatError
+from cir.indexer.reading.ann import load_or_build
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.verify import unnamed, verify
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.segment import Segment
+from cir.indexer.storage.writer import writing
+from cir.indexer.writing.history import rollback
+from cir.testing.fakes import make_index, random_rows
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    rows = random_rows(["a", "b", "c"], 1, tokens=4)
+    return make_index(tmp_path / "x.index", [rows, random_rows(["d"], 2, tokens=4)], 4)
+
+
+def gallery_file(index: Path) -> Path:
+    return IndexFolder(index).gallery("000001")
+
+
+def test_a_sound_index(index: Path) -> None:
+    assert verify(index) == []
+
+
+def test_verify_of_no_index(tmp_path: Path) -> None:
+    with pytest.raises(IndexFormatError):
+        verify(tmp_path)
+
+
+def test_verify_reports_a_damaged_pointer(index: Path) -> None:
+    IndexFolder(index).current.write_text("garbage")
+    assert len(verify(index)) == 1
+
+
+def test_every_flipped_byte_is_found(index: Path) -> None:
+    path = gallery_file(index)
+    data = path.read_bytes()
+    for place in range(0, len(data), 997):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        assert verify(index), place
+
+
+def test_verify_reports_a_lost_segment(index: Path) -> None:
+    gallery_file(index).unlink()
+    assert [problem for problem in verify(index) if "is missing" in problem]
+
+
+def test_verify_reports_norms_and_ids(tmp_path: Path) -> None:
+    good, bad = random_rows(["a", "b"], 1), random_rows(["b", "c", "d"], 2)
+    assert bad.vectors is not None
+    bad.vectors[1] = np.nan
+    bad.vectors[2] *= 2
+    problems = verify(make_index(tmp_path / "x.index", [good, bad]))
+    assert len(problems) == 2
+    assert any('vectors of 2 images are not of unit length, first "c"' in problem for problem in problems)
+    assert "generation 1: 2 live rows have the id 'b'" in problems
+
+
+def test_verify_walks_the_generations(index: Path) -> None:
+    folder = IndexFolder(index)
+    with writing(folder) as writer:
+        writer.publish(read_manifest(folder).succeed(segments=read_manifest(folder).segments[:1]))
+    assert verify(index) == []
+    other = folder.gallery("000002")  # only the older generation names it
+    data = other.read_bytes()
+    other.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert [problem for problem in verify(index) if "000002" in problem and "contradicts its digest" in problem]
+    other.write_bytes(data)
+    manifest = folder.manifest(1)
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"rows":3', '"rows":2'))
+    (problem,) = verify(index)
+    assert "000001.json contradicts its digest" in problem
+    assert len(Gallery.open(index)) == 3  # the live generation is sound
+    with pytest.raises(CorruptIndexError, match="contradicts its digest"):
+        rollback(index)
+
+
+def test_verify_never_dies(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(segment: object) -> list[str]:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(Segment, "metadata", property(fail))
+    problems = verify(index)
+    assert len(problems) == 2
+    assert all("cannot be checked: IndexError: list index out of range" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["ann.faiss", "ann.json"])
+def test_verify_reports_damaged_derived_files(index: Path, name: str) -> None:
+    pytest.importorskip("faiss")
+    segment = gallery_file(index)
+    vectors = Segment(segment).vectors
+    assert vectors is not None
+    load_or_build(segment.parent, "0" * 64, vectors)
+    assert verify(index) == []
+    path = segment.parent / name
+    path.write_bytes(path.read_bytes()[:-1])
+    (problem,) = verify(index)
+    assert name in problem
+    assert "it is made again" in problem
+
+
+def test_what_verify_does_not_know(index: Path) -> None:
+    (index / "thesis.tex").touch()
+    (IndexFolder(index).segments / "000009").mkdir()
+    assert unnamed(index) == ["segments/000009", "thesis.tex"]
