@@ -122,10 +122,10 @@ def _text(path: Path, advice: str) -> str:
         raise DataError(f"{path}: not a readable CSV file: {error.strerror}; check it") from None
     mark, encoding = next(found for found in _MARKS.items() if data.startswith(found[0]))
     try:
-        return data[len(mark) :].decode(encoding)
+        return data[len(mark) :].decode(encoding).removeprefix("\ufeff")  # some programs write two
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path} line {line}: not a readable CSV file: not {encoding.upper()}; save it as 'CSV UTF-8', or convert it: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv"
+            f"{path} line {line}: not a readable CSV file: not {encoding.upper()}; save it as 'CSV UTF-8', "
+            f"or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv"
         ) from None
