@@ -77,8 +77,8 @@ def build_index(
     build that was stopped is resumed. Images that cannot be read are counted, and listed in skipped.jsonl in the index;
     other files are counted by kind.
 
-    The table of --metadata may use commas, semicolons, tabs or bars, in UTF-8 or UTF-16. Its ids may be file names, paths
-    below or above PATH, with or without suffix, in any letter case where that is unambiguous.
+    The table of --metadata may use commas, semicolons, tabs or bars, in UTF-8 or UTF-16. Its ids may be file names or
+    paths from any folder on, with or without suffix, in any letter case where that is unambiguous.
 
     \b
     Example:

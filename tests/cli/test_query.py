@@ -111,7 +111,7 @@ def oddly_named(folder: Path, tiny_model: Path, tmp_path: Path) -> tuple[Path, P
 
 
 def test_what_paths_prints_can_be_a_reference_again(
-    cli: Run, oddly_named: tuple[Path, Path], capfdbinary: pytest.CaptureFixture[bytes]
+    oddly_named: tuple[Path, Path], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     _, index = oddly_named
     capfdbinary.readouterr()
@@ -175,8 +175,6 @@ def test_what_a_long_text_loses_is_told(cli: Run, wardrobe_index: Path) -> None:
     caption, negative = done.json["unread"]
     assert caption.endswith("red with long sleeves")
     assert set(negative.split()) == {"blue"}
-    assert done.err.splitlines()[0].startswith(
-        "cir: not read, because the text is longer than the model reads: red red"
-    )
+    assert done.err.startswith("cir: not read, because the text is longer than the model reads: red red")
     short = cli("query", wardrobe_index, "-t", "red", "--json")
     assert (short.json["unread"], short.err) == ([], "")
