@@ -160,7 +160,8 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "id": "q2", "targets": []}, "'targets' is empty"),
         ({**GOOD, "id": "q2", "reference": "", "caption": "  "}, "neither a reference nor a caption"),
         ({**GOOD, "id": "q2", "reference": "", "caption": "..."}, "neither a reference nor a caption"),
-        ({**GOOD, "id": "q2", "caption": "\udfff"}, "caption of a judged query '\\udfff': not readable as text"),
+        (r'{"id": "\ud800", "reference": "", "caption": "a", "targets": ["b.jpg"]}', "id of a judged query"),
+        (r'{"id": "q2", "reference": "", "caption": "\udfff", "targets": []}', "caption of a judged query"),
         ('{"id": 1e999}', "not JSON, a number as large as 1e999 is not a float"),
         (GOOD, "the id 'q1' was used before"),
         (
