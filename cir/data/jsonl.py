@@ -17,6 +17,7 @@ from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
+from cir.given import string
 from cir.images import scan
 from cir.stats import Measure, parse_measure
 
@@ -106,6 +107,7 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     fields = {key: _text(values, key, where) for key in ("id", "reference", "caption")}
     lists = {key: _names(values, key, where) for key in ("targets", "subset")}
     try:
+        string(fields["id"], "id of a judged query")
         query = JudgedQuery(**fields, targets=frozenset(lists["targets"]), subset=tuple(lists["subset"]))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
