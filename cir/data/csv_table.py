@@ -51,7 +51,7 @@ class CsvTable:
             if (column := _named(columns, id_column)) is not None
         ]
         if not fitting:
-            columns = ", ".join(filter(None, max(headers.values(), key=len))) or "none"
+            columns = ", ".join(name for name in max(headers.values(), key=len) if name) or "none"
             raise DataError(f"{path}: no column {id_column!r}; columns: {columns}; {advice}")
         self._delimiter, self._id = max(fitting, key=lambda found: len(headers[found[0]]))
         self._columns = headers[self._delimiter]

@@ -104,11 +104,11 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     for key in values:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
-    fields = {key: _text(values, key, where) for key in ("id", "reference", "caption")}
-    lists = {key: _names(values, key, where) for key in ("targets", "subset")}
+    query_id, reference, caption = (_text(values, key, where) for key in ("id", "reference", "caption"))
+    targets, subset = (_names(values, key, where) for key in ("targets", "subset"))
     try:
-        string(fields["id"], "id of a judged query")
-        query = JudgedQuery(**fields, targets=frozenset(lists["targets"]), subset=tuple(lists["subset"]))
+        string(query_id, "id of a judged query")
+        query = JudgedQuery(query_id, reference, caption, frozenset(targets), subset=tuple(subset))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     if not query.id:
