@@ -12,8 +12,8 @@ import click
 
 from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
 from cir.cli.query_lines import LARGEST_K, answer_lines
-from cir.cli.references import STDIN, find_reference, read_stdin
 from cir.cli.results import path_lines, table, to_json, warnings
+from cir.cli.stdin import STDIN, read_stdin
 from cir.conditions import Condition
 from cir.errors import DataError, UsageError
 from cir.types import Query, SearchResult
@@ -116,8 +116,7 @@ def query(
         return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
     conditions = tuple(map(Condition.parse, where))
     given = tuple(read_stdin() if name == STDIN else name for name in references)
-    found = tuple(name if isinstance(name, bytes) else find_reference(searcher, name) for name in given)
-    result = searcher.search(Query(found, text.strip(), negatives, k, conditions), exact=exact)
+    result = searcher.search(Query(given, text.strip(), negatives, k, conditions), exact=exact)
     if sheet:
         _draw(searcher, result, sheet)
     result = replace(result, query=replace(result.query, references=references))  # names, in place of bytes
