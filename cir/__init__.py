@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os as _os
 from importlib import import_module as _import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,15 @@ __all__ = [
     "open_index",
     "scan",
 ]
+
+# A thread of torch or FAISS that waits for another one spins first. Beside any other job, what it waits for has no core
+# while it spins, and a query takes ten times as long as on one thread. Waits between two steps on an idle machine are
+# shorter than 10,000 spins (about 0.3 ms), and sleeping in those would cost as much as a second thread gains
+# (bench/busy_machine.py). OpenMP reads this once, when torch is loaded, so no later place would do; a program that
+# imports torch before cir sets it itself. Whoever has set any of these has decided, and nothing is changed.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & _os.environ.keys():
+    _os.environ["GOMP_SPINCOUNT"] = "10000"  # GNU's OpenMP: Linux
+    _os.environ["KMP_BLOCKTIME"] = "1"  # LLVM's and Intel's, in ms: macOS, conda
 
 if not (_Path(__file__).parent / "indexer").is_dir():  # running from a checkout that is not installed
     __path__.append(str(_Path(__file__).parents[1]))

@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cir.errors import UsageError
+from cir.threads import free_cores
 
 # From glibc's malloc.h.
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
@@ -126,13 +127,15 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def shared_by(workers: int, device: torch.device) -> Iterator[None]:
-    """Divide the cores among `workers` threads that call the model at once; restored afterwards.
+    """Divide the free cores among `workers` threads that call the model at once; restored afterwards.
 
-    Several threads with one core each use a CPU better than one thread that forks and joins within every layer.
+    Several threads with one core each use a CPU better than one thread that forks and joins within every layer. Cores
+    that another job has are left out: a layer is finished when its last thread is, and that one would wait for its
+    turn, layer after layer.
     """
     before = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, before // max(1, workers)))
+        torch.set_num_threads(max(1, min(before, free_cores()) // max(1, workers)))
     try:
         yield
     finally:

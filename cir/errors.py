@@ -15,7 +15,7 @@
     └── MissingDependencyError    an optional library is not installed (also an ImportError)
 
 Each message is one line and says what, where, and what to do. The command line prints it to stderr and exits with 2;
-any other exception that reaches the command line is a bug and keeps its traceback.
+any other exception that reaches the command line is a bug: exit 70, and its traceback in a file (`cir.cli.process`).
 """
 
 from __future__ import annotations

@@ -9,17 +9,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cir.errors import DataError
 
+LONGEST_LINE = 16_000_000  # bytes; the longest line of a data set is a query with many targets
+NESTING, DIGITS = 100, 100  # of JSON from elsewhere; nothing that is read here comes near
 _TEMPORARY = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -65,46 +68,95 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         return data
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The non-blank lines of a UTF-8 file, each with "file:line" for messages.
+def read_bounded(path: str | Path, limit: int) -> bytes:
+    """The bytes of a file that the user names; unlike `read_regular` also of a pipe, such as a shell makes of `<(...)`.
 
     Raises:
-        DataError: the file cannot be read, or a line is not UTF-8.
+        OSError: it cannot be read, or holds more than `limit` bytes (EFBIG).
     """
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit / 1e6:,.0f} MB", str(path))
+    return data
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The non-blank lines of a UTF-8 file that the user names, each with "file:line" for messages.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not UTF-8 or longer than LONGEST_LINE.
+    """
+    number = 0
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            while piece := file.readline(LONGEST_LINE + 1):
+                for raw in piece.splitlines():  # one, or several where only carriage returns end lines
+                    number += 1
+                    line = _decode(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, f"{path}:{number}")
+                    if line.strip():
+                        yield f"{path}:{number}", line
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        where = f"{path}:{number}"
-        try:
-            line = raw.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-        if line.strip():
-            yield where, line
+
+
+def _decode(line: bytes, where: str) -> str:
+    if len(line) > LONGEST_LINE:
+        raise DataError(f"{where}: a line of more than {LONGEST_LINE / 1e6:.0f} MB; is this a text file?")
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
 
 
 def parse_json(text: str | bytes) -> Any:
     """The value in a JSON text that a user or another program wrote.
 
-    Stricter and safer than `json.loads`: NaN and Infinity are not JSON, and values that are nested too deeply or have
-    too many digits are refused as other mistakes are.
+    Stricter and safer than `json.loads`: what is accepted can be written again and walked through. NaN, Infinity and
+    numbers beyond the range of a float are refused, whole numbers of more than DIGITS digits, and values nested more
+    than NESTING deep.
 
     Raises:
         ValueError: it is not JSON, or not UTF-8; the message says where.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_short)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " * (error.lineno > 1)
         raise ValueError(f"{error.msg} at {line}column {error.colno}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    inside = [value]
+    for _ in range(NESTING):
+        inside = [inner for outer in inside for inner in _children(outer) if isinstance(inner, dict | list)]
+        if not inside:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"a number as large as {digits[:20]} is not a float")
+    return number
+
+
+def _short(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits, {DIGITS} at most")
+    return int(digits)
 
 
 @contextmanager

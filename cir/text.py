@@ -23,9 +23,11 @@ _SPACES = re.compile(r"\s{2,}")
 
 def clean_caption(caption: str) -> str:
     """The caption processor of LAVIS, as SPRC uses it: lower case, some punctuation to spaces, at most 50 words."""
-    caption = _SPACES.sub(" ", _PUNCTUATION.sub(" ", caption.lower()))
-    caption = caption.rstrip("\n").strip(" ")
-    return " ".join(caption.split(" ")[:MAX_WORDS])
+    return " ".join(_clean(caption).split(" ")[:MAX_WORDS])
+
+
+def _clean(caption: str) -> str:
+    return _SPACES.sub(" ", _PUNCTUATION.sub(" ", caption.lower())).rstrip("\n").strip(" ")
 
 
 def read_vocabulary(path: Path) -> list[str]:
@@ -113,3 +115,15 @@ class Tokenizer:
             ids[row, : len(pieces.ids)] = pieces.ids
             mask[row, : len(pieces.ids)] = 1
         return ids, mask
+
+    def unread(self, caption: str, length: int) -> str:
+        """The end of a raw caption, cleaned, that is left out when it is cut to `length` pieces; "" if nothing is."""
+        cleaned, read = _clean(caption), clean_caption(caption)
+        if cleaned == read and len(read) <= length - 2:  # [CLS] and [SEP] are pieces too
+            return ""
+        with self._lock:
+            self._pieces.no_truncation()
+            offsets = self._pieces.encode(read).offsets
+        if len(offsets) <= length:
+            return cleaned[len(read) :].strip(" ")
+        return cleaned[read.rfind(" ", 0, offsets[length - 1][0] + 1) + 1 :]

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TypeVar
 
 from cir.forks import inherited
 
 T = TypeVar("T")
+_LOAD = Path("/proc/loadavg")  # Linux; its fourth field is "threads that run now/threads", on the whole machine
 
 
 def default_workers() -> int:
@@ -18,6 +20,16 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_cores() -> int:
+    """Cores of this process that nothing else computes on at this moment, at least one; all where that is unknown."""
+    try:
+        running = int(_LOAD.read_text("ascii").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return default_workers()
+    others = running - 1  # this thread runs too
+    return max(1, min(default_workers(), (os.cpu_count() or 1) - others))
 
 
 def map_batches(
@@ -33,8 +45,9 @@ def map_batches(
     """
     function = inherited(function)
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    workers = min(default_workers(), len(batches))
-    if workers < 2:
-        return [function(batch) for batch in batches]
-    with share(workers), ThreadPoolExecutor(workers, thread_name_prefix="cir-batch") as pool:
-        return list(pool.map(function, batches))
+    workers = max(1, min(default_workers(), len(batches)))
+    with share(workers):
+        if workers == 1:
+            return [function(batch) for batch in batches]
+        with ThreadPoolExecutor(workers, thread_name_prefix="cir-batch") as pool:
+            return list(pool.map(function, batches))

@@ -258,6 +258,14 @@ class ExposesQueryStates(Protocol):
         """(B, width) -> (B, D) float32, unit-norm query vectors, by the native head or the head of an older space."""
 
 
+@runtime_checkable
+class TellsUnread(Protocol):
+    """A query encoder that says which part of a caption it does not read."""
+
+    def unread(self, caption: str) -> str:
+        """The end of a caption that is too long; "" if all of it is read."""
+
+
 class Encoder(GalleryEncoder, QueryEncoder, Protocol):
     """A model that encodes both queries and galleries, in one space."""
 
@@ -294,6 +302,7 @@ class SearchResult:
         confident: whether the best hit scores as high as right answers usually do (`ModelCard.min_scores`); None if
             unknown: a query without a caption or with negatives, or a model that was not calibrated.
         unsearched: number of images left out, because no validated mapping leads to their space.
+        unread: the ends of the caption and of negatives that are longer than the model reads; empty if all was read.
     """
 
     query: Query
@@ -303,3 +312,4 @@ class SearchResult:
     seconds: float
     confident: bool | None = None
     unsearched: int = 0
+    unread: tuple[str, ...] = ()

@@ -193,18 +193,16 @@ def training_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def cli(capfd: pytest.CaptureFixture[str]) -> Run:
     """The command line as a shell would run it, in this process."""
 
     def run(*words: object) -> Outcome:
-        from cir.cli import main
+        from cir.cli import cli, process
 
         capfd.readouterr()
-        monkeypatch.setattr("sys.argv", ["cir", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
+        code = process.run(cli, list(map(str, words)))
         captured = capfd.readouterr()
-        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+        return Outcome(code, captured.out, captured.err)
 
     return run
 

@@ -37,6 +37,7 @@ def quiet_libraries() -> None:
     """Keep libraries from writing to stderr and from contacting a hub; called before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's C++ side does not use Python's warnings
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, large pictures: what matters becomes an error
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
-from cir.cli.query_lines import answer_lines
-from cir.cli.results import table, to_json
+from cir.cli.query_lines import LARGEST_K, answer_lines
+from cir.cli.references import STDIN, find_reference, read_stdin
+from cir.cli.results import path_lines, table, to_json, warnings
 from cir.conditions import Condition
-from cir.errors import UsageError
+from cir.errors import DataError, UsageError
 from cir.types import Query, SearchResult
 
 if TYPE_CHECKING:
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 @index_argument
 @click.argument("batch", required=False, metavar="[-]")
 @click.option(
-    "-i", "--image", "references", multiple=True, metavar="REF", help="Reference: an image file or a gallery id."
+    "-i",
+    "--image",
+    "references",
+    multiple=True,
+    metavar="REF",
+    help="Reference: a gallery id, an image file, also in a zip (photos.zip/a.jpg), or - for a picture on stdin.",
 )
 @click.option(
     "-t",
@@ -40,7 +47,7 @@ if TYPE_CHECKING:
     metavar="TEXT",
     help="Rank images like this lower. None is excluded: for that use --where. May be repeated.",
 )
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Number of hits.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1, LARGEST_K), help="Number of hits.")
 @click.option(
     "--where",
     multiple=True,
@@ -48,7 +55,8 @@ if TYPE_CHECKING:
     help="Only images with this metadata, or COLUMN!=VALUE, without it. May be repeated: all must hold.",
 )
 @click.option("--exact", is_flag=True, help="Score every image exactly; slower for tokens, and from 100,000 images on.")
-@click.option("--paths", is_flag=True, help="Print only the files, one per line.")
+@click.option("--paths", is_flag=True, help="Print only the files, one per line; each can be a REF again.")
+@click.option("-0", "null", is_flag=True, help="With --paths: end each with NUL, for `xargs -0` and odd names.")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
 @click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
@@ -64,6 +72,7 @@ def query(
     where: tuple[str, ...],
     exact: bool,
     paths: bool,
+    null: bool,
     sheet: Path | None,
     model: str | None,
     device: str,
@@ -76,13 +85,15 @@ def query(
     describes. Several references are averaged.
 
     With `-` instead of -i and -t, queries are read from stdin as JSON lines {"references", "text", "negatives", "k",
-    "where", "id"}. Each is answered by a JSON line, in order; lines that have already arrived are answered together.
+    "where", "id"}. Each is answered by a JSON line, in order; lines that have already arrived are answered together. A
+    line that cannot be answered gets {"id", "error"}, and the others their hits.
     "where" is an object such as {"season": "Summer"}, or a list such as ["season!=Summer", "colour=red"].
 
     \b
     Example:
       cir query my.index -i shirt.jpg -t "in red, with long sleeves" --sheet answer.png
-      cir query my.index -t "a striped summer dress" -k 20 --paths
+      cir query my.index -t "a striped summer dress" -k 20 --paths -0 | xargs -0 cp -t picked/
+      curl -s https://example.org/shirt.jpg | cir query my.index -i - -t "in red"
       cir query my.index - < queries.jsonl > answers.jsonl
     """
     quiet_libraries()
@@ -90,24 +101,34 @@ def query(
 
     if as_json and paths:
         raise UsageError("--json and --paths exclude each other; give one of them")
+    if null and not paths:
+        raise UsageError("-0 ends the paths of --paths; give both")
+    if references.count(STDIN) > 1:
+        raise UsageError("-i - is given twice; standard input holds one picture")
     if batch not in (None, "-"):
         raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
     if batch == "-" and (references or text or negatives or sheet or paths or where):
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
     searcher = open_index(index, model=model, model_dirs=model_dirs, device=device)
     if batch == "-":
+        if sys.stdin is None:
+            raise DataError("standard input is closed; the queries come from it")
         return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
     conditions = tuple(map(Condition.parse, where))
-    result = searcher.search(Query(references, text.strip(), negatives, k, conditions), exact=exact)
+    given = tuple(read_stdin() if name == STDIN else name for name in references)
+    found = tuple(name if isinstance(name, bytes) else find_reference(searcher, name) for name in given)
+    result = searcher.search(Query(found, text.strip(), negatives, k, conditions), exact=exact)
     if sheet:
         _draw(searcher, result, sheet)
+    result = replace(result, query=replace(result.query, references=references))  # names, in place of bytes
     if as_json:
         click.echo(json.dumps(to_json(result)))
     elif paths:
-        for hit in result.hits:
-            click.echo(hit.path or hit.id)
+        click.echo(path_lines(result, null=null), nl=False)
     else:
         click.echo(table(result), nl=bool(result.hits))
+    for warning in warnings(result, escaped=paths and not null):
+        click.echo(f"cir: {warning}", err=True)
     if not result.hits:
         meets = " and ".join(map(str, conditions))
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)

@@ -13,7 +13,7 @@ import click
 from cir.cli.results import to_json
 from cir.conditions import Condition
 from cir.errors import CirError, DataError
-from cir.files import parse_json
+from cir.files import LONGEST_LINE, parse_json
 from cir.types import Query, SearchResult
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHUNK = 65_536  # bytes read at once
 BATCH = 256  # queries answered at once
+LARGEST_K = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class Line:
     number: int
     id: Any
     query: Query | None
-    error: str = ""
+    error: CirError | None = None
 
 
 def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -> int:
-    """Answer JSON lines in order; a bad line is answered with its error.
+    """Answer JSON lines in order; a bad line is answered with its error, and so is one that meets a bug of ours.
 
     Args:
         searcher: the index.
@@ -44,9 +45,13 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -
 
     Returns:
         The exit code: 0, 1 without any hit, 2 with a bad line.
+
+    Raises:
+        Exception: at the end, the first bug that a line has met.
     """
     _ = searcher.encoder  # a model that is missing is one error, not one per line
     bad = hits = 0
+    bug: Exception | None = None
     for lines in read_batches(stream, k):
         for line, result in zip(lines, _answers(searcher, lines, exact), strict=True):
             if isinstance(result, SearchResult):
@@ -55,40 +60,61 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -
             else:
                 bad += 1
                 answer = {"id": line.id, "error": f"line {line.number}: {result}"}
+                if not isinstance(result, CirError):
+                    bug = bug or result
+                    answer["error"] = f"line {line.number}: a bug in cir: {type(result).__name__}: {result}"
             click.echo(json.dumps(answer))
         sys.stdout.flush()
     if bad:
         click.echo(f"cir: {bad:,} lines could not be answered; their answers say why", err=True)
+    if bug is not None:
+        raise bug
     return 2 if bad else 0 if hits else 1
 
 
 def read_batches(stream: BinaryIO, k: int) -> Iterator[list[Line]]:
-    """Lines in batches of what can be read without waiting, so that a slow writer gets each answer at once."""
-    number, rest, end = 0, b"", False
+    """Lines in batches of what can be read without waiting, so that a slow writer gets each answer at once.
+
+    No more than LONGEST_LINE bytes of a line are kept.
+
+    Raises:
+        DataError: the stream cannot be read.
+    """
+    number, rest, end = 0, bytearray(), False
     while not end:
-        data = stream.read1(CHUNK)  # type: ignore[attr-defined]
+        try:
+            data = stream.read1(CHUNK)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise DataError(f"standard input cannot be read: {error.strerror}") from None
         end = not data
-        *complete, rest = (rest + data).split(b"\n") if not end else [rest, b""]
+        first, *others = data.split(b"\n")
+        rest += first if len(rest) <= LONGEST_LINE else b""
+        complete: list[bytes | bytearray] = []
+        for piece in others:
+            complete.append(rest)
+            rest = bytearray(piece)
+        if end:
+            complete.append(rest)
         batch = []
         for text in complete:
             number += 1
             if text.strip():
-                batch.append(_read(number, text, k))
+                batch.append(_read(number, bytes(text), k))
         for start in range(0, len(batch), BATCH):
             yield batch[start : start + BATCH]
 
 
-def _answers(searcher: Searcher, lines: Sequence[Line], exact: bool) -> list[SearchResult | str]:
+def _answers(searcher: Searcher, lines: Sequence[Line], exact: bool) -> list[SearchResult | Exception]:
     """The result of each line, or what is wrong with it. A batch with a bad query is split until that one is alone."""
     queries = [line.query for line in lines if line.query is not None]
     if len(queries) < len(lines):
         results = iter(_answers(searcher, [line for line in lines if line.query is not None], exact))
-        return [line.error if line.query is None else next(results) for line in lines]
+        return [line.error or next(results) for line in lines]
     try:
         return list(searcher.search_many(queries, exact=exact))
-    except CirError as error:
+    except Exception as error:  # a bug too: one line may not take the others' answers away
         if len(lines) == 1:
-            return [str(error)]
+            return [error]
     half = len(lines) // 2
     return _answers(searcher, lines[:half], exact) + _answers(searcher, lines[half:], exact)
 
@@ -100,10 +126,12 @@ def _read(number: int, text: bytes, k: int) -> Line:
         identity = values.get("id")
         return Line(number, identity, _parse(values, k))
     except CirError as error:
-        return Line(number, identity, None, str(error))
+        return Line(number, identity, None, error)
 
 
 def _values(line: bytes) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise DataError(f"longer than {LONGEST_LINE / 1e6:.0f} MB; a query is one line")
     try:
         values = parse_json(line)
     except ValueError as error:
@@ -116,10 +144,12 @@ def _values(line: bytes) -> dict[str, Any]:
 def _parse(values: dict[str, Any], k: int) -> Query:
     known = {"references", "text", "negatives", "k", "where", "id"}
     if extra := sorted(values.keys() - known):
-        raise DataError(f"unknown key {', '.join(extra)}; there are: {', '.join(sorted(known))}")
+        raise DataError(f"unknown key {', '.join(extra)[:200]}; there are: {', '.join(sorted(known))}")
     count = values.get("k", k)
     if not isinstance(count, int) or isinstance(count, bool):
         raise DataError('"k" is a whole number')
+    if count > LARGEST_K:
+        raise DataError(f'"k" is at most {LARGEST_K:,}')
     text = values.get("text", "")
     if not isinstance(text, str):
         raise DataError('"text" is a string')

@@ -1,9 +1,12 @@
-"""A search result as JSON and as a table."""
+"""A search result as JSON, as a table and as paths."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
+from cir.cli.printable import one_line, printable
 from cir.conditions import Condition
 from cir.types import SearchResult
 
@@ -27,17 +30,19 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "unsearched": result.unsearched,
         "seconds": round(result.seconds, 4),
         "confident": result.confident,
+        "unread": list(result.unread),
         "hits": hits,
     }
 
 
 def table(result: SearchResult) -> str:
     """Rank, score, id and metadata, aligned."""
-    width = max((len(hit.id) for hit in result.hits), default=0)
+    names = [printable(hit.id) for hit in result.hits]
+    width = max(map(len, names), default=0)
     lines = []
-    for hit in result.hits:
-        metadata = ", ".join(value for value in hit.metadata.values() if value)
-        lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {hit.id:<{width}}  {metadata}".rstrip())
+    for hit, name in zip(result.hits, names, strict=True):
+        metadata = printable(", ".join(value for value in hit.metadata.values() if value))
+        lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {name:<{width}}  {metadata}".rstrip())
     if result.unsearched:
         lines.append(
             f"{result.unsearched:,} images were not searched: no validated mapping to their space; see `cir info`"
@@ -45,3 +50,35 @@ def table(result: SearchResult) -> str:
     if result.confident is False:
         lines.append("not confident: right answers of this model usually score higher than the best hit here")
     return "\n".join(lines)
+
+
+def path_lines(result: SearchResult, *, null: bool) -> bytes:
+    """The files of the hits, or the ids of those whose file is gone, as bytes.
+
+    Args:
+        result: of a search.
+        null: end each with NUL and write it as it is; otherwise each is a line, and what would break it is escaped.
+    """
+    names = [hit.path or hit.id for hit in result.hits]
+    if null:
+        return b"".join(os.fsencode(name) + b"\0" for name in names)
+    return b"".join(os.fsencode(_escaped(name)) + b"\n" for name in names)
+
+
+def warnings(result: SearchResult, *, escaped: bool) -> Iterator[str]:
+    """What a person should know beside the hits.
+
+    Args:
+        result: of a search.
+        escaped: whether it was written by `path_lines` without NUL.
+    """
+    for end in result.unread:
+        yield f"not read, because the text is longer than the model reads: {one_line(end)}"
+    odd = sum(_escaped(hit.path or hit.id) != (hit.path or hit.id) for hit in result.hits)
+    if escaped and odd:
+        yield f"{odd:,} paths hold control characters, which are escaped here; -0 writes them as they are"
+
+
+def _escaped(name: str) -> str:
+    """A file name on one line; bytes that are no text stay as they are, for the program that reads them."""
+    return "".join(c if "\udc80" <= c <= "\udcff" else printable(c) for c in name)

@@ -7,15 +7,19 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
-from cir.files import parse_json
+from cir.files import parse_json, read_regular
 from cir.images import ImageFile
+from cir.images.names import canonical_id
 
 # The official FashionIQ and CIRR loaders open .png; FashionIQ's own pictures and COCO's are .jpg. In any letter case.
 SUFFIXES = (".png", ".jpg", ".jpeg")
+
+LARGEST = 2_000_000_000  # bytes of an annotation file; COCO's are the largest
 
 Places = Mapping[str, Path]  # image id -> where its picture belongs, without suffix
 
@@ -68,7 +72,7 @@ def read_json(path: Path, kind: type, what: str) -> Any:
         DataError: the file cannot be read, is not JSON, or is not a `kind`.
     """
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_regular(path, LARGEST))
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); --data-root is the data set's own folder,"
@@ -86,7 +90,17 @@ def read_files(path: Path) -> dict[str, str]:
     files: dict[str, str] = read_json(path, dict, "a table of image names and files")
     if not files or not all(isinstance(file, str) for file in files.values()):
         raise DataError(f"{path}: not a table of image names and files; get the official file again")
+    check_names(files.values(), path)
     return files
+
+
+def check_names(names: Iterable[str], path: Path) -> None:
+    """Raise DataError for a picture that would be read outside of the data set's folder."""
+    for name in names:
+        try:
+            canonical_id(name)
+        except ValueError as error:
+            raise DataError(f"{path}: the picture {name!r} is {error}; get the official file again") from None
 
 
 def read_names(path: Path) -> list[str]:
@@ -94,15 +108,19 @@ def read_names(path: Path) -> list[str]:
     names: list[str] = read_json(path, list, "a list of image names")
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: not a list of image names; get the official file again")
+    check_names(names, path)
     return names
 
 
-def read_entries(path: Path, keys: Mapping[str, type], *, within: str = "") -> list[dict[str, Any]]:
+Kind = type | GenericAlias  # a type, or list[T] or dict[str, T]
+
+
+def read_entries(path: Path, keys: Mapping[str, Kind], *, within: str = "") -> list[dict[str, Any]]:
     """A list of objects that all have some keys, with values of given types.
 
     Args:
         path: the file.
-        keys: key -> type of its values.
+        keys: key -> type of its values; "outer.inner" is a key of an object within an entry.
         within: the key of the list, if the file is an object.
 
     Raises:
@@ -114,8 +132,22 @@ def read_entries(path: Path, keys: Mapping[str, type], *, within: str = "") -> l
         raise DataError(f"{path}: no entries; get the official file again")
     for number, entry in enumerate(entries):
         for key, kind in keys.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                raise DataError(
-                    f"{path}: entry {number} has no {key!r} of type {kind.__name__}; get the official file again"
-                )
+            value = entry
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            if not _is(value, kind):
+                name = str(kind) if isinstance(kind, GenericAlias) else kind.__name__
+                place = " in its ".join(map(repr, reversed(key.split("."))))
+                raise DataError(f"{path}: entry {number} has no {place} of type {name}; get the official file again")
     return entries
+
+
+def _is(value: object, kind: Kind) -> bool:
+    if isinstance(kind, GenericAlias):
+        inner = kind.__args__[-1]
+        if not isinstance(value, kind.__origin__):
+            return False
+        return all(_is(item, inner) for item in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)

@@ -8,7 +8,6 @@ phrasings are reported as the group "phrasing:train".
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from cir.data import products, wardrobe
 from cir.data.benchmark import Benchmark
 from cir.data.captions import with_captions
+from cir.data.csv_table import CsvTable
 from cir.data.items import Catalogue, Item
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
@@ -64,11 +64,10 @@ def load_wardrobe(folder: Path, *, queries: int = WARDROBE_QUERIES) -> Benchmark
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder}: not empty and no wardrobe; name a new folder, or leave out --data-root")
         wardrobe.write(folder, WARDROBE_PICTURES, seed=WARDROBE_SEED)
-    with table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"id", *wardrobe.KINDS} <= set(reader.fieldnames or ()):
-            raise DataError(f"{table}: not the table of a wardrobe; name a new folder, or leave out --data-root")
-        rows = {row["id"]: row for row in reader}
+    drawn_before = CsvTable(table, "id", "name a new folder, or leave out --data-root")
+    if not set(wardrobe.KINDS) <= set(drawn_before.columns):
+        raise DataError(f"{table}: not the table of a wardrobe; name a new folder, or leave out --data-root")
+    rows = {name: values for _, name, values in drawn_before.rows()}
     files = [image for image in scan([folder]) if image.id in rows]
     if len(files) < len(rows):
         raise DataError(

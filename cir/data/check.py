@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from cir.data.annotations import Places, find_pictures
 from cir.data.benchmark import ids_sha256
 from cir.data.protocols import PROTOCOLS, TRAIN_SPLITS
 from cir.errors import DataError
+from cir.files import sha256_file
 
 OK, MISSING, OTHER = "ok", "missing", "not the official file"
 UNKNOWN = "present; its official digest is not known"
@@ -94,6 +94,5 @@ def _state(root: Path, file: str, entry: Mapping[str, Any]) -> str:
         return MISSING
     if entry["sha256"] is None:
         return UNKNOWN
-    data = path.read_bytes()
-    same = len(data) == entry["bytes"] and hashlib.sha256(data).hexdigest() == entry["sha256"]
+    same = path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
     return OK if same else OTHER

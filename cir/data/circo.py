@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cir.data.annotations import Annotated, read_entries
+from cir.data.annotations import Annotated, Kind, read_entries
 from cir.data.judged_query import JudgedQuery
 
 IMAGES = 123_403
@@ -26,8 +26,9 @@ def read_circo(root: Path, split: str, *, pictures: bool) -> Annotated:
     """
     judged = split != "test"
     path = root / "annotations" / f"{split}.json"
-    keys: dict[str, type] = {"id": int, "reference_img_id": int, "relative_caption": str}
-    entries = read_entries(path, keys | ({"target_img_id": int, "gt_img_ids": list} if judged else {}))
+    keys: dict[str, Kind] = {"id": int, "reference_img_id": int, "relative_caption": str}
+    targets: dict[str, Kind] = {"target_img_id": int, "gt_img_ids": list[int], "semantic_aspects": list[str]}
+    entries = read_entries(path, keys | (targets if judged else {}))
     files = _coco_files(root / COCO_LIST) if pictures or (root / COCO_LIST).is_file() else {}
     folder = root / COCO / "unlabeled2017"
     return Annotated(
@@ -51,6 +52,6 @@ def _query(entry: dict[str, Any], judged: bool) -> JudgedQuery:
         caption=entry["relative_caption"],
         targets=frozenset(map(str, entry["gt_img_ids"] if judged else ())),
         captions=(entry["relative_caption"],),
-        groups=tuple(entry.get("semantic_aspects", ())),
+        groups=tuple(entry["semantic_aspects"] if judged else ()),
         first_target=str(entry["target_img_id"]) if judged else "",
     )

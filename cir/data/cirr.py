@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cir.data.annotations import Annotated, Places, TrainQueries, read_entries, read_files
+from cir.data.annotations import Annotated, Kind, Places, TrainQueries, read_entries, read_files
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 
@@ -24,11 +24,8 @@ def read_cirr(root: Path, split: str) -> Annotated:
     judged = split != "test1"
     files = read_files(annotations / "image_splits" / f"split.rc2.{split}.json")
     path = annotations / "captions" / f"cap.rc2.{split}.json"
-    keys: dict[str, type] = {"pairid": int, "reference": str, "caption": str, "img_set": dict}
-    entries = read_entries(path, keys | ({"target_hard": str, "target_soft": dict} if judged else {}))
-    for number, entry in enumerate(entries):
-        if not isinstance(entry["img_set"].get("members"), list):
-            raise DataError(f"{path}: entry {number} has no 'members' in its 'img_set'; get the official file again")
+    keys: dict[str, Kind] = {"pairid": int, "reference": str, "caption": str, "img_set.members": list[str]}
+    entries = read_entries(path, keys | ({"target_hard": str, "target_soft": dict[str, float]} if judged else {}))
     queries = tuple(_query(entry, judged) for entry in entries)
     return Annotated(queries, {"": frozenset(files)}, _places(root, files))
 

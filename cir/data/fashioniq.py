@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cir.data.annotations import Annotated, Places, TrainQueries, read_entries, read_names
+from cir.data.annotations import Annotated, Places, TrainQueries, check_names, read_entries, read_names
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 
@@ -63,7 +63,9 @@ def join_captions(captions: Sequence[str]) -> str:
 
 def _entries(root: Path, category: str, split: str) -> tuple[Path, list[dict[str, Any]]]:
     path = root / "captions" / f"cap.{category}.{split}.json"
-    return path, read_entries(path, {"candidate": str, "target": str, "captions": list})
+    entries = read_entries(path, {"candidate": str, "target": str, "captions": list})
+    check_names([entry[key] for entry in entries for key in ("candidate", "target")], path)
+    return path, entries
 
 
 def _query(category: str, number: int, entry: dict[str, Any]) -> JudgedQuery:

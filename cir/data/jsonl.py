@@ -2,8 +2,8 @@
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"], "subset": [...]}
 
-Image names are relative to the folder or zip. Only "subset" is optional. A query with an empty reference is text alone,
-a query with an empty caption is "more like this"; one of the two is needed.
+Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). Only "subset" is optional. A
+query with an empty reference is text alone, one with an empty caption is "more like this"; one of the two is needed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50", "mAP@10")))
 SUBSET_MEASURES = tuple(map(parse_measure, ("Rs@1", "Rs@2", "Rs@3")))
 REQUIRED = ("id", "reference", "caption", "targets")
 KEYS = (*REQUIRED, "subset")
+_UNREAD = ' \t\n\r.!"()*#:;~'  # what models read as nothing (`cir.text`)
 
 
 def load_jsonl(
@@ -112,7 +113,7 @@ def parse_query(line: str, where: str) -> JudgedQuery:
         raise DataError(f"{where}: the id is empty; give every query an id of its own")
     if not query.targets:
         raise DataError(f"{where}: 'targets' is empty; name at least one image")
-    if not query.reference and not query.caption.strip():
+    if not query.reference and not query.caption.strip(_UNREAD):
         raise DataError(f"{where}: neither a reference nor a caption; give at least one of them")
     return query
 

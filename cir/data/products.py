@@ -6,13 +6,13 @@ The splits are by the hash of an id, so that they are the same for everybody wha
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from cir.data.captions import value_in_name
+from cir.data.csv_table import CsvTable
 from cir.data.items import Item
 from cir.errors import DataError
 from cir.images import ZIP_SUFFIX, ImageFile, scan
@@ -61,15 +61,11 @@ def read_styles(data_root: Path) -> dict[str, dict[str, str]]:
     path = data_root / "styles.csv"
     if not path.is_file():
         raise DataError(f"{data_root}: no styles.csv; --data-root is the folder of the product data set")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {"id", "masterCategory", *COLUMNS.values()} - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{path}: no column {', '.join(sorted(missing))}; is it the styles.csv of the data set?")
-        try:
-            return {row["id"]: row for row in reader}
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path}: not a readable CSV file: {error}; get it again") from None
+    table = CsvTable(path, "id", "is it the styles.csv of the data set?")
+    missing = {"masterCategory", "productDisplayName", *COLUMNS.values()} - set(table.columns)
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(sorted(missing))}; is it the styles.csv of the data set?")
+    return {name: values for _, name, values in table.rows(longer=True)}
 
 
 def image_source(data_root: Path, images: str | None = None) -> Path:

@@ -132,6 +132,11 @@ class SprcEncoder:
         with self._turn:
             return _numpy(self.sprc.prompted_text_state(*self.sprc.tokenize(captions)))
 
+    def unread(self, caption: str) -> str:
+        """The end of a caption that the model does not read, because it is too long; "" if it reads all of it."""
+        tokenizer = self.sprc.tokenizer
+        return tokenizer.unread(caption, self.sprc.config.text_length) if tokenizer else ""
+
     @torch.inference_mode()
     def project_states(self, states: Floats, space: str | None = None) -> Floats:
         """(B, width) of `query_states` or `text_states` -> (B, D) float32, unit-norm."""

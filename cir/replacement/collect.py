@@ -69,10 +69,8 @@ class SampleCollector:
             WeightsError: the new model's vectors are not unit-norm.
         """
         gallery, space, encoder = self.searcher.gallery, made_by.space.id, self.encoder
-        started = time.perf_counter()
         drawn = [gallery.image(name) for name in _draw(gallery.ids_in(space), queries, self.sample, rng)]
-        photos, new_gallery = self._encode(drawn)
-        speed = len(drawn) / max(time.perf_counter() - started, 1e-6)
+        photos, new_gallery, speed = self._encode(drawn)
         rows = {photo.id: row for row, photo in enumerate(photos)}
         references = {query.reference: gallery.image(query.reference) for query in queries if query.reference}
         readable = {"", *(name for name, photo in references.items() if _readable(photo))}
@@ -104,13 +102,18 @@ class SampleCollector:
         )
         return Collected(sample, usable, speed)
 
-    def _encode(self, photos: Sequence[StoredImage]) -> tuple[list[StoredImage], Floats]:
-        """The photos that can be used, and what would rank them: (n, E) vectors or (n, T, E) tokens, float32."""
+    def _encode(self, photos: Sequence[StoredImage]) -> tuple[list[StoredImage], Floats, float]:
+        """Encode photos as a build would.
+
+        Returns:
+            The photos that can be used; what would rank them, (n, E) vectors or (n, T, E) tokens, float32; and photos
+            per second of the pipeline, by the clock.
+        """
         tokens = keeps_tokens(self.searcher.gallery.manifest, self.encoder.card)
         layout = Layout.of(self.encoder.card, tokens, "float32")
         by_digest: dict[bytes, Stored] = {}
         digests: dict[str, bytes] = {}
-        done = 0
+        done, started = 0, time.perf_counter()
         for batch in encode_photos(photos, self.encoder, layout):
             values = batch.tokens if layout.tokens else batch.vectors
             if values is not None:
@@ -119,10 +122,11 @@ class SampleCollector:
             done += len(batch.files) + len(batch.unreadable)
             if self.progress:
                 self.progress(done, len(photos))
+        speed = len(photos) / max(time.perf_counter() - started, 1e-6)
         usable = [photo for photo in photos if digests.get(photo.id) in by_digest]
         if not usable:
             raise MissingImageError(f"none of {len(photos):,} photos is where it was indexed; bring them back")
-        return usable, np.stack([by_digest[digests[photo.id]] for photo in usable]).astype(np.float32)
+        return usable, np.stack([by_digest[digests[photo.id]] for photo in usable]).astype(np.float32), speed
 
     def _encode_native(self, space: str, queries: Sequence[JudgedQuery]) -> Floats | None:
         """The queries by the model that made a space; None if its folder is missing."""

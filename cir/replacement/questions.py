@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +22,12 @@ from cir.data.items import Catalogue, Item
 from cir.data.jsonl import parse_query
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, UsageError
-from cir.files import read_lines, sha256_bytes
+from cir.files import read_lines, read_regular, sha256_bytes
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.questions import StoredQuestions, read_questions, write_questions
 
 GENERATED = 1000  # queries generated from metadata by default
+LARGEST_PHOTO = 1_000_000_000  # bytes
 STORED_TARGETS = 5  # photos of targets stored per query; common attributes have hundreds of targets
 # How often a generated caption changes one attribute, and two.
 CHANGES = {1: 0.7, 2: 0.3}
@@ -184,11 +186,12 @@ def _gallery_id(name: str, gallery: Gallery, data_root: Path | None, where: str)
     if name in gallery:
         return name
     if data_root is not None:
-        try:
-            same = gallery.ids_of(hashlib.sha256((data_root / name).read_bytes()).digest())
-        except (OSError, ValueError):  # missing, or not a file name
-            same = []
-        if same:
-            return same[0]
+        for form in (name, unicodedata.normalize("NFD", name)):  # as macOS stores names
+            try:
+                same = gallery.ids_of(hashlib.sha256(read_regular(data_root / form, LARGEST_PHOTO)).digest())
+            except (OSError, ValueError):  # missing, or not a file name
+                same = []
+            if same:
+                return same[0]
     place = f" nor a picture of it below {data_root}" if data_root else "; --data-root names a folder of its pictures"
     raise MissingImageError(f"{where}: {name!r} is not an id of {gallery.folder}{place}")

@@ -128,7 +128,8 @@ def study_replacement(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             cir=__version__,
         )
-        studies.append(_judge(collected, evidence, card))
+        with encoder.shared_by(1):  # fits with torch
+            studies.append(_judge(collected, evidence, card))
     return studies
 
 

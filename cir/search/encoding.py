@@ -83,7 +83,9 @@ class SpaceEncoder:
             composed: Floats = self.compose([reference], [""])[0]
             return composed
         model = self.load()
-        encoded = model.encode_images(model.preprocess(reference.picture(model.min_side))[None])
+        pixels = model.preprocess(reference.picture(model.min_side))[None]
+        with model.shared_by(1):
+            encoded = model.encode_images(pixels)
         if encoded.vectors is not None and vectors:
             vector: Floats = encoded.vectors[0]
             return vector

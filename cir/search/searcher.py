@@ -26,7 +26,7 @@ from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
 from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
-from cir.types import Encoder, Hit, ModelCard, Query, SearchResult
+from cir.types import Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -185,7 +185,7 @@ class Searcher:
         vectors = encode_in_every_space(self.gallery, self._encoder_for, prepared)
         results = self._rank(prepared, vectors, groups)
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
-        return [replace(result, seconds=seconds) for result in results]
+        return [replace(result, seconds=seconds, unread=self._unread(result.query)) for result in results]
 
     @no_fork
     def encode(self, queries: Query | Iterable[Query]) -> QueryVectors:
@@ -286,6 +286,13 @@ class Searcher:
         if least is None or query.query.negatives or not query.caption or not hits:
             return None
         return hits[0].score >= least
+
+    def _unread(self, query: Query) -> tuple[str, ...]:
+        """The ends of its texts that some model does not read; models that it needs are loaded by now."""
+        models = [model for model in self._encoders.values() if isinstance(model, TellsUnread)]
+        texts = (query.text, *query.negatives)
+        ends = (max((model.unread(text) for model in models), key=len, default="") for text in texts)
+        return tuple(filter(None, ends))
 
     def _log_usage(self, results: Iterable[SearchResult]) -> None:
         """Log the hits of older models."""

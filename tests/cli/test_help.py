@@ -1,4 +1,4 @@
-"""The command line as a whole: help, version, mistakes, a closed pipe, and our own bugs."""
+"""The command line as a whole: help, version, mistakes, and a closed pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import click
 import pytest
 
 from cir.cli import cli as group
-from cir.cli import main
 from cir.testing.commands import Run, mistake
 
 LONGEST = 60  # characters of a first sentence that `cir --help` shows whole, full stop included
@@ -86,25 +85,3 @@ def test_a_closed_pipe_is_no_error(wardrobe_index: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_behind_stdout_is_one_line(wardrobe_index: Path) -> None:
-    command = [sys.executable, "-c", "from cir.cli import main; main()", "info", str(wardrobe_index)]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "cir: the output cannot be written: no space left on the device\n",
-    )
-
-
-def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, wardrobe_index: Path) -> None:
-    def fail(*args: object, **options: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("cir.search.open_index", fail)
-    monkeypatch.setattr("sys.argv", ["cir", "query", str(wardrobe_index), "-t", "red"])
-    with pytest.raises(ZeroDivisionError):
-        main()

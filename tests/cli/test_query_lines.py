@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import random
 import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,13 @@ from typing import Any
 import pytest
 
 from cir import build_index, load_model
-from cir.cli.query_lines import BATCH, read_batches
+from cir.cli.query_lines import BATCH, answer_lines, read_batches
+from cir.errors import DataError
 from cir.images import scan
+from cir.indexer.reading.gallery import Gallery
 from cir.search import Searcher
 from cir.testing.commands import Outcome, Run, mistake
+from cir.testing.fakes import FakeEncoder, build, folder_of
 from cir.types import Query, SearchResult
 
 Ask = Callable[..., Outcome]
@@ -99,6 +106,13 @@ def test_exit_codes(ask: Ask) -> None:
         ('{"text": "a", "k": NaN}', "not JSON: NaN is not a JSON number"),
         ('{"text": "a", "k": ' + "1" * 5000 + "}", "not JSON"),
         ("[" * 200_000, "not JSON: nested too deeply"),
+        ('{"id": ' + "[" * 500 + "]" * 500 + ', "text": "a"}', "not JSON: nested too deeply"),  # read, but not written
+        ('{"text": "a", "id": 1e999}', "not JSON: a number as large as 1e999"),
+        ('{"text": "a", "k": ' + "9" * 90 + "}", '"k" is at most 1,000,000'),
+        (r'{"references": ["\ud800"]}', "neither an image file nor an id"),
+        (r'{"references": ["a\u0000b"]}', "neither an image file nor an id"),
+        ('{"references": ["/dev/zero"]}', "neither an image file nor an id"),
+        ('{"negatives": [[]], "text": "a"}', '"negatives" is a list of strings'),
         ('{"references": [5]}', "list of strings"),
         ('{"text": "a", "where": "x=y"}', '"where" is an object'),
         ('{"text": "a", "where": ["x"]}', "'x' is not a condition"),
@@ -144,6 +158,72 @@ def test_bad_lines_between_good_ones(ask: Ask, tmp_path: Path) -> None:
         else:
             (alone,) = answers(ask(encoded([line])))
             assert [hit["id"] for hit in answer["hits"]] == [hit["id"] for hit in alone["hits"]]
+
+
+def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gigabyte without a line break is one bad line, and not in memory."""
+    monkeypatch.setattr("cir.cli.query_lines.LONGEST_LINE", 100_000)
+    given = b'{"text": "a"}\n{"text": "' + b"x" * 1_000_000 + b'"}\n{"text": "b"}\n' + b"y" * 1_000_000
+    tracemalloc.start()
+    lines = [line for batch in read_batches(io.BytesIO(given), 10) for line in batch]
+    kept = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept < 800_000
+    assert [line.query.text if line.query else None for line in lines] == ["a", None, "b", None]
+    assert [line.number for line in lines] == [1, 2, 3, 4]
+    assert "longer than" in str(lines[1].error)
+
+
+def test_a_bug_that_one_line_meets_takes_no_answer_from_the_others(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_many = Searcher.search_many
+
+    def broken(self: Searcher, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+        if any(query.text == "b" for query in queries):
+            raise ZeroDivisionError("of ours")
+        return search_many(self, queries, exact=exact)
+
+    monkeypatch.setattr(Searcher, "search_many", broken)
+    done = ask(encoded({"id": text, "text": text} for text in "abcde"))
+    assert done.code == 70
+    assert [answer["id"] for answer in answers(done) if "hits" in answer] == ["a", "c", "d", "e"]
+    assert answers(done)[1]["error"] == "line 2: a bug in cir: ZeroDivisionError: of ours"
+    assert "this is a bug in cir: ZeroDivisionError: of ours; the traceback is in" in done.err
+
+
+def test_a_stream_that_cannot_be_read_is_one_error() -> None:
+    class Broken(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(DataError, match="standard input cannot be read: Input/output error"):
+        list(read_batches(Broken(), 10))
+
+
+ODD = [None, True, -1, 3.5, 10**50, "", "red", "\ud800", "\0", "0001.png", "/dev/zero", [], {}, [[]], ["\ud800"]]
+ODD += [["0001.png"], ["x=y"], ["\0=\ud800"], {"a": "b"}, {"\0": "b"}, {"": ""}, ["."], "a/" * 3000]
+DAMAGE = [b"[", b"}", b'"', b"\\u", b"1e999", b"NaN", b"\xff", b"\0"]
+FIELDS = ["references", "text", "negatives", "k", "where", "id", "\ud800", "exclude"]
+
+
+def test_whatever_lines_hold_each_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, lines = random.Random(0), []
+    for _ in range(600):
+        line = bytearray(json.dumps({key: rng.choice(ODD) for key in rng.sample(FIELDS, rng.randint(0, 3))}).encode())
+        for _ in range(rng.choice([0, 0, 0, 1, 3])):
+            place = rng.randrange(len(line))
+            line[place : place + rng.randrange(3)] = rng.choice(
+                [b"[", b"}", b'"', b"\\u", b"1e999", b"NaN", b"\xff", b"\0"]
+            )
+        lines.append(bytes(line))
+    lines.append(b'{"text": "red"}')
+    encoder = FakeEncoder()
+    build(folder_of(tmp_path / "photos", 4), tmp_path / "x.index", encoder)
+    searcher = Searcher(Gallery.open(tmp_path / "x.index"), lambda card: encoder)
+    assert answer_lines(searcher, io.BytesIO(b"\n".join(lines)), k=3, exact=False) == 2
+    given = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(given) == len(lines)
+    assert sum("hits" in answer for answer in given) > 5
+    assert len(given[-1]["hits"]) == 3
 
 
 def test_lines_are_searched_in_batches(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

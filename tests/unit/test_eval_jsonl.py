@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,42 @@ def test_kept_reference_may_be_a_target(root: Path) -> None:
     assert (benchmark.protocol, benchmark.keep_reference) == ("jsonl/reference-kept", True)
 
 
+def test_names_in_any_form_are_one_name(root: Path) -> None:
+    """macOS stores an accent apart from its letter; people type both as one."""
+    (root / "caf\u00e9.jpg").write_bytes(b"")
+    line = {
+        **GOOD,
+        "reference": "./cafe\u0301.jpg",
+        "targets": ["sub//c d.png"],
+        "subset": ["./b.jpg", "sub/./c d.png"],
+    }
+    (query,) = load_jsonl(write(root, line), root).queries
+    assert (query.reference, query.subset) == ("caf\u00e9.jpg", ("b.jpg", "sub/c d.png"))
+
+
+ODD = [None, True, -1, 3.5, "", "q1", "\0", "a.jpg", "/", "..", [], {}, ["a.jpg"], [[]], [""], {"a": 1}]
+
+
+def test_whatever_a_line_holds_the_error_names_it(root: Path) -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        values = GOOD | {key: rng.choice(ODD) for key in rng.sample([*GOOD, "subset", "x"], rng.randint(1, 3))}
+        line = bytearray(json.dumps(values).encode())
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            place = rng.randrange(len(line))
+            line[place : place + rng.randrange(3)] = rng.choice(
+                [b"[", b"}", b'"', b"\\u", b"NaN", b"\xff", b"\0", b"\r"]
+            )
+        path = root.parent / "any.jsonl"
+        path.write_bytes(bytes(line))
+        try:
+            load_jsonl(path, root)
+        except DataError as error:
+            said = str(error)
+            assert said.startswith((f"{path}:1: ", f"{path}:2: "))
+            assert "\n" not in said
+
+
 def test_subsets_bring_their_measures(root: Path) -> None:
     path = write(root, {**GOOD, "subset": ["e.jpg", "b.jpg", "e.jpg"]})
     benchmark = load_jsonl(path, root)
@@ -122,6 +159,10 @@ def without(key: str) -> dict[str, Any]:
         ({**GOOD, "id": ""}, "the id is empty"),
         ({**GOOD, "id": "q2", "targets": []}, "'targets' is empty"),
         ({**GOOD, "id": "q2", "reference": "", "caption": "  "}, "neither a reference nor a caption"),
+        ({**GOOD, "id": "q2", "reference": "", "caption": "..."}, "neither a reference nor a caption"),
+        (r'{"id": "\ud800", "reference": "", "caption": "a", "targets": ["b.jpg"]}', "id of a judged query"),
+        (r'{"id": "q2", "reference": "", "caption": "\udfff", "targets": []}', "caption of a judged query"),
+        ('{"id": 1e999}', "not JSON, a number as large as 1e999 is not a float"),
         (GOOD, "the id 'q1' was used before"),
         (
             {**GOOD, "id": "q2", "targets": ["b.jpg", "a.jpg"]},

@@ -163,3 +163,42 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     for path, limit in ((tmp_path / "pipe", 9), (Path("/dev/zero"), 9), (tmp_path, 9), (tmp_path / "file", 4)):
         with pytest.raises(OSError, match=r"regular|[Dd]irectory|larger"):
             read_regular(path, limit)
+
+
+def test_lines_end_as_everywhere_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"a\rb\r\nc\n\nd")
+    assert list(files.read_lines(path)) == [
+        (f"{path}:{n}", text) for n, text in ((1, "a"), (2, "b"), (3, "c"), (5, "d"))
+    ]
+    monkeypatch.setattr(files, "LONGEST_LINE", 10)
+    path.write_bytes(b"short\n" + b"x" * 1000)
+    with pytest.raises(DataError, match="lines:2: a line of more than"):
+        list(files.read_lines(path))
+    with pytest.raises(DataError, match="/dev/zero:1: a line of more than"):
+        list(files.read_lines(Path("/dev/zero")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),  # could be read, but not walked through everywhere
+        ('{"a":' * 101 + "1" + "}" * 101, "nested too deeply"),
+        ("1" * 101, "a number of 101 digits"),
+        ("-1e999", "is not a float"),
+        ("[NaN]", "NaN is not a JSON number"),
+        (b'"\xff"', "not UTF-8 at byte 1"),
+        ("", "Expecting value at column 1"),
+        ("[1,\n2", "at line 2, column 2"),
+    ],
+)
+def test_json_from_elsewhere_that_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        files.parse_json(text)
+
+
+def test_json_from_elsewhere_that_is_read() -> None:
+    assert files.parse_json(b'\xef\xbb\xbf{"a": [1, 2.5, null, "\xc3\xbc"]}') == {"a": [1, 2.5, None, "\u00fc"]}
+    files.parse_json("[" * 99 + "]" * 99)
+    assert files.parse_json("1" * 100) == int("1" * 100)

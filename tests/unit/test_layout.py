@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str] | None] = {
     "text": GROUND,
     "stats": GROUND,
     "tables": GROUND,
-    "devices": {"errors"},
+    "devices": {"errors", "threads"},
     "data": {*GROUND, "stats"},
     "models": {*GROUND, "text", "devices"},
     "indexer": {*GROUND, "data"},

@@ -42,6 +42,23 @@ def test_batches_are_padded_and_truncated(tiny_model: Path) -> None:
     assert Tokenizer(read_vocabulary(tiny_model / "vocab.txt"), pad_to_longest=False)(["red"], 32)[0].shape == (1, 32)
 
 
+@pytest.mark.parametrize(
+    ("caption", "length", "unread"),
+    [
+        ("red", 8, ""),
+        ("red with long sleeves", 6, ""),
+        ("Red, with LONG sleeves", 6, "sleeves"),  # [CLS] red , with long [SEP]
+        ("red with blue abc", 6, "abc"),  # a word of three pieces, of which one would fit
+        ("red " * 60, 300, " ".join(["red"] * 10)),  # fifty words, as the official code
+        ("red " * 60, 8, " ".join(["red"] * 54)),
+        ("red... " * 8, 8, "red red"),
+        ("", 8, ""),
+    ],
+)
+def test_what_a_long_caption_loses_is_told(tiny_model: Path, caption: str, length: int, unread: str) -> None:
+    assert Tokenizer(tiny_model / "vocab.txt").unread(caption, length) == unread
+
+
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="vocabulary is missing"):
         read_vocabulary(tmp_path / "vocab.txt")
