@@ -208,7 +208,8 @@ def _publish_plan(
 ) -> Manifest:
     """Publish the next generation; without changes the old one stays."""
     if existing.manifest is not None and not plan.rows and not plan.tombstones:
-        return existing.manifest
+        if scan.options.keep in (None, existing.manifest.keep):
+            return existing.manifest
 
     def find(digest: bytes) -> tuple[Segment, int]:
         stored = existing.by_digest.get(digest)
