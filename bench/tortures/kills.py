@@ -188,7 +188,7 @@ def _scripts(runner: Runner, folder: Path) -> dict[str, Script]:
         size = _bytes(undisturbed)
         scripts[name] = Script(index, step, before, after, mixed, published, size, operations, ended.wall)
 
-    def builds(name: str, state: State, **options: bool) -> MakeStep:
+    def builds(name: str, state: State, **options: Any) -> MakeStep:
         return lambda index: build_step(folder / f"{name}-photos", index, state, **options)
 
     small, whole = State(rows_of(24, metadata=50)), State(rows_of(60, metadata=50))
@@ -198,6 +198,8 @@ def _scripts(runner: Runner, folder: Path) -> dict[str, Script]:
     add("first build", [], builds("first", whole), None, whole)
     add("append", [builds("append", small)], builds("append", whole, ann=True), small, whole)
     add("prune", [builds("prune", whole)], builds("prune", fewer, prune=True), whole, fewer)
+    start = [builds("forget", state, prune=True, keep=1) for state in (small, whole, fewer)]
+    add("append and forget", start, builds("forget", whole, prune=True, keep=1), fewer, whole)
     for route in (PROCRUSTES, RIDGE):
         served = replace(old, serving="new-1", route=route)
         add(f"replace by {route}", [builds("old", old)], _serve(route), old, served)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cir.errors import UsageError
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions, build_index
@@ -69,12 +71,13 @@ def write(index: str, photos: str, done: str, writes: int, start: int = 0) -> No
     """
     for number in range(start, start + writes):
         if number % 4 == 3:
-            rollback(Path(index))
+            with suppress(UsageError):  # there is none to go back to yet
+                rollback(Path(index))
         else:
             rows = rows_of(SIZES[number % len(SIZES)], metadata=40)
             write_photos(Path(photos), rows)
             options = BuildOptions(
-                workers=1, batch_size=8, part_rows=16, prune=bool(number % 2), ann_min_rows=ANN_MIN_ROWS
+                workers=1, batch_size=8, part_rows=16, prune=bool(number % 2), ann_min_rows=ANN_MIN_ROWS, keep=2
             )
             build_index(scan([Path(photos)]), Path(index), ENCODERS["fake-1"], options=options, metadata=table_of(rows))
         gallery = Gallery.open(index)

@@ -37,7 +37,9 @@ def table_of(rows: Mapping[str, Row]) -> dict[str, dict[str, str]]:
     return {name: dict(row.metadata) for name, row in rows.items()}
 
 
-def build_step(photos: Path, index: Path, state: State, *, prune: bool = False, ann: bool = False) -> Step:
+def build_step(
+    photos: Path, index: Path, state: State, *, prune: bool = False, ann: bool = False, keep: int | None = None
+) -> Step:
     """The build that leads to a state; it writes the photos."""
     write_photos(photos, state.rows)
     arguments = {
@@ -47,6 +49,7 @@ def build_step(photos: Path, index: Path, state: State, *, prune: bool = False, 
         "metadata": table_of(state.rows) if any(row.metadata for row in state.rows.values()) else None,
         "prune": prune,
         "ann_min_rows": ANN_MIN_ROWS if ann else 10**9,
+        "keep": keep,
     }
     return Step("build", arguments)
 

@@ -13,6 +13,7 @@ import click
 from cir.cli.options import columns_of, device_option, json_option, model_dir_option, quiet_libraries
 from cir.cli.progress import ProgressBar
 from cir.errors import DataError
+from cir.images.names import shown
 
 if TYPE_CHECKING:
     from cir.images import ImageFile
@@ -43,7 +44,20 @@ if TYPE_CHECKING:
     metavar="KIND=COLUMN",
     help="Also store judged queries generated from metadata, as `cir questions --metadata` does.",
 )
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out files like '*.gif', folders like thumbs, paths like '2019/*.png'. May be repeated.",
+)
 @click.option("--prune", is_flag=True, help="Also delete images that are no longer under PATH.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Keep N earlier generations for `cir rollback` from now on; those around a change of model stay in any "
+    "case.  [default: as before; 20 for a new index]",
+)
 @click.option("--dry-run", is_flag=True, help="Report what would be done and write nothing.")
 @model_dir_option
 @json_option
@@ -58,7 +72,9 @@ def build_index(
     metadata: Path | None,
     id_column: str,
     kinds: tuple[str, ...],
+    exclude: tuple[str, ...],
     prune: bool,
+    keep: int | None,
     dry_run: bool,
     model_dirs: tuple[Path, ...],
     as_json: bool,
@@ -66,12 +82,16 @@ def build_index(
     """Index the images under each PATH: folders, zips, files.
 
     Run it again to add new images: a file whose bytes are in the index is not encoded again, even under another name. A
-    build that was stopped is resumed. Files that cannot be read are counted, and listed in skipped.jsonl in the index.
+    build that was stopped is resumed. Images that cannot be read are counted, and listed in skipped.jsonl in the index;
+    other files are counted by kind.
+
+    The table of --metadata may use commas, semicolons, tabs or bars, in UTF-8 or UTF-16. Its ids may be file names or
+    paths from any folder on, with or without suffix, in any letter case where that is unambiguous.
 
     \b
     Example:
       cir build-index photos/ -o my.index
-      cir build-index photos/ more.zip -o my.index --metadata photos.csv
+      cir build-index photos/ more.zip -o my.index --metadata photos.csv --exclude thumbs
     """
     quiet_libraries()
     from cir.images import SUFFIXES, scan
@@ -80,20 +100,25 @@ def build_index(
     from cir.models import load_model
 
     columns = columns_of(kinds, "--questions")
-    files = scan(paths)
-    if not files:
-        raise DataError(f"no images under {', '.join(map(str, paths))}; looked for {', '.join(sorted(SUFFIXES))}")
+    files = scan(paths, exclude=exclude)
+    if not files and not files.unusable:
+        passed = _passed_over(files.passed_over)
+        looked = f"looked for {', '.join(sorted(SUFFIXES))}"
+        raise DataError(f"no images under {', '.join(map(str, paths))}; {passed or looked}")
     table = _read_metadata(metadata, id_column, files) if metadata else None
     encoder = load_model(model or _model_of(output, model_dirs), device=device, model_dirs=model_dirs)
     report = build(
         files,
         output,
         encoder,
-        options=BuildOptions(workers, batch_size, tokens=not no_tokens, prune=prune, dry_run=dry_run),
+        options=BuildOptions(workers, batch_size, tokens=not no_tokens, prune=prune, dry_run=dry_run, keep=keep),
         metadata=table,
         progress=ProgressBar("encoding"),
     )
-    click.echo(json.dumps(report.to_json()) if as_json else summary(report, prune))
+    if as_json:
+        click.echo(json.dumps(report.to_json() | {"passed_over": dict(files.passed_over)}))
+    else:
+        click.echo("\n".join(filter(None, (summary(report, prune), _passed_over(files.passed_over)))))
     if report.added and not metadata and not dry_run and _has_metadata(output):
         click.echo(f"cir: {len(report.added):,} images were added without metadata; give --metadata again", err=True)
     if columns and not dry_run:
@@ -134,7 +159,11 @@ def _read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Ma
 
     metadata = read_metadata(path, id_column, files)
     if metadata.unmatched:
-        click.echo(f"cir: {path}: {metadata.unmatched:,} rows fit no image here; they are left out", err=True)
+        click.echo(
+            f"cir: {path}: {metadata.unmatched:,} rows fit no image here; they are left out, "
+            f"the first: {shown(metadata.example)}",
+            err=True,
+        )
     return metadata.by_image
 
 
@@ -148,8 +177,8 @@ def summary(report: BuildReport, prune: bool) -> str:
         (len(report.missing), "missing"),
         (len(report.skipped), "skipped"),
     ]
-    shown = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
-    lines = [f"{report.path}: {'would hold ' if report.dry_run else ''}{report.total:,} images ({shown})"]
+    counted = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
+    lines = [f"{report.path}: {'would hold ' if report.dry_run else ''}{report.total:,} images ({counted})"]
     if report.images_per_second and not report.dry_run:
         lines.append(
             f"{report.images_per_second:.0f} images/s, {_seconds(report.seconds)}; "
@@ -158,13 +187,19 @@ def summary(report: BuildReport, prune: bool) -> str:
     if report.resumed:
         lines.append(f"{report.resumed:,} of them come from a build that was stopped")
     for image_id, reason in report.skipped[:3]:
-        lines.append(f"  skipped {reason if image_id in reason else f'{image_id}: {reason}'}")
+        lines.append(shown(f"  skipped {reason if image_id in reason else f'{image_id}: {reason}'}"))
     if report.skipped and not report.dry_run:
         lines.append(f"  all skipped images are listed in {report.path / 'skipped.jsonl'}")
     if report.missing:
         deleted = f"missing images {'would be' if report.dry_run else 'were'} deleted"
         lines.append(deleted if prune else "missing images stay searchable; --prune deletes them")
     return "\n".join(lines)
+
+
+def _passed_over(kinds: Mapping[str, int]) -> str:
+    """The files that are no images, by kind, the most frequent first; empty if there are none."""
+    counts = sorted(kinds.items(), key=lambda kind: -kind[1])
+    return f"passed over: {', '.join(f'{count:,} {kind}' for kind, count in counts)}" if counts else ""
 
 
 def _seconds(seconds: float) -> str:

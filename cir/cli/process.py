@@ -26,8 +26,8 @@ from typing import Any
 import click
 
 from cir import __version__
-from cir.cli.printable import one_line
 from cir.errors import CirError
+from cir.images.names import shown
 
 MISTAKE, BUG = 2, 70
 DEBUG = "CIR_DEBUG"  # set to anything: our own bugs print their traceback, and libraries may warn
@@ -101,6 +101,11 @@ def _invoke(command: click.Command, words: Sequence[str]) -> int:
         click.echo(error.format_message())
         return MISTAKE
     return code if isinstance(code, int) else 0
+
+
+def one_line(message: str) -> str:
+    """A message on one line, without anything that a terminal would take for a command."""
+    return shown(" ".join(message.split()))
 
 
 def _say(message: str, code: int) -> int:

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import (
+    device_option,
+    index_argument,
+    json_option,
+    model_dir_option,
+    quiet_libraries,
+    trust_roots_option,
+)
 from cir.cli.query_lines import LARGEST_K, answer_lines
-from cir.cli.references import STDIN, find_reference, read_stdin
 from cir.cli.results import path_lines, table, to_json, warnings
+from cir.cli.stdin import STDIN, read_stdin
 from cir.conditions import Condition
 from cir.errors import DataError, UsageError
 from cir.types import Query, SearchResult
@@ -61,6 +68,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
 @model_dir_option
+@trust_roots_option
 @json_option
 def query(
     index: Path,
@@ -77,6 +85,7 @@ def query(
     model: str | None,
     device: str,
     model_dirs: tuple[Path, ...],
+    trust_roots: bool,
     as_json: bool,
 ) -> int:
     """Search INDEX with images, a sentence, or both.
@@ -109,15 +118,14 @@ def query(
         raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
     if batch == "-" and (references or text or negatives or sheet or paths or where):
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
-    searcher = open_index(index, model=model, model_dirs=model_dirs, device=device)
+    searcher = open_index(index, model=model, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
     if batch == "-":
         if sys.stdin is None:
             raise DataError("standard input is closed; the queries come from it")
         return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
     conditions = tuple(map(Condition.parse, where))
     given = tuple(read_stdin() if name == STDIN else name for name in references)
-    found = tuple(name if isinstance(name, bytes) else find_reference(searcher, name) for name in given)
-    result = searcher.search(Query(found, text.strip(), negatives, k, conditions), exact=exact)
+    result = searcher.search(Query(given, text.strip(), negatives, k, conditions), exact=exact)
     if sheet:
         _draw(searcher, result, sheet)
     result = replace(result, query=replace(result.query, references=references))  # names, in place of bytes
@@ -129,6 +137,9 @@ def query(
         click.echo(table(result), nl=bool(result.hits))
     for warning in warnings(result, escaped=paths and not null):
         click.echo(f"cir: {warning}", err=True)
+    unread = searcher.gallery.untrusted_roots if any(hit.path is None for hit in result.hits) else ()
+    if unread:
+        click.echo(f"cir: {', '.join(sorted(unread))}: not indexed by you, so not read; see --trust-roots", err=True)
     if not result.hits:
         meets = " and ".join(map(str, conditions))
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)

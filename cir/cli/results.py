@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from cir.cli.printable import one_line, printable
+from cir.cli.process import one_line
 from cir.conditions import Condition
+from cir.images.names import shown
 from cir.types import SearchResult
 
 
@@ -37,11 +38,11 @@ def to_json(result: SearchResult) -> dict[str, Any]:
 
 def table(result: SearchResult) -> str:
     """Rank, score, id and metadata, aligned."""
-    names = [printable(hit.id) for hit in result.hits]
+    names = [shown(hit.id) for hit in result.hits]
     width = max(map(len, names), default=0)
     lines = []
     for hit, name in zip(result.hits, names, strict=True):
-        metadata = printable(", ".join(value for value in hit.metadata.values() if value))
+        metadata = shown(", ".join(value for value in hit.metadata.values() if value))
         lines.append(f"{hit.rank:>4}  {hit.score:.4f}  {name:<{width}}  {metadata}".rstrip())
     if result.unsearched:
         lines.append(
@@ -81,4 +82,4 @@ def warnings(result: SearchResult, *, escaped: bool) -> Iterator[str]:
 
 def _escaped(name: str) -> str:
     """A file name on one line; bytes that are no text stay as they are, for the program that reads them."""
-    return "".join(c if "\udc80" <= c <= "\udcff" else printable(c) for c in name)
+    return "".join(c if "\udc80" <= c <= "\udcff" else shown(c) for c in name)

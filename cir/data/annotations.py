@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from types import GenericAlias
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
@@ -144,10 +144,8 @@ def read_entries(path: Path, keys: Mapping[str, Kind], *, within: str = "") -> l
 
 def _is(value: object, kind: Kind) -> bool:
     if isinstance(kind, GenericAlias):
-        inner = kind.__args__[-1]
-        if not isinstance(value, kind.__origin__):
-            return False
-        return all(_is(item, inner) for item in (value.values() if isinstance(value, dict) else value))
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return _is(value, get_origin(kind)) and all(_is(item, get_args(kind)[-1]) for item in inner)
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)

@@ -51,7 +51,7 @@ class CsvTable:
             if (column := _named(columns, id_column)) is not None
         ]
         if not fitting:
-            columns = ", ".join(filter(None, max(headers.values(), key=len))) or "none"
+            columns = ", ".join(name for name in max(headers.values(), key=len) if name) or "none"
             raise DataError(f"{path}: no column {id_column!r}; columns: {columns}; {advice}")
         self._delimiter, self._id = max(fitting, key=lambda found: len(headers[found[0]]))
         self._columns = headers[self._delimiter]
@@ -122,10 +122,10 @@ def _text(path: Path, advice: str) -> str:
         raise DataError(f"{path}: not a readable CSV file: {error.strerror}; check it") from None
     mark, encoding = next(found for found in _MARKS.items() if data.startswith(found[0]))
     try:
-        return data[len(mark) :].decode(encoding)
+        return data[len(mark) :].decode(encoding).removeprefix("\ufeff")  # some programs write two
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path} line {line}: not {encoding.upper()}; save it as 'CSV UTF-8', or convert it: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv"
+            f"{path} line {line}: not a readable CSV file: not {encoding.upper()}; save it as 'CSV UTF-8', "
+            f"or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv"
         ) from None

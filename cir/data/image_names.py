@@ -8,6 +8,7 @@ case is accepted where nothing fits exactly.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import unicodedata
 from collections import Counter, defaultdict
@@ -35,6 +36,7 @@ class ImageNames:
             or self._stems.find(readings)
             or self._folded.find(readings)
             or self._folded_stems.find(readings)
+            or (self._exact.find([_parts(os.path.realpath(name))]) if name.startswith("/") and "\0" not in name else ())
         )
 
     def common_prefix(self, names: Iterable[str]) -> Parts | None:

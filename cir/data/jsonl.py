@@ -17,7 +17,7 @@ from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
-from cir.given import Names, names, path_of
+from cir.given import Names, names, path_of, string
 from cir.images import scan
 from cir.stats import Measure, parse_measure
 
@@ -108,6 +108,7 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     query_id, reference, caption = (_text(values, key, where) for key in ("id", "reference", "caption"))
     targets, subset = (_names(values, key, where) for key in ("targets", "subset"))
     try:
+        string(query_id, "id of a judged query")
         query = JudgedQuery(query_id, reference, caption, frozenset(targets), subset=tuple(subset))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None

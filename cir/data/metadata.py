@@ -79,8 +79,9 @@ def _nothing_fits(
     if not unmatched:
         return DataError(f"{path}: no rows below the header; write one per image")
     there = _short(next((name for _, name, _ in unmatched if name), ""))
+    here = f"the first image is {files[0].id!r}" if files else "there are no images"
     return DataError(
-        f"{path}: no row fits an image: its first {id_column!r} is {there!r}, the first image is {files[0].id!r};"
+        f"{path}: no row fits an image: its first {id_column!r} is {there!r}, {here};"
         f" is {id_column!r} the right --id-column?"
     )
 

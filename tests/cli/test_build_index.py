@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -129,3 +130,44 @@ def test_a_broken_or_unknown_model(cli: Run, folder: Path, tmp_path: Path, tiny_
     mistake(cli("build-index", folder, "-o", tmp_path / "x", "--model", model), "missing: query_tokens")
     mistake(cli("build-index", folder, "-o", tmp_path / "x", "--model", "enormous"), "no model 'enormous'", "small")
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_passed_over_is_counted_and_files_are_left_out_on_request(
+    cli: Run, folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for name in ("00001.jpg", "thumbs/00001.jpg", "2019/00002.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "images" / Path(name).name, photos / name)
+    for name in ("film.mp4", "notes.txt", "more.txt", "README", ".hidden.jpg"):
+        (photos / name).write_text("x")
+    build = ["build-index", photos, "-o", tmp_path / "an.index", "--model", tiny_model]
+    done = cli(*build, "--exclude", "thumbs", "--exclude", "2019/*")
+    assert "1 images (1 added)" in done.out
+    (said,) = (line for line in done.out.splitlines() if line.startswith("passed over: "))
+    for part in ("2 files excluded on request", "2 .txt files", "1 .mp4 files", "1 files without a suffix", "1 hidden"):
+        assert part in said
+    assert cli(*build, "--dry-run", "--json").json["passed_over"][".txt files"] == 2
+    for name in ("00001.jpg", "thumbs/00001.jpg", "2019/00002.jpg"):
+        (photos / name).unlink()
+    mistake(cli(*build), "no images under", "passed over: 2 .txt files")
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        ("\ufeffid;price\n./00001.jpg;1\n00002.jpg;2\n", 2),
+        ("id\tprice\nimages\\00001.JPG\t1\n", 1),
+        ("id,price\n/nowhere/images/00001.jpg,1\n/nowhere/images/00002.jpg,2\n", 2),
+    ],
+)
+def test_tables_as_people_have_them(
+    cli: Run, folder: Path, tiny_model: Path, tmp_path: Path, table: str, rows: int
+) -> None:
+    (tmp_path / "t.csv").write_text(table, encoding="utf-16")
+    words = ["build-index", folder / "images", "-o", tmp_path / "i", "--model", tiny_model]
+    assert cli(*words, "--metadata", tmp_path / "t.csv").code == 0
+    found = cli("query", tmp_path / "i", "-t", "x", "--where", "price!=", "--json").json
+    assert {hit["id"]: hit["metadata"]["price"] for hit in found["hits"]} == {
+        f"0000{row}.jpg": str(row) for row in range(1, rows + 1)
+    }

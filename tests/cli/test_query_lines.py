@@ -111,7 +111,7 @@ def test_exit_codes(ask: Ask) -> None:
         ('{"text": "a", "k": ' + "9" * 90 + "}", '"k" is at most 1,000,000'),
         (r'{"references": ["\ud800"]}', "neither an image file nor an id"),
         (r'{"references": ["a\u0000b"]}', "neither an image file nor an id"),
-        ('{"references": ["/dev/zero"]}', "neither an image file nor an id"),
+        ('{"references": ["/dev/zero"]}', "/dev/zero: "),
         ('{"negatives": [[]], "text": "a"}', '"negatives" is a list of strings'),
         ('{"references": [5]}', "list of strings"),
         ('{"text": "a", "where": "x=y"}', '"where" is an object'),

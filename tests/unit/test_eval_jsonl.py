@@ -186,6 +186,8 @@ def test_a_bad_line_is_one_clear_error(root: Path, line: object, message: str) -
     [
         ({"reference": "A.jpg"}, "the reference 'A.jpg' is not in"),
         ({"targets": ["b.jpg", "z.jpg", "c d.png"]}, "targets names 'c d.png', which is not in"),
+        ({"targets": ["b.jpg", "/b.jpg"]}, "targets names '/b.jpg', which is not in"),
+        ({"reference": "a\0.jpg"}, "the reference 'a\\x00.jpg' is not in"),
         ({"subset": ["b.jpg", "../e.jpg"]}, "subset names '../e.jpg', which is not in"),
     ],
 )

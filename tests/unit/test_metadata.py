@@ -69,6 +69,15 @@ def test_an_exact_name_wins_over_one_in_another_letter_case() -> None:
     assert names.find("c\\d.jpg") == {"c\\d.jpg"}  # a name may hold a back-slash
 
 
+def test_an_absolute_name_through_a_link(tmp_path: Path) -> None:
+    """Roots are real paths, names in a table what somebody has typed."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "1.jpg").touch()
+    (tmp_path / "photos").symlink_to("disk")
+    root = str((tmp_path / "disk").resolve())
+    assert ImageNames([ImageFile("1.jpg", root, f"{root}/1.jpg")]).find(f"{tmp_path}/photos/1.jpg") == {"1.jpg"}
+
+
 def test_decomposed_and_composed_letters_are_one_name(tmp_path: Path) -> None:
     """macOS writes e and an accent, people type one letter."""
     names = ImageNames([ImageFile("caf\u00e9/1.jpg", "/x", "/x/cafe\u0301/1.jpg")])
@@ -129,9 +138,9 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         read_metadata(tmp_path / "gone.csv", "id", FILES)
     with pytest.raises(DataError, match="not a readable CSV file: Is a directory"):
         read_metadata(tmp_path, "id", FILES)
-    with pytest.raises(DataError, match=r"line 2: not UTF-8; save it as 'CSV UTF-8', or convert it: iconv"):
+    with pytest.raises(DataError, match=r"line 2: not a readable CSV file: not UTF-8; save .* iconv"):
         read_metadata(write(tmp_path, b"id,colour\n1,gr\xfcn\n"), "id", FILES)
-    with pytest.raises(DataError, match="line 1: not UTF-16-LE"):
+    with pytest.raises(DataError, match="line 1: not a readable CSV file: not UTF-16-LE"):
         read_metadata(write(tmp_path, b"\xff\xfei"), "id", FILES)
 
 

@@ -56,7 +56,7 @@ def test_batches_are_padded_and_truncated(tiny_model: Path) -> None:
     ],
 )
 def test_what_a_long_caption_loses_is_told(tiny_model: Path, caption: str, length: int, unread: str) -> None:
-    assert Tokenizer(tiny_model / "vocab.txt").unread(caption, length) == unread
+    assert Tokenizer(read_vocabulary(tiny_model / "vocab.txt")).unread(caption, length) == unread
 
 
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path) -> None:
