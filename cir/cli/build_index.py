@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     "--keep",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="Keep N earlier generations for `cir rollback`, from now on; those around a change of model stay in any case.  "
-    "[default: as before; 20 for a new index]",
+    help="Keep N earlier generations for `cir rollback` from now on; those around a change of model stay in any "
+    "case.  [default: as before; 20 for a new index]",
 )
 @click.option("--dry-run", is_flag=True, help="Report what would be done and write nothing.")
 @model_dir_option

@@ -137,11 +137,9 @@ def query(
         click.echo(table(result), nl=bool(result.hits))
     for warning in warnings(result, escaped=paths and not null):
         click.echo(f"cir: {warning}", err=True)
-    if searcher.gallery.untrusted_roots and any(hit.path is None for hit in result.hits):
-        roots = ", ".join(sorted(searcher.gallery.untrusted_roots))
-        click.echo(
-            f"cir: no photo is read under {roots}: you have not indexed it here; --trust-roots allows it", err=True
-        )
+    unread = searcher.gallery.untrusted_roots if any(hit.path is None for hit in result.hits) else ()
+    if unread:
+        click.echo(f"cir: {', '.join(sorted(unread))}: not indexed by you, so not read; see --trust-roots", err=True)
     if not result.hits:
         meets = " and ".join(map(str, conditions))
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)

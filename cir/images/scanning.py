@@ -51,7 +51,7 @@ class Scan(Sequence[ImageFile]):
         return self.images[place]
 
 
-def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = ()) -> Scan:
+def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[str] = ()) -> Scan:
     """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
 
     Files are chosen by suffix. Links to folders are followed once. Hidden files are passed over, as are thumbnails and
@@ -80,8 +80,8 @@ def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = (
         for image in walk.images.values():
             other = images.setdefault(image.id, image)
             if (other.path, other.member) != (image.path, image.member):
-                places = f"{shown(other.path)} and {shown(image.path)}"
-                raise UsageError(f"two images would have the id {shown(image.id)}: in {places}; rename one")
+                both = f"{shown(other.path)} and {shown(image.path)}"
+                raise UsageError(f"two images would have the id {shown(image.id)}: in {both}; rename one")
         passed_over.update(walk.passed_over)
         unusable.update(dict.fromkeys(walk.unusable))
     return Scan(
