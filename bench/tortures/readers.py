@@ -20,10 +20,10 @@ from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.history import rollback
 from tortures import steps
 from tortures.cases import Arena, Case, Tally
+from tortures.commands import rows_of, table_of
 from tortures.processes import Bounds
 from tortures.states import Row, State, differs, write_photos
 from tortures.steps import ANN_MIN_ROWS, ENCODERS, Step
-from tortures.worlds import rows_of, table_of
 
 READERS = 2
 WRITES = 12  # generations that a writer publishes in a case
@@ -79,7 +79,9 @@ def write(index: str, photos: str, done: str, writes: int, start: int = 0) -> No
             options = BuildOptions(
                 workers=1, batch_size=8, part_rows=16, prune=bool(number % 2), ann_min_rows=ANN_MIN_ROWS, keep=2
             )
-            build_index(scan([Path(photos)]), Path(index), ENCODERS["fake-1"], options=options, metadata=table_of(rows))
+            build_index(
+                scan([Path(photos)]), Path(index), ENCODERS["fake-1"], options=options, metadata=table_of(State(rows))
+            )
         gallery = Gallery.open(index)
         print(json.dumps({"generation": gallery.manifest.generation, "ids": list(gallery.ids)}), flush=True)
 
