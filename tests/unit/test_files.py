@@ -95,7 +95,7 @@ def test_text_and_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "need", "message"),
     [
-        (errno.ENOSPC, 0, "disk full while writing .*: free some space or choose another place; run the same"),
+        (errno.ENOSPC, 0, "disk full while writing .*: free at least 5 kB or choose another place; run the same"),
         (errno.EDQUOT, 2_500_000, "disk full while writing .*: free at least 2 MB or choose"),
         (errno.EACCES, 0, r"/x/y cannot be written: Permission denied; check the folder and its permissions"),
     ],
