@@ -50,7 +50,7 @@ def draw_text(
 
 def text_width(text: str, size: int) -> float:
     """Width of a line of text, in pixels."""
-    return sum(_font(name, size).getlength(run) for name, run in _runs(text))
+    return float(sum(_font(name, size).getlength(run) for name, run in _runs(text)))
 
 
 def wrap(text: str, size: int, width: float) -> list[str]:

@@ -91,16 +91,27 @@ def strings(value: Any, name: str) -> tuple[str, ...]:
 
 
 def names(value: Any, name: str) -> tuple[str, ...]:
-    """Names of images; a string or a path is one. They need not be valid Unicode, as file names need not be.
+    """Ids of images; a string or a path is one. Raises UsageError as `items` and `image_id`."""
+    return tuple(image_id(_present(each, name), name) for each in items(value, name, (str, os.PathLike)))
 
-    Raises:
-        UsageError: neither strings nor paths.
-    """
-    return tuple(one_name(_present(each, name), name) for each in items(value, name, (str, os.PathLike)))
+
+def image_id(value: Any, name: str) -> str:
+    """The id of an image, from its name in any form; what no image can be called stays as it is. Raises UsageError."""
+    from cir.images.names import canonical_id
+
+    given = one_name(value, name)
+    try:
+        return canonical_id(given)
+    except ValueError:
+        return given
 
 
 def one_name(value: Any, name: str) -> str:
-    """The name of an image, a string or a path. Raises UsageError."""
+    """The name of an image, a string or a path; it need not be valid Unicode, as file names need not be.
+
+    Raises:
+        UsageError: something else.
+    """
     if isinstance(value, os.PathLike):
         value = os.fsdecode(value)
     if not isinstance(value, str):
@@ -117,8 +128,8 @@ def whole_number(value: Any, name: str, least: int = 1) -> int:
     number = None
     with suppress(TypeError, ValueError, OverflowError):  # not a number, NaN, infinite
         if not isinstance(value, bool):
-            whole = isinstance(value, numbers.Real) and value == int(value)
-            number = int(value) if whole else operator.index(value)
+            real = isinstance(value, numbers.Real)
+            number = int(value) if real and int(value) == value else operator.index(value)
     if number is None:
         raise UsageError(f"{name} is {shown(value)}; it is a whole number")
     if number < least:
@@ -148,6 +159,13 @@ def paths(value: Any, name: str) -> tuple[Path, ...]:
 def instance(value: Any, of: type[T], name: str, advice: str) -> T:
     """The value, if it is of a type. Raises UsageError, which ends with the advice, for one of another type."""
     if not isinstance(value, of):
+        raise UsageError(f"{name} is {kind(value)}, {shown(value)}; {advice}")
+    return value
+
+
+def mapping(value: Any, name: str, advice: str) -> Mapping[Any, Any]:
+    """The value, if it is a mapping. Raises UsageError, which ends with the advice, for anything else."""
+    if not isinstance(value, Mapping):
         raise UsageError(f"{name} is {kind(value)}, {shown(value)}; {advice}")
     return value
 

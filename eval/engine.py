@@ -14,14 +14,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from cir.data.benchmark import Benchmark
-from cir.errors import MissingImageError
+from cir.errors import MissingImageError, UsageError
 from cir.eval.report import COMPOSED, Confidence, Report, make_report
 from cir.eval.runs import Run
+from cir.given import instance, kind, shown
 from cir.query_vectors import QueryVectors
 from cir.types import Progress, Query
 
@@ -34,6 +35,7 @@ BATCH = 128  # queries encoded at once: bounds the pixels in memory and the time
 RANKED_AT_ONCE = 256  # bounds the (B, N) scores in memory
 
 
+@runtime_checkable
 class Retriever(Protocol):
     """What is evaluated; `cir.search.searcher.Searcher` is one."""
 
@@ -96,9 +98,13 @@ def evaluate(
         progress: called with (queries encoded, queries to encode).
 
     Raises:
+        UsageError: not a benchmark, or nothing that can be searched.
         MissingImageError: the index does not hold an image of the gallery or a reference.
     """
     started = time.perf_counter()
+    instance(benchmark, Benchmark, "benchmark", "load one, such as cir.data.jsonl.load_jsonl(file, photos)")
+    if not isinstance(retriever, Retriever):
+        raise UsageError(f"the retriever is {kind(retriever)}, {shown(retriever)}; open an index: cir.open_index(path)")
     _check_images(benchmark, retriever)
     vectors = _encode_systems(benchmark, retriever, progress or (lambda done, total: None))
     hits = {system: _rank_galleries(benchmark, retriever, queries) for system, queries in vectors.items()}

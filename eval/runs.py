@@ -10,15 +10,19 @@ is not below its predecessor is written as the next smaller float32, the precisi
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
 
 from cir.errors import DataError, UsageError
 from cir.files import read_lines, write_text
+from cir.given import items, mapping, path_of, shown
 
 # Query id -> its hits (image id, score), best first.
 Run = dict[str, list[tuple[str, float]]]
@@ -32,7 +36,7 @@ def ordered(hits: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
 
 
-def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], *, tag: str = "cir") -> None:
+def write_run(path: str | Path, run: Mapping[str, Sequence[tuple[str, float]]], *, tag: str = "cir") -> None:
     """Write a run atomically; a query without hits leaves no line.
 
     Args:
@@ -41,26 +45,27 @@ def write_run(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], *, tag
         tag: names the system in the last column.
 
     Raises:
-        UsageError: an id is empty, a score is not a finite float32, or the scores rise.
+        UsageError: an id is empty, a score is not a finite float32, the scores rise, or something is no run.
         DataError: the file cannot be written.
     """
     lines = []
     tag = _encode(tag)
-    for query, hits in run.items():
+    for query, hits in mapping(run, "the run", "write {query id: [(image id, score), ...]}").items():
         label = _encode(query)
-        for rank, ((image, _), score) in enumerate(zip(hits, _strict_scores(query, hits), strict=True), start=1):
+        pairs = [_pair(query, hit) for hit in items(hits, f"run of query {shown(query)}", ())]
+        for rank, ((image, _), score) in enumerate(zip(pairs, _strict_scores(query, pairs), strict=True), start=1):
             lines.append(f"{label} Q0 {_encode(image)} {rank} {score} {tag}\n")
-    write_text(path, "".join(lines))
+    write_text(path_of(path, "the path of a run"), "".join(lines))
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read anybody's run: ordered by score, ties by ascending image id; rank, "Q0" and tag are ignored.
 
     Raises:
         DataError: the file cannot be read, or a line is not a line of a run; the message names file and line.
     """
     run: dict[str, dict[str, float]] = {}
-    for where, line in read_lines(path):
+    for where, line in read_lines(path_of(path, "the path of a run")):
         columns = line.split()
         if len(columns) != 6:
             raise DataError(
@@ -79,6 +84,15 @@ def read_run(path: Path) -> Run:
             raise DataError(f"{where}: query {query!r} has image {image!r} twice; keep one of the lines")
         hits[image] = score
     return {query: ordered(hits.items()) for query, hits in run.items()}
+
+
+def _pair(query: str, hit: Any) -> tuple[str, float]:
+    """An image id and its score. Raises UsageError for anything else."""
+    with suppress(TypeError, ValueError, OverflowError):
+        image, score = hit
+        if isinstance(image, str) and isinstance(score, numbers.Real):
+            return image, float(score)
+    raise UsageError(f"run of query {shown(query)}: {shown(hit)} is not a pair of an image id and its score")
 
 
 def _strict_scores(query: str, hits: Sequence[tuple[str, float]]) -> list[np.float32]:
@@ -100,7 +114,7 @@ def _strict_scores(query: str, hits: Sequence[tuple[str, float]]) -> list[np.flo
 
 
 def _encode(name: str) -> str:
-    if not name:
+    if not isinstance(name, str) or not name:
         raise UsageError("a run cannot hold an empty id or tag: name every query, image and system")
     return _ENCODED.sub(lambda match: quote(match[0], safe="", errors="surrogatepass"), name)
 

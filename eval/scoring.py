@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.eval.runs import Run
+from cir.given import instance, mapping
 from cir.stats import Measure, score
 
 TARGET_SOFT = "target_soft"
+PLAIN_NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,15 @@ def check_run(benchmark: Benchmark, run: Run) -> None:
     Raises:
         DataError: the run holds a query that the benchmark does not have, or an image that is not in its gallery.
     """
-    queries = {query.id: query for query in benchmark.queries}
+    mapping(run, "the run", "read one with `read_run`")
+    queries = {query.id: query for query in instance(benchmark, Benchmark, "benchmark", "load one first").queries}
     unknown: dict[str, set[str]] = {"queries": run.keys() - queries.keys(), "images": set()}
     for query_id in run.keys() & queries.keys():
         query, ranked = queries[query_id], {image for image, _ in run[query_id]}
         # The reference may lie outside the gallery, but a run may hold it: it is removed before scoring.
         foreign = ranked - benchmark.searched(query) - benchmark.absent - {query.reference}
         if benchmark.unlisted:  # all that is known of COCO's ids: they are plain numbers
-            foreign = {image for image in foreign if not (image.isdecimal() and image == str(int(image)))}
+            foreign = {image for image in foreign if not PLAIN_NUMBER.fullmatch(image)}
         unknown["images"] |= foreign
     for kind, names in unknown.items():
         if names:

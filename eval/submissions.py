@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cir.data.protocols import PROTOCOLS, Protocol
 from cir.errors import DataError, UsageError
+from cir.eval.scoring import PLAIN_NUMBER
 from cir.files import write_text
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def make_submission(benchmark: Benchmark, run: Run, subset_run: Run) -> dict[str
         }
         check = check_cirr
     else:
-        numbers = {query: [int(image) for image in images] for query, images in _first(benchmark, run, LENGTH).items()}
+        numbers = {query: list(map(_number, images)) for query, images in _first(benchmark, run, LENGTH).items()}
         files = {f"submission_{protocol.split.removeprefix('circo-')}.json": numbers}
         check = check_circo
     for name, content in files.items():
@@ -104,6 +105,12 @@ def check_circo(benchmark: Benchmark, content: Mapping[str, Any], name: str) -> 
             raise DataError(f"{name}: query {query.id} has ids that are not whole numbers")
         names = [str(image) for image in images]
         _check_list(query, names, LENGTH, names if benchmark.unlisted else benchmark.searched(query), name)
+
+
+def _number(image: str) -> int:
+    if not PLAIN_NUMBER.fullmatch(image):
+        raise DataError(f"the image {image!r} has no number; the server wants the ids of COCO")
+    return int(image)
 
 
 def _first(benchmark: Benchmark, run: Run, length: int) -> dict[str, list[str]]:

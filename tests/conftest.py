@@ -6,14 +6,16 @@ import gzip
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cir.testing.commands import Outcome, Run
-from cir.testing.fakes import folder_of
+from cir.testing.fakes import FakeEncoder, build, folder_of, paint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -217,6 +219,30 @@ def photos(tmp_path: Path) -> Path:
 def out(tmp_path: Path) -> Path:
     """Where a test builds an index; its parent does not exist."""
     return tmp_path / "below" / "x.index"
+
+
+@pytest.fixture(scope="session")
+def at(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """An index of twelve small pictures, and one of them in all forms."""
+    import numpy as np
+    from PIL import Image
+
+    import cir
+    from cir.indexer.reading.gallery import Gallery
+
+    root = tmp_path_factory.mktemp("calls")
+    photos = folder_of(root / "photos", 11)
+    paint(photos / "caf\u00e9.png", 99)
+    images = cir.scan(photos)
+    table = {image.id: {"season": ["Summer", "Winter"][row % 2], "year": "2012"} for row, image in enumerate(images)}
+    build(photos, root / "my.index", metadata=table)
+    path = photos / "0003.png"
+    with zipfile.ZipFile(root / "more.zip", "w") as archive:
+        archive.write(path, "inner/a.png")
+    searcher = cir.Searcher(Gallery.open(root / "my.index"), lambda card: FakeEncoder())
+    picture = Image.open(path)
+    array = np.asarray(picture.convert("RGB"))
+    return SimpleNamespace(root=root, photos=photos, path=path, s=searcher, picture=picture, array=array)
 
 
 @pytest.fixture(scope="session")

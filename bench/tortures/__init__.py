@@ -3,7 +3,8 @@
     steps       what a process does that is tortured or asked: a command of `cir`, or a call of the Python API
     processes   runs a step in a process of its own: killed, limited, timed
     states      what an index must answer, computed with numpy from the pictures alone
-    worlds      folders of pictures and indexes to start from
+    commands    the commands that write, with the answers before and after
+    worlds      an index with everything in it
     cases       findings, and how they are counted
     kills, damage, crafted, full_disks, readers, hostile    the kinds
 

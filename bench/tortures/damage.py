@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from tortures.cases import Arena, Case, Tally
+from tortures.cases import CONTROL, Arena, Case, Tally
 from tortures.processes import Ended, Runner
 from tortures.states import State, differs
 from tortures.steps import Step, cir
@@ -25,7 +25,7 @@ def torture(arena: Arena, tally: Tally, flips: int) -> None:
     runner = Runner(arena.scratch)
     world = everything(runner, arena.scratch / "damage")
     kinds = _kinds(world.index)
-    unread = _left_out(runner.run(cir("verify", world.index)).out + runner.run(cir("verify", "--help")).out)
+    unread = _left_out(runner.run(cir("verify", "--help")).out)
     listed = runner.run(cir("info", world.index, "--json")).json["generations"]
     for number in range(flips):
         with arena.case(tally, number) as case:
@@ -40,11 +40,13 @@ def _torture(case: Case, world: World, name: str, unread: str, listed: object) -
     how = harm(index / name, case.rng)
     case.did.append(f"{how} {name}")
     verified = case.run(cir("verify", index), codes=(0, 1, 2))
-    named = verified.code in (1, 2) and _says(verified.out + verified.err, name)
-    if verified.code in (1, 2) and not named:
-        case.found(
-            "unnamed", f"verify finds a problem, but does not name the file: {(verified.out + verified.err)[-300:]}"
-        )
+    said = {0: "", 1: verified.out, 2: verified.err}.get(verified.code or 0, "")
+    named = _says(said, name)
+    unread += _left_out(verified.err)
+    if said and not named:
+        case.found("unnamed", f"verify finds a problem, but does not name the file: {said[-300:]}")
+    if CONTROL.search(said):
+        case.found("unclear", f"verify: {said[-300:]!r}")
     case.count("named by verify" if named else "not named by verify")
     right = _answers(case, index, world.live, "asked", named, mixed=True)
     info = case.run(cir("info", index, "--json"))
@@ -126,7 +128,7 @@ def _kinds(index: Path) -> dict[str, list[str]]:
 
 def _left_out(text: str) -> str:
     """The sentences in which `verify` says what it does not look at."""
-    sentences = re.split(r"(?<=[.;:!])\s", " ".join(text.split()))
+    sentences = [part for line in text.splitlines() for part in re.split(r"(?<=[.;!])\s", line)]
     return " ".join(sentence for sentence in sentences if re.search(r"\b(not|no|out|except|ignore\w*)\b", sentence))
 
 

@@ -7,21 +7,20 @@ on the full disk; with room the same command finishes.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from tortures.cases import Arena, Case, Tally
+from tortures.commands import Command, commands_for_disks
 from tortures.processes import Bounds, Runner
-from tortures.states import State, write_photos
-from tortures.steps import Step, cir
-from tortures.worlds import PROCRUSTES, build_step, must, rows_of, store_questions
+from tortures.steps import Step
 
 ROOM = 96 << 20
 START = 8 << 10  # bytes left at least
@@ -31,102 +30,96 @@ NEEDED = re.compile(r"\d[\d.,]*\s?([kKMG]i?B|bytes|B)\b")
 
 
 @dataclass(frozen=True)
-class Script:
-    """A command for which the disk is too small.
+class Measured:
+    """A command for which the disk is too small, and what it took with room enough.
 
     Attributes:
-        name: in words.
+        command: the command.
+        metadata: bytes a row.
         start: the index that it begins with; a folder that does not exist for a first build.
-        step: the command, on the folder `index`.
-        before, after: what the index answers without it and with it.
-        needs: the most bytes that the disk held during an undisturbed run, beyond those at its start.
+        needs: the most bytes that the disk held beyond those at its start.
         largest: the largest file after it.
-        mixed: whether images may be as before or as after, one by one.
     """
 
-    name: str
+    command: Command
+    metadata: int
     start: Path
-    step: Callable[[Path], Step]
-    before: State | None
-    after: State
     needs: int
     largest: int
-    mixed: bool = False
 
 
 def torture(arena: Arena, tally: Tally, count: int) -> None:
-    """Refuse that many commands the room they need."""
-    folder = arena.scratch / "full-disks"
+    """Refuse that many commands the room they need; each size of metadata in turn."""
+    folder, number = arena.scratch / "full-disks", 0
+    runner = Runner(arena.scratch)
     with disk(folder / "disk") as mounted:
-        scripts = _scripts(Runner(arena.scratch), folder, mounted or folder / "disk")
-        number = 0
+        by_size = [[(size, command) for command in commands_for_disks(folder, size)] for size in METADATA]
+        commands = [one for same in zip(*by_size, strict=True) for one in same]
+        measured = [
+            cache(partial(_measured, runner, folder, size, command)) for size, command in commands
+        ]  # when a case first needs it
         while tally.counts["too full"] < count and number < 3 * count:
             with arena.case(tally, number) as case:
                 if case:
-                    _torture(case, scripts[number % len(scripts)], folder / "disk", mounted is not None)
+                    _torture(case, measured[number % len(measured)](), folder / "disk", mounted)
             number += 1
     shutil.rmtree(folder)
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[Path | None]:
-    """A small disk, mounted there; None where that is not allowed."""
+def disk(path: Path) -> Iterator[bool]:
+    """A small disk at a path; whether it could be mounted, which is not allowed everywhere."""
     path.mkdir(parents=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(path)]
     mounted = shutil.which("mount") and subprocess.run(words, capture_output=True, check=False).returncode == 0
     if not mounted:
         print("  no tmpfs can be mounted here: files are limited in size instead (RLIMIT_FSIZE)")
     try:
-        yield path if mounted else None
+        yield bool(mounted)
     finally:
         if mounted:
             subprocess.run(["umount", str(path)], check=True)
 
 
-def _torture(case: Case, script: Script, place: Path, mounted: bool) -> None:
-    for path in place.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _torture(case: Case, measured: Measured, place: Path, mounted: bool) -> None:
+    _clear(place)
     index, filler, bounds = place / "x.index", place / "filler", None
-    if script.start.exists():
-        shutil.copytree(script.start, index)
-    step = script.step(index)
+    command, words = measured.command, f"{measured.command.name}, {measured.metadata:,} bytes of metadata a row,"
+    if measured.start.exists():
+        shutil.copytree(measured.start, index)
+    step = command.step(index)
     share = case.rng.random()
     if mounted and case.rng.random() < 0.75:
-        room = START + int(share * (script.needs - START))
+        room = START + int(share * (measured.needs - START))
         with filler.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(place).free - room)
-        case.did.append(f"{script.name} with {room:,} bytes left of {script.needs:,}")
+        case.did.append(f"{words} with {room:,} bytes left of {measured.needs:,}")
     else:
-        largest = START // 4 + int(share * script.largest)
+        largest = START // 4 + int(share * measured.largest)
         bounds = Bounds(file_bytes=largest)
-        case.did.append(f"{script.name} with files of at most {largest:,} bytes of {script.largest:,}")
+        case.did.append(f"{words} with files of at most {largest:,} bytes of {measured.largest:,}")
     ended = case.run(step, bounds, fresh=True)
     if ended.code != 0:
         case.count("too full")
-        case.count(f"too full for {script.name}")
-    if ended.code == 2:
-        if not FULL.search(ended.last):
-            case.found("unclear", f"does not say that the disk is full: {ended.last}")
-        elif not NEEDED.search(ended.last):
-            case.found("unclear", f"does not say how much is needed: {ended.last}")
-    elif ended.code == 0:
+        case.count(f"with {measured.metadata:,} bytes of metadata a row")
+        case.count(f"in {command.name}")
+    else:
         case.count("there was room enough")
-    if script.before is not None or ended.code == 0:
-        states = [
-            state
-            for state in (script.before, script.after)
-            if state is not None and (ended.code or state is script.after)
-        ]
-        case.ask(index, *(states or [script.after]), mixed=script.mixed and ended.code != 0, after="on the full disk")
-        case.verify(index, after="on the full disk")
-    elif index.exists():
-        asked = case.run(Step("ask", {"index": str(index)}))
-        if asked.code == 0:
-            case.ask(index, script.after, after="on the full disk")
-    case.no_leftovers(index, after="on the full disk") if ended.code is not None and index.exists() else None
+    if ended.code == 2 and not FULL.search(ended.last):
+        case.found("unclear", f"does not say that the disk is full: {ended.last}")
+    elif ended.code == 2 and not NEEDED.search(ended.last):
+        case.found("unclear", f"does not say how much is needed: {ended.last}")
+    when = "on the full disk"
+    if command.before is not None or case.run(Step("ask", {"index": str(index)})).code == 0:
+        case.ask(index, *command.states, mixed=command.mixed, after=when)
+        case.verify(index, after=when)
+    elif ended.code == 0:
+        case.found("lost", "the build has ended well, and there is no index")
+    if ended.code == 2:
+        case.no_leftovers(index, after=when)
     filler.unlink(missing_ok=True)
     if case.run(step, codes=(0,)).code == 0:
-        case.ask(index, script.after, after="with room again")
+        case.ask(index, command.after, after="with room again")
         case.verify(index, after="with room again")
         case.no_leftovers(index, after="with room again")
         if (index / "work").exists():
@@ -135,76 +128,26 @@ def _torture(case: Case, script: Script, place: Path, mounted: bool) -> None:
         case.found("lost", "the same command does not finish with room")
 
 
-def _command(photos: Path, index: Path, state: State) -> Step:
-    """`cir build-index` with a CSV of metadata."""
-    write_photos(photos, state.rows)
-    table = photos.with_name(f"{photos.name}.csv")
-    names = sorted({column for row in state.rows.values() for column, _ in row.metadata})
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["id", *names])
-        writer.writeheader()
-        writer.writerows({"id": name, **dict(row.metadata)} for name, row in state.rows.items())
-    return cir("build-index", photos, "-o", index, "--metadata", table)
+def _measured(runner: Runner, folder: Path, metadata: int, command: Command) -> Measured:
+    """A command, measured with room enough."""
+    start, place = folder / f"{command.name}-{metadata}.index", folder / "disk"
+    _clear(place)
+    command.prepare(runner, start)
+    index, most = place / "x.index", [0]
+    if start.exists():
+        shutil.copytree(start, index)
+    step, before = command.step(index), _used(place)
+    pid = runner.start(step)
+    ended = runner.wait(pid, meanwhile=lambda: most.append(max(most.pop(), _used(place))))
+    if ended.code != 0:
+        raise RuntimeError(f"{command.name}: {ended}\n{ended.err}")
+    largest = max(path.stat().st_size for path in index.rglob("*") if path.is_file())
+    return Measured(command, metadata, start, max(most[0] - before, 2 * START), largest)
 
 
-def _scripts(runner: Runner, folder: Path, place: Path) -> list[Script]:
-    """Every command that writes, measured with room enough."""
-    scripts: list[Script] = []
-
-    def add(
-        name: str,
-        start: list[Callable[[Path], Step]],
-        step: Callable[[Path], Step],
-        before: State | None,
-        after: State,
-        mixed: bool = False,
-    ) -> None:
-        first, index = folder / f"{len(scripts)}.index", place / "x.index"
-        for one in start:
-            must(runner, one(first))
-        if first.exists():
-            shutil.copytree(first, index)
-        made, at_first = step(index), _used(place)
-        most = [0]
-        pid = runner.start(made)
-        ended = runner.wait(pid, meanwhile=lambda: most.append(max(most.pop(), _used(place))))
-        if ended.code != 0:
-            raise RuntimeError(f"{name}: {ended}\n{ended.err}")
-        largest = max(path.stat().st_size for path in index.rglob("*") if path.is_file())
-        scripts.append(Script(name, first, step, before, after, max(most[0] - at_first, 2 * START), largest, mixed))
-        shutil.rmtree(index)
-
-    for size in METADATA:
-        small, whole = State(rows_of(30, metadata=size)), State(rows_of(90, metadata=size))
-        whole = replace(whole, rows={**whole.rows, "0005.png": replace(whole.rows["0005.png"], seed=777)})
-        for way, build in (("a CSV file", _command), ("Python", build_step)):
-            photos = folder / f"photos-{size}-{way[-4:]}"
-            with_metadata = f"with {size:,} bytes of metadata a row, from {way}"
-            add(f"a first build {with_metadata}", [], lambda i, p=photos, b=build, s=whole: b(p, i, s), None, whole)  # type: ignore[misc]
-            start = [lambda i, p=photos, b=build, s=small: b(p, i, s)]  # type: ignore[misc]
-            add(f"a later build {with_metadata}", start, lambda i, p=photos, b=build, s=whole: b(p, i, s), small, whole)  # type: ignore[misc]
-    old = State(rows_of(60, metadata=1300), "old-1").made_by("old-1")
-    served = replace(old, serving="new-1", route=PROCRUSTES)
-    photos = folder / "photos-old"
-
-    def serve(index: Path) -> Step:
-        return Step("serve", {"index": str(index), "route": PROCRUSTES})
-
-    def made(index: Path) -> Step:
-        return build_step(photos, index, old)
-
-    add("a replacement", [made], serve, old, served)
-    add(
-        "a backfill",
-        [made, serve],
-        lambda i: Step("backfill", {"index": str(i), "part": 20}),
-        served,
-        served.made_by("new-1"),
-        mixed=True,
-    )
-    _, asked = store_questions(photos, folder / "asked.index", old, 40)
-    add("storing questions", [made], lambda i: store_questions(photos, i, old, 40)[0], old, asked)
-    return scripts
+def _clear(place: Path) -> None:
+    for path in place.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _used(place: Path) -> int:

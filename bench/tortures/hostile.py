@@ -92,7 +92,7 @@ def _write(folder: Path, rng: random.Random) -> tuple[set[str], set[str]]:
     }
     for name, write in writers.items():
         write(folder / name)
-    zips = {
+    zips: dict[str, dict[str, bytes | int]] = {
         "bomb.zip": {"bomb.jpg": 1 << 30, "kept.png": png(2000)},
         "up.zip": {"../up.png": png(2001), "/abs.png": png(2002), "inside.png": png(2003)},
     }

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cir.errors import UsageError
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.history import rollback
 from tortures import steps
 from tortures.cases import Arena, Case, Tally
+from tortures.commands import rows_of, table_of
 from tortures.processes import Bounds
 from tortures.states import Row, State, differs, write_photos
 from tortures.steps import ANN_MIN_ROWS, ENCODERS, Step
-from tortures.worlds import rows_of, table_of
 
 READERS = 2
 WRITES = 12  # generations that a writer publishes in a case
@@ -69,14 +71,17 @@ def write(index: str, photos: str, done: str, writes: int, start: int = 0) -> No
     """
     for number in range(start, start + writes):
         if number % 4 == 3:
-            rollback(Path(index))
+            with suppress(UsageError):  # there is none to go back to yet
+                rollback(Path(index))
         else:
             rows = rows_of(SIZES[number % len(SIZES)], metadata=40)
             write_photos(Path(photos), rows)
             options = BuildOptions(
-                workers=1, batch_size=8, part_rows=16, prune=bool(number % 2), ann_min_rows=ANN_MIN_ROWS
+                workers=1, batch_size=8, part_rows=16, prune=bool(number % 2), ann_min_rows=ANN_MIN_ROWS, keep=2
             )
-            build_index(scan([Path(photos)]), Path(index), ENCODERS["fake-1"], options=options, metadata=table_of(rows))
+            build_index(
+                scan([Path(photos)]), Path(index), ENCODERS["fake-1"], options=options, metadata=table_of(State(rows))
+            )
         gallery = Gallery.open(index)
         print(json.dumps({"generation": gallery.manifest.generation, "ids": list(gallery.ids)}), flush=True)
 

@@ -59,13 +59,14 @@ def build(
     metadata: Mapping[str, Mapping[str, str]] | None = None,
     prune: bool = False,
     ann_min_rows: int = 10**9,
+    keep: int | None = None,
 ) -> None:
-    """Build an index in small batches; prints a line per batch."""
+    """Build an index in small batches; prints its generation."""
     report = build_index(
         scan([Path(photos)]),
         Path(index),
         ENCODERS[model],
-        options=BuildOptions(workers=2, batch_size=4, part_rows=8, prune=prune, ann_min_rows=ann_min_rows),
+        options=BuildOptions(workers=2, batch_size=4, part_rows=8, prune=prune, ann_min_rows=ann_min_rows, keep=keep),
         metadata=metadata,
     )
     print(json.dumps({"generation": report.generation, "skipped": report.skipped}))
@@ -135,11 +136,12 @@ STEPS: dict[str, Callable[..., None]] = {step.__name__: step for step in (build,
 def perform(step: Step) -> None:
     """Run a step as the command line does, errors and exit code included. Always raises SystemExit."""
     logging.getLogger().setLevel(logging.ERROR)  # what is built again is said on stderr
-    models.load_model = _load  # type: ignore[assignment]
-    models.find_for = _find_for  # type: ignore[assignment]
     words = ["torture"]
     if step.name == "cir":
         words = step.arguments["words"]
+        if words[0] == "build-index":
+            models.load_model = _load  # type: ignore[assignment]
+            models.find_for = _find_for  # type: ignore[assignment]
     else:
         called = STEPS[step.name]
         cli.add_command(click.Command("torture", callback=lambda: called(**step.arguments)))

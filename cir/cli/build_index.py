@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     help="Leave out files like '*.gif', folders like thumbs, paths like '2019/*.png'. May be repeated.",
 )
 @click.option("--prune", is_flag=True, help="Also delete images that are no longer under PATH.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Keep N earlier generations for `cir rollback` from now on; those around a change of model stay in any "
+    "case.  [default: as before; 20 for a new index]",
+)
 @click.option("--dry-run", is_flag=True, help="Report what would be done and write nothing.")
 @model_dir_option
 @json_option
@@ -67,6 +74,7 @@ def build_index(
     kinds: tuple[str, ...],
     exclude: tuple[str, ...],
     prune: bool,
+    keep: int | None,
     dry_run: bool,
     model_dirs: tuple[Path, ...],
     as_json: bool,
@@ -103,7 +111,7 @@ def build_index(
         files,
         output,
         encoder,
-        options=BuildOptions(workers, batch_size, tokens=not no_tokens, prune=prune, dry_run=dry_run),
+        options=BuildOptions(workers, batch_size, tokens=not no_tokens, prune=prune, dry_run=dry_run, keep=keep),
         metadata=table,
         progress=ProgressBar("encoding"),
     )

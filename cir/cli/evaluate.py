@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.benchmarks import BenchmarkOptions, benchmark_argument, benchmark_options
-from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries, trust_roots_option
 from cir.cli.progress import ProgressBar
 from cir.errors import UsageError
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @model_dir_option
+@trust_roots_option
 @json_option
 def evaluate(
     source: BenchmarkOptions,
@@ -62,6 +63,7 @@ def evaluate(
     submission: Path | None,
     device: str,
     model_dirs: tuple[Path, ...],
+    trust_roots: bool,
     as_json: bool,
 ) -> None:
     """Measure recall on a benchmark, against three baselines.
@@ -100,7 +102,7 @@ def evaluate(
     ):
         benchmark = source.load(Path(scratch), allow_missing=allow_missing)
         if index is not None and (built or not source.official):
-            benchmark, searcher = _open(benchmark, index, model_dirs, device, allow_missing)
+            benchmark, searcher = _open(benchmark, index, model_dirs, device, trust_roots, allow_missing)
         else:
             # Official figures are compared with those of programs that round nothing.
             stored = "float32" if source.official else "float16"
@@ -123,12 +125,17 @@ def evaluate(
 
 
 def _open(
-    benchmark: Benchmark, index: Path, model_dirs: Sequence[Path], device: str, allow_missing: bool
+    benchmark: Benchmark,
+    index: Path,
+    model_dirs: Sequence[Path],
+    device: str,
+    trust_roots: bool,
+    allow_missing: bool,
 ) -> tuple[Benchmark, Searcher]:
     """An existing index, and the benchmark; images that the index lacks are absent from it where that is allowed."""
     from cir.search.searcher import open_index
 
-    searcher = open_index(index, model_dirs=model_dirs, device=device)
+    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
     absent = set(benchmark.gallery).difference(searcher.ids) if allow_missing else ()
     return benchmark.without(absent), searcher
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import device_option, index_argument, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import (
+    device_option,
+    index_argument,
+    json_option,
+    model_dir_option,
+    quiet_libraries,
+    trust_roots_option,
+)
 from cir.cli.query_lines import LARGEST_K, answer_lines
 from cir.cli.results import path_lines, table, to_json, warnings
 from cir.cli.stdin import STDIN, read_stdin
@@ -61,6 +68,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
 @model_dir_option
+@trust_roots_option
 @json_option
 def query(
     index: Path,
@@ -77,6 +85,7 @@ def query(
     model: str | None,
     device: str,
     model_dirs: tuple[Path, ...],
+    trust_roots: bool,
     as_json: bool,
 ) -> int:
     """Search INDEX with images, a sentence, or both.
@@ -109,7 +118,7 @@ def query(
         raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
     if batch == "-" and (references or text or negatives or sheet or paths or where):
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
-    searcher = open_index(index, model=model, model_dirs=model_dirs, device=device)
+    searcher = open_index(index, model=model, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
     if batch == "-":
         if sys.stdin is None:
             raise DataError("standard input is closed; the queries come from it")
@@ -128,6 +137,9 @@ def query(
         click.echo(table(result), nl=bool(result.hits))
     for warning in warnings(result, escaped=paths and not null):
         click.echo(f"cir: {warning}", err=True)
+    unread = searcher.gallery.untrusted_roots if any(hit.path is None for hit in result.hits) else ()
+    if unread:
+        click.echo(f"cir: {', '.join(sorted(unread))}: not indexed by you, so not read; see --trust-roots", err=True)
     if not result.hits:
         meets = " and ".join(map(str, conditions))
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cir.cli.options import columns_of, index_argument
+from cir.cli.options import columns_of, index_argument, trust_roots_option
 from cir.errors import UsageError
 
 SHOWN = 3
@@ -36,8 +36,14 @@ SHOWN = 3
     "KIND is colour, type, gender, pattern, sleeves, neckline, usage, season or material. May be repeated.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="Number of queries to generate.  [default: 1000]")
+@trust_roots_option
 def questions(
-    index: Path, file: Path | None, data_root: Path | None, kinds: tuple[str, ...], count: int | None
+    index: Path,
+    file: Path | None,
+    data_root: Path | None,
+    kinds: tuple[str, ...],
+    count: int | None,
+    trust_roots: bool,
 ) -> None:
     """Store judged queries in INDEX, or show them.
 
@@ -58,7 +64,7 @@ def questions(
         raise UsageError("--from and --metadata exclude each other; give one of them")
     if count is not None and not kinds:
         raise UsageError("--count is the number of queries to generate from --metadata; give that too")
-    gallery, wanted = Gallery.open(index), count or stored_questions.GENERATED
+    gallery, wanted = Gallery.open(index, trust_roots=trust_roots), count or stored_questions.GENERATED
     before = len(stored_questions.stored(gallery).queries)
     if file:
         stored_questions.store(gallery, stored_questions.read_file(file, gallery, data_root))

@@ -17,7 +17,7 @@ from cir.data.benchmark import Benchmark
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, UsageError
 from cir.files import parse_json, read_lines
-from cir.given import string
+from cir.given import Names, names, path_of, string
 from cir.images import scan
 from cir.stats import Measure, parse_measure
 
@@ -29,10 +29,10 @@ _UNREAD = ' \t\n\r.!"()*#:;~'  # what models read as nothing (`cir.text`)
 
 
 def load_jsonl(
-    path: Path,
-    root: Path,
+    path: str | Path,
+    root: str | Path,
     *,
-    gallery: Sequence[str] | None = None,
+    gallery: Names = None,
     keep_reference: bool = False,
     measures: Sequence[Measure] | None = None,
 ) -> Benchmark:
@@ -49,9 +49,10 @@ def load_jsonl(
         DataError: a line that is no query, named as file:line, or no queries at all.
         MissingImageError: a line or `gallery` names an image that `root` does not hold.
     """
+    path, root = path_of(path, "the path of judged queries"), path_of(root, "the folder of the images")
     images = scan([root])
     known = {image.id for image in images}
-    searched = known if gallery is None else set(gallery)
+    searched = known if gallery is None else set(names(gallery, "gallery"))
     unknown = searched - known
     if unknown:
         raise MissingImageError(
@@ -131,8 +132,8 @@ def _check_images(
     """Refuse names of unknown images and targets that no ranking could contain."""
     if query.reference and query.reference not in known:
         raise MissingImageError(f"{where}: the reference {query.reference!r} is not in {root}; correct or add it")
-    for key, names in (("targets", query.targets), ("subset", query.subset)):
-        unknown = set(names) - searched
+    for key, named in (("targets", query.targets), ("subset", query.subset)):
+        unknown = set(named) - searched
         if unknown:
             place = root if unknown - known else "the gallery list"
             name = min(unknown - known or unknown)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cir.given import names, one_name, string, strings
-from cir.images.names import canonical_id
+from cir.given import image_id, names, string, strings
 from cir.types import Query
 
+_SETS = ("targets", "acceptable")
 AttributeChange = tuple[str, str, str]  # kind, old value, new value
 
 
@@ -51,12 +51,12 @@ class JudgedQuery:
 
     def __post_init__(self) -> None:
         values: dict[str, Any] = {
-            "id": one_name(self.id, "id of a judged query"),
+            "id": string(self.id, "id of a judged query"),
             "caption": string(self.caption, "caption of a judged query"),
-            "subset": tuple(dict.fromkeys(_names(self.subset, "subset"))),
+            "reference": image_id("" if self.reference is None else self.reference, "reference of a judged query"),
+            "subset": tuple(dict.fromkeys(names(self.subset, "subset of a judged query"))),
         }
-        values |= {name: _name(getattr(self, name), name) for name in ("reference", "first_target")}
-        values |= {name: frozenset(_names(getattr(self, name), name)) for name in ("targets", "acceptable")}
+        values |= {name: frozenset(names(getattr(self, name), f"{name} of a judged query")) for name in _SETS}
         values |= {name: strings(getattr(self, name), name) for name in ("captions", "groups")}
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -70,16 +70,3 @@ class JudgedQuery:
     def kind(self) -> str:
         """Which attributes change, such as "colour" or "colour+type"; empty for a caption written by people."""
         return "+".join(kind for kind, _, _ in self.changes)
-
-
-def _names(value: Any, name: str) -> tuple[str, ...]:
-    return tuple(_name(each, name) for each in names(value, f"{name} of a judged query"))
-
-
-def _name(value: Any, name: str) -> str:
-    """A name in the form of ids; as it is where it has none, so that it is reported as missing."""
-    given = "" if value is None else one_name(value, f"{name} of a judged query")
-    try:
-        return canonical_id(given)
-    except ValueError:
-        return given

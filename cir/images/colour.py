@@ -78,5 +78,6 @@ def _changes_nothing(transform: ImageCmsTransform, mode: str) -> bool:
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 1, 3)
     sample = Image.fromarray(grid if mode == "RGB" else np.arange(256, dtype=np.uint8)[:, None])
     changed = ImageCms.applyTransform(sample, transform)
+    assert changed is not None
     before, after = (np.asarray(picture.convert("RGB"), dtype=np.int16) for picture in (sample, changed))
     return bool(np.abs(after - before).max() <= UNSEEN)

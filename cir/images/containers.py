@@ -5,6 +5,7 @@ Kept are pixels, colour profiles and what says which way is up.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ MAX_PARTS = 200_000  # chunks or segments; a picture of 256 MB in chunks of 8 kB
 MAX_TEXTS = 8
 MAX_METADATA = 1 << 20  # of a text that may say which way is up
 MAX_PROFILE = 16 << 20
-MAX_SCANS = 200  # a progressive JPEG has about 10; each is a pass over the whole picture
 
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)  # one that has a body, or ends the picture
 _BY_PALETTE = b"\3"  # colour type
 _ORIENTATIONS = {b"Raw profile type exif", b"XML:com.adobe.xmp"}
 
@@ -54,11 +55,13 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None]:
     return b"".join((PNG, *pixels[:1], *metadata[:MAX_TEXTS], *pixels[1:])), profile
 
 
-def plain_jpeg(data: bytes) -> bytes:
-    """A JPEG without its metadata, but for EXIF, XMP and colour profile.
+def plain_jpeg(data: bytes) -> tuple[bytes, int]:
+    """A JPEG without its metadata, but for EXIF, XMP and colour profile; and how often it goes over the whole picture.
+
+    A progressive one does so about 10 times, and may say so 100,000 times.
 
     Raises:
-        ValueError: too many segments, or passes over the picture.
+        ValueError: too many segments.
     """
     view = memoryview(data)  # parts are not copied until the end
     kept, place, left = [view[:2]], 2, MAX_METADATA
@@ -89,9 +92,19 @@ def plain_jpeg(data: bytes) -> bytes:
         place = end
     else:
         raise ValueError("too many segments")
-    if data.count(b"\xff\xda", place) > MAX_SCANS:
-        raise ValueError("too many passes over the picture")
-    return b"".join((*kept, view[place:]))
+    return b"".join((*kept, view[place:])), _passes(data, place)
+
+
+def _passes(data: bytes, place: int) -> int:
+    """The number of scans from the first on; what follows the end of the picture, such as a video, does not count."""
+    passes = 0
+    while marker := _MARKER.search(data, place):
+        kind, place = marker[0][1], marker.end()
+        if kind == 0xD9:
+            break
+        passes += kind == 0xDA
+        place += int.from_bytes(data[place : place + 2])
+    return passes
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from cir.errors import ImageDecodeError
 from cir.images import containers
 from cir.images.memory import LARGE, room_for
+from cir.images.names import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000  # 400 MB once decoded; a PNG of 100 kB can claim 900 million
 MAX_JPEG_PIXELS = 500_000_000  # of a JPEG that is decoded reduced
+MAX_JPEG_WORK = 5_000_000_000  # pixels times passes over them
 ORIENTATION = 0x0112
 
 # Format -> module and class of its decoder.
@@ -54,7 +56,7 @@ _SIGNATURES = (
     *((b"P%d" % kind + space, "PNM") for kind in range(1, 7) for space in (b" ", b"\n", b"\t", b"\r")),
 )
 _ODDITIES = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # a filter of warnings
-_COPIES = {"WebP": 3, "AVIF": 3, "HEIC": 3, "icon": 3}  # of the decoded picture that a decoder holds at once
+_COPIES = {"JPEG": 1, "WebP": 4, "AVIF": 3, "HEIC": 3}  # of the picture, at 4 bytes per pixel, held at once; else 2
 
 
 def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
@@ -64,25 +66,29 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
         data: the bytes.
         name: for messages.
         min_side: how large the picture is needed: where that saves time or memory it is decoded smaller than it is,
-            but neither width nor height below this. None never reduces it.
+            but neither width nor height below this, nor the length of a strip below four times this. None never
+            reduces it.
 
     Raises:
         ImageDecodeError: not an image, truncated, or too large: more than `MAX_PIXELS` pixels, reduced or not.
     """
     with decoding(name):
-        kind = _format(bytes(data[:64]), name)
-        image = _open(bytes(data), kind)
+        data = bytes(data)
+        kind = _format(data[:64], name)
+        image, passes = _open(data, kind)
         width, height = image.size
         if min_side and kind == "JPEG":
             image.draft(None, (min_side, min_side))
+        if passes * width * height > MAX_JPEG_WORK:
+            raise ImageDecodeError("too many passes over the picture; save it again")
         # A progressive JPEG is held whole, as coefficients, however small it comes out.
-        held = 6 * width * height if image.info.get("progressive") else 0
+        held = 2 * getattr(image, "layers", 3) * width * height if image.info.get("progressive") else 0
         pixels = image.width * image.height
         if pixels > MAX_PIXELS or width * height > MAX_JPEG_PIXELS:
             raise ImageDecodeError(
                 f"{width} x {height} pixels is too large; scale it below {MAX_PIXELS // 10**6} megapixels"
             )
-        need = held + 4 * pixels * _COPIES.get(kind, 1)
+        need = held + 4 * pixels * _COPIES.get(kind, 2)
         with room_for(need):
             image.load()
             return _reduced(image, min_side) if min_side and need >= LARGE else image
@@ -91,12 +97,17 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Entered around decoders: whatever they raise becomes an ImageDecodeError about `name`, in one line."""
+    from PIL.Image import DecompressionBombError
+
     if _ODDITIES not in warnings.filters:  # what is odd and is decoded all the same is no news
         warnings.filterwarnings("ignore", module=_ODDITIES[3].pattern)
+    name = shown(name)
     try:
         yield
     except ImageDecodeError as error:
         raise ImageDecodeError(f"{name}: {error}") from None
+    except DecompressionBombError:  # a size that is found only while decoding
+        raise ImageDecodeError(f"{name}: too large; scale it below {MAX_PIXELS // 10**6} megapixels") from None
     except MemoryError:
         raise ImageDecodeError(f"{name}: not enough memory to decode it; scale it down") from None
     except Exception as error:
@@ -137,12 +148,12 @@ def _format(head: bytes, name: str) -> str:
     raise ImageDecodeError("not an image that can be read; convert it to JPEG or PNG")
 
 
-def _open(data: bytes, kind: str) -> ImageFile:
-    """A picture whose size is known and whose pixels are not yet decoded."""
+def _open(data: bytes, kind: str) -> tuple[ImageFile, int]:
+    """A picture whose size is known and whose pixels are not yet decoded, and how many passes that takes."""
     module, name = _DECODERS[kind]
-    profile = None
+    profile, passes = None, 1
     if kind == "JPEG":
-        data = containers.plain_jpeg(data)
+        data, passes = containers.plain_jpeg(data)
     elif kind == "PNG":
         data, profile = containers.plain_png(data)
     try:
@@ -152,17 +163,17 @@ def _open(data: bytes, kind: str) -> ImageFile:
     image: ImageFile = decoder(io.BytesIO(data), "")
     if profile is not None:
         image.info["icc_profile"] = profile
-    return image
+    return image, passes
 
 
 def _reduced(image: Image, min_side: int) -> Image:
     """A large picture made smaller, upright, in a mode whose values may be averaged."""
-    factor = min(image.size) // min_side
+    factor = max(min(image.size) // min_side, max(image.size) // (4 * min_side))
     if factor < 2:
         return image
     orientation, plain = _orientation(image), image
     if image.has_transparency_data:
-        plain = image.convert("RGBA")
+        plain = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
     elif image.mode in ("1", "P", "PA"):
         plain = image.convert("L" if image.mode == "1" else "RGB")
     elif image.mode.startswith("I;"):

@@ -18,7 +18,7 @@ from cir.errors import ImageDecodeError, MissingImageError
 from cir.files import read_regular
 from cir.images import zips
 from cir.images.decode import reason_of
-from cir.images.names import canonical_id
+from cir.images.names import canonical_id, shown
 
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})  # need pillow-heif
 SUFFIXES = HEIC_SUFFIXES | {
@@ -67,9 +67,9 @@ class ImageFile:
                 return read_regular(self.path, limit)
             return zips.read_member(self.path, self.member, limit)
         except (FileNotFoundError, KeyError):
-            raise MissingImageError(f"{self.id}: no longer at {self.path}") from None
+            raise MissingImageError(f"{shown(self.id)}: no longer at {shown(self.path)}") from None
         except UNREADABLE as error:
-            raise ImageDecodeError(f"{self.id}: cannot be read: {_reason(error)}") from None
+            raise ImageDecodeError(f"{shown(self.id)}: cannot be read: {_reason(error)}") from None
 
 
 def locate(root: str, image_id: str) -> ImageFile:
@@ -103,9 +103,11 @@ def locate(root: str, image_id: str) -> ImageFile:
                 elif has_suffix(path, {ZIP_SUFFIX}) and "/".join(parts) in zips.directory(path).members:
                     return ImageFile(image_id, root, path, "/".join(parts))
             except UNREADABLE as error:
-                reason = _reason(error)
-                raise ImageDecodeError(f"the photo of {image_id} cannot be read: {path}: {reason}") from None
-    raise MissingImageError(f"the photo of {image_id} is no longer under {root}; give its file instead of its id")
+                where = f"the photo of {shown(image_id)} cannot be read: {shown(path)}"
+                raise ImageDecodeError(f"{where}: {_reason(error)}") from None
+    raise MissingImageError(
+        f"the photo of {shown(image_id)} is no longer under {shown(root)}; give its file instead of its id"
+    )
 
 
 def file_at(path: str | Path) -> ImageFile:
@@ -116,7 +118,8 @@ def file_at(path: str | Path) -> ImageFile:
         ImageDecodeError: the zip is broken, or a folder may not be entered.
     """
     name = os.fspath(path)
-    head, parts = os.path.expanduser(name), []
+    head = os.path.expanduser(name)
+    parts: list[str] = []
     try:
         while head:
             mode = _mode(head)
@@ -138,8 +141,8 @@ def file_at(path: str | Path) -> ImageFile:
     except ValueError:  # a NUL character, or ".." inside a zip
         pass
     except UNREADABLE as error:
-        raise ImageDecodeError(f"{name}: cannot be read: {_reason(error)}") from None
-    raise MissingImageError(f"{name}: no such image file; check the path")
+        raise ImageDecodeError(f"{shown(name)}: cannot be read: {_reason(error)}") from None
+    raise MissingImageError(f"{shown(name)}: no such image file; check the path")
 
 
 def is_canonical(image_id: str) -> bool:

@@ -29,9 +29,10 @@ def as_picture(value: Any) -> Image:
         UsageError: something else, or a picture without pixels.
         ImageDecodeError: an image that was closed or is broken, or has more than `MAX_PIXELS` pixels.
     """
+    import numpy as np
     from PIL.Image import Image
 
-    if hasattr(value, "__array_interface__") and not isinstance(value, Image):
+    if isinstance(value, np.ndarray):
         value = _from_array(value)
     if not isinstance(value, Image):
         raise UsageError(f"a picture is {kind(value)}; give a PIL image or a numpy array")
@@ -45,7 +46,7 @@ def as_picture(value: Any) -> Image:
         value.getpixel((0, 0))  # what was loaded before it was closed is found here
     except Exception as error:  # an image decoder: broken images raise nearly anything
         raise ImageDecodeError(f"a picture cannot be read: {reason_of(error)}; open it again") from None
-    return value
+    return value.convert("LA") if value.mode == "La" else value  # Pillow converts La to nothing else
 
 
 def as_pixels(value: Any, size: int) -> Floats:

@@ -105,14 +105,18 @@ def _eight_bits(image: Image) -> Image:
 
     if not image.mode.startswith(("I", "F")):
         return image
-    values = np.asarray(image, dtype=np.float32)
+    values = np.array(image, dtype=np.float32)
     known = np.isfinite(values)
     if not known.any():
         raise ImageDecodeError("no pixel has a value")
     top = float(values.max(where=known, initial=0))
     full = top if top > 65535 else 65535 if top > 255 else 255 if top > 1 or image.mode != "F" else 1
-    values = np.nan_to_num(values, nan=0, posinf=full, neginf=0)
-    grey = Images.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
+    # In place: a large picture of floats is not copied for every step.
+    np.nan_to_num(values, copy=False, nan=0, posinf=full, neginf=0)
+    values /= full
+    np.clip(values, 0, 1, out=values)
+    values *= 255
+    grey = Images.fromarray(values.round(out=values).astype(np.uint8))
     grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
     return grey
 
@@ -125,7 +129,7 @@ def _pad(image: Image, target_ratio: float, fill: int) -> Image:
         return image
     side = max(width, height) / target_ratio
     if side * side > MAX_PIXELS:
-        raise ImageDecodeError(f"a picture of {width} x {height} is too long and thin; cut it")
+        raise ImageDecodeError("too long and thin; cut it")
     across, down = max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
     bands = len(image.getbands())
     return ImageOps.expand(image, (across, down, across, down), fill=fill if bands == 1 else (fill,) * bands)

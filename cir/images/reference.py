@@ -34,10 +34,16 @@ def as_references(value: Any) -> tuple[Any, ...]:
 
 def _is_one(value: Any) -> bool:
     """Whether a value is a reference by itself. An array of names is several."""
-    if isinstance(value, (*_NAMES, *_BYTES, ImageFile)) or hasattr(value, "read"):
-        return True
-    array = getattr(value, "__array_interface__", None)  # PIL's images have it too
-    return array is not None and array["typestr"][1] not in "USO"
+    if isinstance(value, (tuple, list)):  # nearly always
+        return False
+    return isinstance(value, (*_NAMES, *_BYTES, ImageFile)) or hasattr(value, "read") or _is_picture(value)
+
+
+def _is_picture(value: Any) -> bool:
+    import numpy as np
+    from PIL.Image import Image
+
+    return isinstance(value, Image) or (isinstance(value, np.ndarray) and value.dtype.kind not in "USO")
 
 
 def _reference(value: Any) -> Any:
@@ -49,7 +55,7 @@ def _reference(value: Any) -> Any:
         return bytes(value)
     if hasattr(value, "read"):
         return _read(value)
-    if hasattr(value, "__array_interface__"):
+    if _is_picture(value):
         return as_picture(value)
     raise UsageError(
         f"a reference is {kind(value)}; give a path, the id of a gallery image, a PIL image, a numpy array, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -51,7 +51,7 @@ class Scan(Sequence[ImageFile]):
         return self.images[place]
 
 
-def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = ()) -> Scan:
+def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[str] = ()) -> Scan:
     """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
 
     Files are chosen by suffix. Links to folders are followed once. Hidden files are passed over, as are thumbnails and
@@ -80,9 +80,8 @@ def scan(paths: str | Path | Sequence[str | Path], *, exclude: Sequence[str] = (
         for image in walk.images.values():
             other = images.setdefault(image.id, image)
             if (other.path, other.member) != (image.path, image.member):
-                raise UsageError(
-                    f"two images would have the id {image.id}: in {other.path} and {image.path}; rename one"
-                )
+                both = f"{shown(other.path)} and {shown(image.path)}"
+                raise UsageError(f"two images would have the id {shown(image.id)}: in {both}; rename one")
         passed_over.update(walk.passed_over)
         unusable.update(dict.fromkeys(walk.unusable))
     return Scan(
@@ -144,7 +143,7 @@ class _Walk:
             try:
                 self._zip(self.root, "")
             except UNREADABLE as error:
-                raise DataError(f"{self.root}: not a readable zip: {_why(error)}; repair or remove it") from None
+                raise DataError(f"{shown(self.root)}: not a readable zip: {_why(error)}; repair or remove it") from None
         elif not has_suffix(self.root, SUFFIXES):
             suffixes = ", ".join(sorted(SUFFIXES))
             raise DataError(f"neither an image, a folder nor a zip: {shown(self.root)}; images end in {suffixes}")
@@ -156,7 +155,8 @@ class _Walk:
 
     def _folders(self) -> None:
         """Everything below the root. Links wait until all real folders are known: a folder keeps its own name."""
-        folders, links, entered = [(self.root, "")], [], set()
+        folders, links = [(self.root, "")], list[tuple[str, str]]()
+        entered = set()
         while folders or links:
             place, name = folders.pop() if folders else links.pop(0)
             try:
@@ -170,7 +170,9 @@ class _Walk:
                     entries = sorted(listing, key=lambda entry: (not _composed(entry.name), entry.name))
             except OSError as error:
                 if not name:
-                    raise DataError(f"{self.root}: cannot be listed: {_why(error)}; check its permissions") from None
+                    raise DataError(
+                        f"{shown(self.root)}: cannot be listed: {_why(error)}; check its permissions"
+                    ) from None
                 self.unusable.append((self.prefix + name, f"this folder cannot be listed: {_why(error)}"))
                 continue
             for entry in entries:
@@ -215,7 +217,7 @@ class _Walk:
         other = self.images.setdefault(image.id, image)
         if other is not image:
             self.unusable.append(
-                (self.prefix + name, f"the same name as {other.path}, in another Unicode form; rename it")
+                (self.prefix + name, f"the same name as {shown(other.path)}, in another Unicode form; rename it")
             )
 
     def _excluded(self, name: str) -> str | None:

@@ -104,6 +104,7 @@ def _remembered(path: str, stamp: tuple[int, ...]) -> Directory:
     members: dict[str, Member] = {}
     refused = []
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        overlapping = _overlapping(archive.infolist())
         for info in archive.infolist():
             if info.is_dir():
                 continue
@@ -112,12 +113,22 @@ def _remembered(path: str, stamp: tuple[int, ...]) -> Directory:
             except ValueError as error:
                 refused.append((info.filename, f"its name in the zip is {error}"))
                 continue
+            if info.header_offset in overlapping:
+                refused.append((info.filename, "it shares its bytes with another file in the zip"))
+                continue
             if name in members:
                 refused.append((info.filename, "another file in the zip has the same name"))
                 continue
             encrypted = bool(info.flag_bits & _ENCRYPTED)
             members[name] = Member(info.header_offset, info.compress_size, info.compress_type, info.CRC, encrypted)
     return Directory(members, tuple(refused))
+
+
+def _overlapping(infos: list[zipfile.ZipInfo]) -> set[int]:
+    """Offsets of members that reach into the next one: so 10 MB are made to unpack to terabytes, file by file."""
+    spans = sorted((info.header_offset, info.header_offset + _LOCAL_HEADER.size + info.compress_size) for info in infos)
+    following = [start for start, _ in spans[1:]]
+    return {start for (start, end), after in zip(spans, following, strict=False) if end > after}
 
 
 class _Decompressor(Protocol):

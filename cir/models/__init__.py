@@ -140,10 +140,10 @@ def _is_model(directory: Path) -> bool:
 def _subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted; those of writers in progress are skipped, and a missing folder has none."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(os.listdir(folder))
     except (OSError, ValueError):
         return []
-    return [folder / name for name in names if not is_temporary(name)]
+    return [folder / name for name in names if not is_temporary(name) and os.path.isdir(folder / name)]
 
 
 def _search_path(model_dirs: Sequence[Path]) -> Iterator[Path]:

@@ -5,6 +5,7 @@ Without torch, so that models are listed, found and verified at once. `cir.model
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cir.errors import WeightsError
 from cir.files import parse_json, read_regular, sha256_file
 from cir.images import Preprocess
 from cir.models.config import EfficientNetSettings, SprcConfig, backbone_settings
-from cir.models.tensor_file import read_header
+from cir.models.tensor_file import Header, read_header
 from cir.text import check_vocabulary
 from cir.typed_json import from_json
 from cir.types import ModelCard
@@ -88,8 +89,7 @@ def files_of(directory: Path) -> list[Path]:
     Raises:
         WeightsError: the weights, the vocabulary or the file of frozen tensors are missing or broken.
     """
-    frozen = frozen_of(directory)
-    shared = {vocabulary_of(directory), *([frozen[0]] if frozen else [])}
+    shared = {vocabulary_of(directory), *tensor_files(directory)}
     return sorted({path for path in directory.iterdir() if path.is_file()} | shared)
 
 
@@ -107,20 +107,22 @@ def vocabulary_of(directory: Path) -> Path:
     )
 
 
-def frozen_of(directory: Path) -> tuple[Path, str] | None:
-    """The file of the tensors that training left unchanged, and its digest; None for a model in one file.
+def tensor_files(directory: Path) -> dict[Path, Header]:
+    """The weights of a model and, second, the file of the tensors that training left unchanged if they name one.
 
     Raises:
-        WeightsError: the file is missing, or the weights, which name it, are broken.
+        WeightsError: a file is missing, or its header is broken.
     """
-    digest = read_header(directory / WEIGHTS).metadata.get(FROZEN_DIGEST)
+    weights = directory / WEIGHTS
+    found = {weights: read_header(weights)}
+    digest = found[weights].metadata.get(FROZEN_DIGEST)
     if digest is None:
-        return None
+        return found
     beside = f"frozen-{digest[:16]}.safetensors"
     if "/" not in beside and "\0" not in beside:
         for path in (directory / FROZEN, directory.parent / beside):
             if path.exists():
-                return path, digest
+                return {**found, path: read_header(path)}
     raise WeightsError(
         f"{directory}: the tensors that training left unchanged are missing; "
         f"copy {FROZEN} into the directory, or {ascii(beside)[1:-1]} beside it"
@@ -132,40 +134,32 @@ def check(directory: Path) -> list[str]:
 
     Weights, frozen tensors and vocabulary are compared by their digests; nothing is loaded.
     """
+    problems = []
     try:
-        known = read_model_file(directory)
+        card = read_card(directory)
     except WeightsError as error:
         return [str(error)]
+    try:
+        problems += check_tensors(tensor_files(directory), card)
+    except WeightsError as error:
+        problems.append(str(error))
+    try:
+        check_vocabulary(vocabulary_of(directory), card.vocabulary_sha256)
+    except WeightsError as error:
+        problems.append(str(error))
+    return problems
+
+
+def check_tensors(files: Mapping[Path, Header], card: ModelCard) -> list[str]:
+    """Which of a model's `tensor_files` are not those that its card and weights name, one line each."""
+    (weights, header), *frozen = files.items()
     problems = []
-    for part in (check_weights, check_frozen, check_words):
-        try:
-            part(directory, known.card)
-        except WeightsError as error:
-            problems.append(str(error))
-    return list(dict.fromkeys(problems))  # weights that are broken do not tell what is frozen either
-
-
-def check_weights(directory: Path, card: ModelCard) -> None:
-    """Raises WeightsError unless the weights are those of the card."""
-    path = directory / WEIGHTS
-    read_header(path)
-    if _digest(path) != card.weights_sha256:
-        raise WeightsError(f"{path}: not the weights of {card.name} ({card.digest}); copy the whole directory again")
-
-
-def check_frozen(directory: Path, card: ModelCard) -> None:
-    """Raises WeightsError unless the tensors that training left unchanged are those that the weights name."""
-    frozen = frozen_of(directory)
-    if frozen is not None:
-        path, digest = frozen
-        read_header(path)
-        if _digest(path) != digest:
-            raise WeightsError(f"{path}: is not the file that {card.name} was trained with; copy it again")
-
-
-def check_words(directory: Path, card: ModelCard) -> None:
-    """Raises WeightsError unless the vocabulary is that of the card."""
-    check_vocabulary(vocabulary_of(directory), card.vocabulary_sha256)
+    if _digest(weights) != card.weights_sha256:
+        problems.append(f"{weights}: not the weights of {card.name} ({card.digest}); copy the whole directory again")
+    for path, _ in frozen:
+        if _digest(path) != header.metadata[FROZEN_DIGEST]:
+            problems.append(f"{path}: is not the file that {card.name} was trained with; copy it again")
+    return problems
 
 
 def _digest(path: Path) -> str:

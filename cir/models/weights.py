@@ -26,7 +26,7 @@ from cir.models import folder, stationary
 from cir.models.config import SprcConfig
 from cir.models.folder import CARD, FROZEN, FROZEN_DIGEST, VOCABULARY, WEIGHTS, ModelFile
 from cir.models.sprc import Sprc
-from cir.models.tensor_file import read_header
+from cir.models.tensor_file import Header
 from cir.text import Tokenizer, check_vocabulary
 from cir.typed_json import to_json
 from cir.types import ModelCard
@@ -167,11 +167,10 @@ def load(directory: Path, *, backbone: torch.dtype = torch.float32) -> tuple[Spr
     known = folder.read_model_file(directory)
     card, config = known.card, known.config
     model = _laid_out(directory, config)
-    path, frozen = directory / WEIGHTS, folder.frozen_of(directory)
-    files = [path, *([frozen[0]] if frozen else [])]
+    files = folder.tensor_files(directory)
     _fit(files, model)
-    folder.check_weights(directory, card)
-    folder.check_frozen(directory, card)
+    for problem in folder.check_tensors(files, card):
+        raise WeightsError(problem)
     vocabulary = folder.vocabulary_of(directory)
     words = check_vocabulary(vocabulary, card.vocabulary_sha256)
     if len(words) > config.vocabulary:
@@ -256,14 +255,14 @@ def misfit(
     )
 
 
-def _fit(files: Sequence[Path], model: Sprc) -> None:
+def _fit(files: Mapping[Path, Header], model: Sprc) -> None:
     """Raise WeightsError unless the tensors in these files are those of a model, by their headers alone."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        for name, entry in read_header(path).tensors.items():
+    for path, header in files.items():
+        for name, entry in header.tensors.items():
             if name in shapes:
-                raise WeightsError(f"{path}: {name} is in {files[0].name} too; copy the whole model directory again")
+                raise WeightsError(f"{path}: {name} is in {WEIGHTS} too; copy the whole model directory again")
             if entry.dtype == "I8" and name == WORDS:
                 wanted[SCALE] = (entry.shape[0], 1) if entry.shape else ()
             elif entry.dtype not in FLOATS:
@@ -275,4 +274,4 @@ def _fit(files: Sequence[Path], model: Sprc) -> None:
         {name: (shapes[name], shape) for name, shape in wanted.items() if shapes.get(name, shape) != shape},
     )
     if problems:
-        raise WeightsError(f"{files[0]}: does not fit its configuration; {problems}")
+        raise WeightsError(f"{next(iter(files))}: does not fit its configuration; {problems}")

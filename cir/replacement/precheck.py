@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from cir.types import ModelCard
 
+# What the weights of a model were trained with.
+PARTS = {
+    "config_sha256": "another configuration",
+    "vocabulary_sha256": "another vocabulary",
+    "preprocess_sha256": "other preprocessing",
+}
+
 
 def incompatibilities(old: ModelCard, new: ModelCard) -> list[str]:
     """Why a model cannot succeed another, whatever a measurement would say; empty if nothing rules it out.
@@ -12,11 +19,13 @@ def incompatibilities(old: ModelCard, new: ModelCard) -> list[str]:
     A model without a simplex promises nothing, and is measured.
     """
     problems = []
-    if new.weights_sha256 == old.weights_sha256 and new.preprocess_sha256 != old.preprocess_sha256:
-        problems.append(
-            f"{new.name} has the weights of {old.name} with other preprocessing ({new.preprocess_sha256[:8]} instead "
-            f"of {old.preprocess_sha256[:8]}), so it does not give the vectors it was trained to give"
-        )
+    for part, name in PARTS.items() if new.weights_sha256 == old.weights_sha256 else ():
+        ours, theirs = getattr(new, part), getattr(old, part)
+        if ours != theirs:
+            problems.append(
+                f"{new.name} has the weights of {old.name} with {name} ({ours[:8]} instead of {theirs[:8]}), so it "
+                "does not give the vectors it was trained to give"
+            )
     if old.simplex is None or new.simplex is None:
         return problems
     if new.simplex.vertices_sha256 != old.simplex.vertices_sha256:

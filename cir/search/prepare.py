@@ -85,7 +85,7 @@ def as_query(value: Any) -> Query:
 _ADVICE = "write cir.Query(references, text)"
 
 
-def prepare(gallery: Gallery, queries: Iterable[Query]) -> list[PreparedQuery]:
+def prepare(gallery: Gallery, queries: Query | Iterable[Query]) -> list[PreparedQuery]:
     """Check queries and resolve their references.
 
     Raises:

@@ -47,37 +47,41 @@ def open_index(
     Args:
         path: the index folder.
         model: a model to query with instead; refused unless its space is the index's.
-        model_dirs: where else to look for the model's folder.
+        model_dirs: where else to look for the model's folder: folders, or one.
         device: where the model runs.
         trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
 
+    The searcher can be pickled, as these arguments: another process opens the index again. A fork needs no pickle.
+
     Raises:
+        UsageError: an argument of another kind.
         IndexFormatError: not an index, another version, or damaged.
         SpaceMismatchError: `model` is another model than the index's.
         WeightsError: there is no model of that name.
     """
     from cir import models
 
-    model_dirs = paths(model_dirs, "model_dirs")
     gallery = Gallery.open(path, trust_roots=trust_roots)
+    # Absolute, because another process that opens it again may have another working directory.
+    folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.folder import read_card
 
-        _check_space(gallery, read_card(models.find(model, model_dirs)), gallery.space.id)
+        model = models.find(model, folders).absolute()
+        _check_space(gallery, read_card(model), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
-            return models.load_model(model, device=device, model_dirs=model_dirs)
-        folder = models.find_for(card, model_dirs)
+            return models.load_model(model, device=device)
+        folder = models.find_for(card, folders)
         return models.load_model(folder, device=device)
 
-    # Another process may have another working directory.
     searcher = Searcher(gallery, load, keep_usage=True)
     searcher._reopen = partial(
         open_index,
         gallery.path.absolute(),
         model=model,
-        model_dirs=model_dirs,
+        model_dirs=folders,
         device=device,
         trust_roots=trust_roots,
     )

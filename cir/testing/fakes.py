@@ -21,6 +21,7 @@ from PIL import Image
 from cir.arrays import Floats
 from cir.errors import CorruptIndexError, IndexFormatError
 from cir.files import make_folder
+from cir.given import strings
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
@@ -119,8 +120,10 @@ class FakeEncoder:
 
     def encode_texts(self, captions: Sequence[str], space: str | None = None) -> Floats:
         """(B, D): unit vectors drawn from the captions."""
-        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in captions]
-        return unit_rows(np.stack([np.random.default_rng(seed).standard_normal(self.card.dims) for seed in seeds]))
+        texts = strings(captions, "captions")
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
+        drawn = [np.random.default_rng(seed).standard_normal(self.card.dims) for seed in seeds]
+        return unit_rows(np.reshape(drawn, (len(seeds), self.card.dims)))
 
 
 def paint(path: Path, seed: int) -> Path:

@@ -14,8 +14,8 @@ import numpy as np
 from cir.arrays import Floats, Mask, Rows
 from cir.conditions import Conditions, as_conditions
 from cir.errors import SpaceMismatchError, UsageError
-from cir.given import Names, instance, items, kind, names, one_name, path_of, printable, shown
-from cir.images.names import canonical_id
+from cir.given import Names, instance, items, kind, names, path_of, printable, shown
+from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
@@ -122,7 +122,7 @@ class Gallery:
 
     def row(self, image_id: str) -> int:
         """The row of an id. Raises UsageError when the gallery has no such image."""
-        row = self._find(one_name(image_id, "id"))
+        row = self._find(image_id)
         if row is None:
             raise UsageError(
                 f"no image {shown(image_id)} in {self.folder}; ids are paths relative to the folder that was indexed"
@@ -255,23 +255,13 @@ class Gallery:
         barred = [names(ids, "exclude") for ids in items(exclude, "exclude")]
         if len(barred) != count:
             raise UsageError(f"{len(barred)} sets of excluded ids for {count} queries; give one each")
-        return [np.array(sorted(set(map(self._find, ids)) - {None}), np.int64) for ids in barred]
+        return [np.array([row for row in map(self._find, ids) if row is not None], np.int64) for ids in barred]
 
     def _find(self, image_id: str) -> int | None:
         """The row of a name, in whichever form it is written."""
-        try:
-            image_id = canonical_id(image_id)
-        except ValueError:  # no image is called so
-            return None
+        image_id = canonical(image_id, "id")
         row = bisect_left(self.ids, image_id)
         return row if row < len(self.ids) and self.ids[row] == image_id else None
-
-
-def _canonical(name: str) -> str:
-    try:
-        return canonical_id(name)
-    except ValueError:
-        return name
 
 
 def _live_rows(segments: Sequence[Segment], live: Sequence[Mask]) -> tuple[list[str], Rows, Rows]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cir.arrays import Stored, unit_norm_mask
-from cir.errors import CirError
+from cir.errors import CirError, IndexVersionError
 from cir.files import is_temporary, sha256_file
 from cir.indexer.reading.ann import check_ann
 from cir.indexer.storage.folder import GALLERY, IndexFolder
@@ -44,6 +44,8 @@ class _Check:
         """A check that may fail in any way, as a decoder of damaged files may; each failure is a problem."""
         try:
             yield
+        except IndexVersionError:
+            raise
         except CirError as error:
             self.problems.append(str(error))
         except Exception as error:

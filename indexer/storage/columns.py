@@ -131,7 +131,8 @@ class Codes(Sequence[str]):
     def matching(self, test: Test) -> Mask:
         """(N,) bool: which texts a test wants; it is asked once for each distinct text."""
         wanted: Mask = np.array(test(list(self.dictionary)), np.bool_)
-        return wanted[self.codes]
+        matching: Mask = wanted[self.codes]
+        return matching
 
 
 Column = Texts | Codes
@@ -139,8 +140,8 @@ Column = Texts | Codes
 
 def encode(texts: Sequence[str]) -> Column:
     """Texts in the smaller of the two forms."""
-    column, codes = Texts.encode(texts), Codes.encode(texts)
-    return min(codes, column, key=lambda form: sum(array.nbytes for array in form.arrays.values()))
+    forms: tuple[Column, ...] = (Codes.encode(texts), Texts.encode(texts))
+    return min(forms, key=lambda form: sum(array.nbytes for array in form.arrays.values()))
 
 
 def from_arrays(arrays: Arrays) -> Column:

@@ -134,7 +134,7 @@ def write_segment(path: Path, layout: Layout, table: RowTable, blocks: Iterable[
 
 
 def _fill(file: h5py.File, layout: Layout, rows: int, blocks: Iterable[EncodedBlock]) -> None:
-    shapes = {"vectors": (rows, layout.dims)} if layout.vectors else {}
+    shapes: dict[str, tuple[int, ...]] = {"vectors": (rows, layout.dims)} if layout.vectors else {}
     if layout.tokens:
         shapes["tokens"] = (rows, layout.tokens, layout.dims)
     datasets = {name: file.create_dataset(name, shape, layout.precision) for name, shape in shapes.items()}

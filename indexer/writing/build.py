@@ -207,7 +207,9 @@ def _publish_plan(
     writer: Writer, scan: _Scan, encoder: GalleryEncoder, existing: _Existing, plan: Plan, parts: Parts
 ) -> Manifest:
     """Publish the next generation; without changes the old one stays."""
-    if existing.manifest is not None and not plan.rows and not plan.tombstones:
+    old = existing.manifest or Manifest.empty(encoder.card)
+    changed = plan.rows or plan.tombstones or scan.options.keep not in (None, old.keep)
+    if existing.manifest is not None and not changed:
         return existing.manifest
 
     def find(digest: bytes) -> tuple[Segment, int]:
@@ -220,7 +222,6 @@ def _publish_plan(
         layout = find(row.digest)[0].layout
         by_space.setdefault(layout.space, (layout, []))[1].append(row)
     entries = [write_rows(writer.folder, rows, layout, find) for layout, rows in by_space.values()]
-    old = existing.manifest or Manifest.empty(encoder.card)
     roots = [image.root for image in scan.images]
     return writer.publish(
         next_manifest(old, encoder.card, entries, plan.tombstones, roots=roots, keep=scan.options.keep)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
-from cir.given import instance, items, kind, paths, shown
+from cir.given import instance, items, kind, mapping, paths, shown
 from cir.images import ImageFile, Scan, scan
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
 from cir.indexer.storage.generations import open_segment
@@ -43,9 +43,9 @@ def check_request(images: Sequence[ImageFile], encoder: GalleryEncoder, metadata
         if image.id in ids:
             raise UsageError(f"two images have the id {image.id}; rename one, or index their folders together")
         ids.add(image.id)
-    for image_id, columns in instance(metadata, Mapping, "metadata", _TABLE).items():
+    for image_id, columns in mapping(metadata, "metadata", _TABLE).items():
         instance(image_id, str, "an id of metadata", _TABLE)
-        for column, text in instance(columns, Mapping, f"metadata of {image_id}", _TABLE).items():
+        for column, text in mapping(columns, f"metadata of {image_id}", _TABLE).items():
             if not isinstance(column, str) or not isinstance(text, str):
                 raise UsageError(
                     f"metadata of {image_id}: {shown(column)}: {shown(text)}; columns and values are strings"

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHORT = ("--kills=12", "--flips=15", "--crafted=12", "--full-disks=6", "--readers=1", "--hostile=1")
+SHORT = ("--kills=12", "--flips=12", "--crafted=12", "--full-disks=6", "--readers=1", "--hostile=1")
 PLANT = """
 import sys
 from torture import main

@@ -31,7 +31,7 @@ HUGE = 10**18
         (("card",), [], "card: a list, not an object"),
         (("card",), "x", "card: a text"),
         (("config",), None, "config: null"),
-        (("preprocess",), {"size": 10**4000}, "preprocess.size: a number beyond 64 bits"),
+        (("preprocess",), {"size": 10**30}, "preprocess.size: a number beyond 64 bits"),
         (("more",), 1, "more: unknown"),
         (("card", "name"), "a\nb", "card.name: is "),
         (("card", "name"), "\ud800", "card.name: is "),

@@ -313,3 +313,14 @@ def test_float32_on_request_is_kept_by_later_builds(photos: Path, out: Path) -> 
     assert [segment.layout.precision for segment in segments] == ["float32", "float32"]
     assert verify(out) == []
     assert len(answer(out)[0]) == 21
+
+
+def test_how_many_generations_are_kept(photos: Path, out: Path) -> None:
+    build(photos, out, keep=2)
+    for number in range(4):
+        paint(photos / f"later {number}.png", 40 + number)
+        build(photos, out)
+    assert [entry.generation for entry in read_manifest(IndexFolder(out)).earlier] == [4, 3]
+    build(photos, out, keep=3)  # nothing else has changed
+    assert read_manifest(IndexFolder(out)).keep == 3
+    assert verify(out) == []

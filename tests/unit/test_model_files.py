@@ -142,6 +142,7 @@ def break_models(folder: Path, whole: Path) -> list[str]:
     for name, text in broken.items():
         (folder / name).mkdir()
         (folder / name / CARD).write_text(text)
+    (folder / "0-loop").symlink_to(folder / "0-loop")
     (folder / "c-pipe").mkdir()
     os.mkfifo(folder / "c-pipe" / CARD)
     for name, lost in (("d-no-weights", WEIGHTS), ("e-no-words", VOCABULARY)):

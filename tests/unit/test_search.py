@@ -183,6 +183,21 @@ def test_vectors_outlive_photos(path: Path, folder: Path) -> None:
         (folder / "moved").rename(folder / name)
 
 
+def test_a_photo_that_may_not_be_read_has_no_path(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an index says about files elsewhere is read through its gallery alone, which may refuse."""
+
+    def refuse(root: str, image_id: str) -> None:
+        raise UsageError(f"{root} was not indexed here")
+
+    monkeypatch.setattr("cir.indexer.reading.stored_image.locate", refuse)
+    name = searcher.ids[3]
+    hits = searcher.search(Query((name,))).hits
+    assert {hit.path for hit in hits} == {None}
+    for call in (lambda: searcher.picture(name), lambda: searcher.search(Query((name,), "in red"))):
+        with pytest.raises(UsageError, match="was not indexed here"):
+            call()
+
+
 def test_another_model_is_refused_with_the_way_out(
     path: Path, tmp_path: Path, make_model: Callable[..., Path], tiny_model: Path
 ) -> None:

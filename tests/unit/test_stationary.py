@@ -143,6 +143,8 @@ def test_the_loss_knows_which_class_an_item_is() -> None:
         ({"classes": {"colour": ["red", "blue"], "type": ["dress"]}}, "vertex 0 of colour is 'red', not 'blue'"),
         ({"classes": {"colour": ["blue"], "type": ["dress"]}}, "vertex 1 of colour is nothing, not 'red'"),
         ({"weights_sha256": "a" * 64, "preprocess_sha256": "c" * 64}, "the weights of a-1 with other preprocessing"),
+        ({"weights_sha256": "a" * 64, "config_sha256": "c" * 64}, "the weights of a-1 with another configuration"),
+        ({"weights_sha256": "a" * 64, "vocabulary_sha256": "c" * 64}, "the weights of a-1 with another vocabulary"),
     ],
 )
 def test_structural_incompatibilities(values: dict[str, object], says: str) -> None:

@@ -117,7 +117,7 @@ PLAIN: dict[str, Any] = {"parts": {"x": {"name": "abc"}}, "weight": 1}
         ({**PLAIN, "mean": [1, "x"]}, "mean.1: a text, not a number"),
         ({**PLAIN, "count": 7}, "count: is 7, which contradicts the other fields"),
         ({**PLAIN, "record": {"a": [1, 1e999]}}, "record.a.1: not a finite number"),
-        ({**PLAIN, "record": json.loads("[" * 500 + "]" * 500)}, "nested too deeply"),
+        ({**PLAIN, "record": eval("[" * 90 + "]" * 90)}, "nested too deeply"),
         ({**PLAIN, "record": "x" * 10_000, "y" * 10_000: 1}, r"'yyyy.+\.\.\.: unknown"),
     ],
 )
