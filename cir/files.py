@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from cir.errors import DataError
 
 LONGEST_LINE = 16_000_000  # bytes; the longest line of a data set is a query with many targets
-NESTING, DIGITS = 100, 100  # of JSON from elsewhere; nothing that is read here comes near
+NESTING, DIGITS = 100, 4300  # of JSON from elsewhere; numbers of more digits Python itself cannot write
 _TEMPORARY = ".tmp-"
 _BLOCK = 4096  # bytes that the smallest file takes
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
