@@ -6,10 +6,8 @@ damaged is built again. faiss opens an index with flipped bytes without an error
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,15 @@ import numpy as np
 
 from cir.arrays import Floats, Mask, Rows, Stored
 from cir.errors import DataError, MissingDependencyError
-from cir.files import parse_json, read_regular, sha256_file, write_atomically, write_bytes
+from cir.files import write_atomically
+from cir.indexer.storage.derived import problem_of, write_record
 
 ANN_MIN_ROWS = 100_000  # below, an exhaustive scan runs at memory speed
 FILE = "ann.faiss"
-ORIGIN = "ann.json"
 _ADD_ROWS = 65_536
 _GPU_MAX_K = 2048
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Digests of the segment file that an index was built from, and of the index file."""
-
-    gallery_sha256: str
-    sha256: str
 
 
 class Ann:
@@ -91,27 +81,27 @@ def to_gpus(index: Any) -> Any:
     return faiss.index_cpu_to_all_gpus(index, co=options)
 
 
-def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
+def load_or_build(folder: Path, origin: str, vectors: Stored) -> Ann:
     """The index of a segment: read if the file is sound and not stale; otherwise built, and stored if possible.
 
     Args:
         folder: the segment's folder.
-        gallery_sha256: digest of the segment file the index must derive from.
+        origin: digest of what the index must derive from: of the segment file, or of mapped vectors.
         vectors: (N, D), N at least 1.
 
     Raises:
         MissingDependencyError: faiss is not installed.
     """
     faiss = _faiss()
-    if _is_sound(folder, gallery_sha256):
-        return Ann(faiss.read_index(str(folder / FILE)))
+    stored = _read(folder, origin, vectors)
+    if stored is not None:
+        return Ann(stored)
     log.info("building the approximate index of %s", folder)
     index = _build(vectors)
     try:
         with write_atomically(folder / FILE, need=vectors.size) as temporary:
             faiss.write_index(index, str(temporary))
-            digest = sha256_file(temporary)
-        write_bytes(folder / ORIGIN, json.dumps(asdict(Origin(gallery_sha256, digest))).encode())
+        write_record(folder / FILE, origin)
     except (
         DataError,
         RuntimeError,
@@ -120,36 +110,20 @@ def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
     return Ann(index)
 
 
-def check_ann(folder: Path, gallery_sha256: str) -> str | None:
-    """What is wrong with the approximate index in a folder; None if it is as it was written. Raises OSError.
-
-    Args:
-        folder: where it is.
-        gallery_sha256: digest of what it must derive from.
-    """
+def _read(folder: Path, origin: str, vectors: Stored) -> Any:
+    """The stored index of some vectors; None if there is none, or none that can be used."""
     try:
-        origin = parse_json(read_regular(folder / ORIGIN, 10_000))
-        digest = origin["sha256"] if set(origin) == {"gallery_sha256", "sha256"} else None
-        if origin["gallery_sha256"] != gallery_sha256:
-            return f"{folder / ORIGIN} is damaged, or of other vectors"
-    except (ValueError, TypeError, KeyError):
-        digest = None
-    if digest is None:
-        return f"{folder / ORIGIN} is damaged"
-    return None if digest == sha256_file(folder / FILE) else f"{folder / FILE} contradicts its digest"
-
-
-def _is_sound(folder: Path, gallery_sha256: str) -> bool:
-    try:
-        origin = parse_json(read_regular(folder / ORIGIN, 10_000))
-        sound = bool(origin == asdict(Origin(gallery_sha256, sha256_file(folder / FILE))))
+        problem = problem_of(folder / FILE, [origin])
+        index = None if problem else _faiss().read_index(str(folder / FILE))
+        if index is not None and (index.ntotal, index.d) == vectors.shape and hasattr(index, "nprobe"):
+            return index
+        problem = problem or f"{folder / FILE} is an index of something else"
     except FileNotFoundError:
-        return False
-    except (OSError, ValueError):
-        sound = False
-    if not sound:
-        log.warning("the approximate index of %s is damaged or stale; it is built again", folder)
-    return sound
+        return None
+    except (OSError, ValueError, RuntimeError) as error:  # faiss raises RuntimeError
+        problem = f"{folder / FILE} cannot be read: {' '.join(str(error).split())[:200]}"
+    log.warning("%s; it is built again", problem)
+    return None
 
 
 def _build(vectors: Stored) -> Any:

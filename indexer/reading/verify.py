@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy as np
 from cir.arrays import Stored, unit_norm_mask
 from cir.errors import CirError, IndexVersionError
 from cir.files import is_temporary, sha256_file
-from cir.indexer.reading.ann import ORIGIN, check_ann
+from cir.indexer.reading.ann import FILE as ANN
+from cir.indexer.storage.derived import problem_of, record_of
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
-from cir.indexer.storage.mappings import check_mapped_vectors, read_mapping
+from cir.indexer.storage.mappings import MAPPED, origins_of, read_mapping
 from cir.indexer.storage.questions import check_questions
 from cir.indexer.storage.segment import Segment
 
@@ -92,19 +93,18 @@ class _Check:
 
     def _derived(self, folder: Path, gallery_sha256: str) -> None:
         """Files that a reader makes again when they are lost or stale; a damaged one is a problem nevertheless."""
-        for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-            digest = gallery_sha256
-            if place != folder:
-                with self.of(place):
-                    problem, digest = check_mapped_vectors(place, gallery_sha256, self._mappings)
-                    self._remade(problem, place)
-            if os.path.lexists(place / ORIGIN):
-                with self.of(place / ORIGIN):
-                    self._remade(check_ann(place, digest), place / ORIGIN)
+        origins = origins_of(gallery_sha256, self._mappings)
+        for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+            self._check_derived(place / MAPPED, origins)
+            self._check_derived(place / ANN, origins.values())
+        self._check_derived(folder / ANN, [gallery_sha256])
 
-    def _remade(self, problem: str | None, place: Path) -> None:
-        if problem:
-            self.problems.append(f"{problem}; remove {place}: it is made again")
+    def _check_derived(self, path: Path, origins: Collection[str]) -> None:
+        if os.path.lexists(path) or os.path.lexists(record_of(path)):
+            with self.of(path):
+                problem = problem_of(path, origins)
+                if problem:
+                    self.problems.append(f"{problem}; remove {path}: it is made again")
 
 
 def verify(path: str | Path) -> list[str]:

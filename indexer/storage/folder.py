@@ -10,7 +10,7 @@ from cir.errors import CorruptIndexError
 from cir.files import is_temporary, read_regular
 
 GALLERY = "gallery.h5"
-LARGEST_JSON = 1 << 30  # bytes of a manifest or mapping that are read at most
+LARGEST_JSON = 1 << 28  # bytes of a manifest or mapping that are read at most
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def read_manifest(folder: IndexFolder) -> Manifest:
         IndexVersionError: another version of this package wrote it.
         CorruptIndexError: the manifest is missing or contradicts its digest.
     """
-    return _read(folder, *read_pointer(folder))
+    return _read(folder, *read_pointer(folder), f" in {folder.current.name}")
 
 
 def read_pointer(folder: IndexFolder) -> tuple[int, str]:
@@ -48,11 +48,11 @@ def read_earlier(folder: IndexFolder, entry: EarlierGeneration) -> Manifest:
     return _read(folder, entry.generation, entry.sha256)
 
 
-def _read(folder: IndexFolder, generation: int, sha256: str) -> Manifest:
+def _read(folder: IndexFolder, generation: int, sha256: str, where: str = "") -> Manifest:
     path = folder.manifest(generation)
     data = read_file(folder, path)
     if sha256_bytes(data) != sha256:
-        raise CorruptIndexError(f"{path} contradicts its digest; restore it from a copy")
+        raise CorruptIndexError(f"{path} contradicts its digest{where}; restore it from a copy")
     manifest = parse_manifest(data, path)
     if manifest.generation != generation:
         raise CorruptIndexError(f"{path} is generation {manifest.generation}; restore it from a copy")

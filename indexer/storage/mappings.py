@@ -18,14 +18,14 @@ from safetensors.numpy import load, save
 from cir.arrays import Floats, Stored
 from cir.errors import CorruptIndexError, DataError
 from cir.evidence import Evidence
-from cir.files import parse_json, read_regular, sha256_bytes, sha256_file, write_atomically, write_bytes
+from cir.files import parse_json, sha256_bytes, write_atomically, write_bytes
+from cir.indexer.storage.derived import problem_of, write_record
 from cir.indexer.storage.folder import IndexFolder, read_file
 from cir.indexer.storage.manifest import FileEntry, MappingEntry
 from cir.mappings import Route, SpaceMapping
 
 _JSON, _ARRAYS = ".json", ".safetensors"
-_MAPPED = "mapped.npy"
-_ORIGIN = "mapped.json"
+MAPPED = "mapped.npy"
 _STEP_ROWS = 65_536
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: Sp
     Returns:
         (N, D_to) float16, unit-norm, memory-mapped if the cache can be written.
     """
-    origin = {"gallery": gallery_sha256, "mapping": _name(mapping, _contents(mapping))}
-    digest = _digest(origin)
-    cache = path / _MAPPED
+    origin = _origin(gallery_sha256, _name(mapping, _contents(mapping)))
+    digest = sha256_bytes(origin.encode())
+    cache = path / MAPPED
     try:
-        if parse_json(read_regular(path / _ORIGIN, 10_000)) == {**origin, "sha256": sha256_file(cache)}:
+        if problem_of(cache, [origin]) is None:
             return np.load(cache, mmap_mode="r"), digest
     except (OSError, ValueError):
         pass  # computed again
@@ -88,38 +88,26 @@ def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: Sp
     try:
         with write_atomically(cache, need=mapped.nbytes) as temporary, temporary.open("wb") as file:
             np.save(file, mapped)
-        write_bytes(path / _ORIGIN, json.dumps({**origin, "sha256": sha256_file(cache)}).encode())
+        write_record(cache, origin)
         return np.load(cache, mmap_mode="r"), digest
     except (DataError, OSError) as error:  # a reader may have no right to write; a writer may tidy up
         log.warning("the mapped vectors of %s could not be cached: %s", path, error)
         return mapped, digest
 
 
-def check_mapped_vectors(path: Path, gallery_sha256: str, mappings: Collection[str]) -> tuple[str | None, str]:
-    """What is wrong with the mapped vectors in a folder; None if they are as they were written. Raises OSError.
+def origins_of(gallery_sha256: str, mappings: Collection[str]) -> dict[str, str]:
+    """What mapped vectors of a segment may have been made from -> the digest that names them.
 
     Args:
-        path: where they are.
-        gallery_sha256: digest of the segment file that they must derive from.
-        mappings: names of the mappings that they may derive from.
-
-    Returns:
-        The problem, and the digest that names them.
+        gallery_sha256: digest of the segment file.
+        mappings: names of mappings.
     """
-    try:
-        origin = parse_json(read_regular(path / _ORIGIN, 10_000))
-        digest = origin.pop("sha256")
-        known = origin == {"gallery": gallery_sha256, "mapping": origin["mapping"]} and origin["mapping"] in mappings
-    except (ValueError, TypeError, KeyError, AttributeError):
-        known = False
-    if not known:
-        return f"{path / _ORIGIN} is damaged, or of another mapping", ""
-    problem = None if digest == sha256_file(path / _MAPPED) else f"{path / _MAPPED} contradicts its digest"
-    return problem, _digest(origin)
+    origins = [_origin(gallery_sha256, name) for name in mappings]
+    return {origin: sha256_bytes(origin.encode()) for origin in origins}
 
 
-def _digest(origin: Mapping[str, str]) -> str:
-    return sha256_bytes(json.dumps(origin, sort_keys=True).encode())
+def _origin(gallery_sha256: str, mapping: str) -> str:
+    return f"{gallery_sha256} {mapping}"
 
 
 def _contents(mapping: SpaceMapping) -> dict[str, bytes]:

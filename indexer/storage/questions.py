@@ -24,7 +24,7 @@ from cir.indexer.storage.writer import writing
 from cir.typed_json import from_json
 
 _QUERIES = "questions.jsonl"
-_LARGEST_LINES = 1 << 30  # bytes of questions that are read at most
+_LARGEST_LINES = 1 << 26  # bytes of questions that are read at most
 _SEAL = 64  # bytes of a SHA-256 in hex
 _LARGEST_PHOTO = 256 * 1024 * 1024
 

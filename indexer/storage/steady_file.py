@@ -19,7 +19,7 @@ class SteadyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file, whose blocks may have been reserved; to HDF5 it is empty, and its size becomes what is written."""
+        """Open a file, whose blocks may have been reserved; HDF5 finds it empty."""
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._place = 0
         self._size = 0

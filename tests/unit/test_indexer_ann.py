@@ -19,11 +19,14 @@ from cir.indexer.reading import ann
 from cir.indexer.reading.exact import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.storage.derived import record_of
 from cir.indexer.storage.folder import IndexFolder
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import DIMS, make_index, random_rows, unit_rows
 
 faiss = pytest.importorskip("faiss")
+
+RECORD = record_of(Path(ann.FILE)).name
 
 
 def clustered(rows: int, seed: int = 0) -> Stored:
@@ -68,7 +71,7 @@ def lose_index(folder: Path) -> None:
 
 
 def lose_origin(folder: Path) -> None:
-    (folder / ann.ORIGIN).unlink()
+    (folder / RECORD).unlink()
 
 
 def flip(folder: Path) -> None:
@@ -82,12 +85,12 @@ def truncate(folder: Path) -> None:
 
 
 def stale(folder: Path) -> None:
-    origin = json.loads((folder / ann.ORIGIN).read_text())
-    (folder / ann.ORIGIN).write_text(json.dumps(origin | {"gallery_sha256": "another"}))
+    origin = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(origin | {"origin": "another"}))
 
 
 def garble(folder: Path) -> None:
-    (folder / ann.ORIGIN).write_text("{")
+    (folder / RECORD).write_text("{")
 
 
 @pytest.mark.parametrize("damage", [lose_index, lose_origin, flip, truncate, stale, garble])
@@ -96,11 +99,11 @@ def test_it_is_rebuilt_when_lost_stale_or_damaged(
 ) -> None:
     queries = vectors[:5].astype(np.float32)
     before = load(tmp_path, vectors).search(queries, 20)
-    kept = (tmp_path / ann.ORIGIN).read_bytes()
+    kept = (tmp_path / RECORD).read_bytes()
     damage(tmp_path)
     np.testing.assert_array_equal(load(tmp_path, vectors).search(queries, 20), before)
-    assert (tmp_path / ann.ORIGIN).read_bytes() == kept
-    assert ("damaged or stale" in caplog.text) == (damage not in (lose_index, lose_origin))
+    assert (tmp_path / RECORD).read_bytes() == kept
+    assert ("it is built again" in caplog.text) == (damage not in (lose_index, lose_origin))
 
 
 def test_a_reader_without_the_right_to_write_still_searches(
