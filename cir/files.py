@@ -22,8 +22,9 @@ from typing import Any, BinaryIO
 from cir.errors import DataError
 
 LONGEST_LINE = 16_000_000  # bytes; the longest line of a data set is a query with many targets
-NESTING, DIGITS = 100, 100  # of JSON from elsewhere; nothing that is read here comes near
+NESTING, DIGITS = 100, 4300  # of JSON from elsewhere; numbers of more digits Python itself cannot write
 _TEMPORARY = ".tmp-"
+_BLOCK = 4096  # bytes that the smallest file takes
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -165,8 +166,8 @@ def write_atomically(path: Path, need: int = 0) -> Iterator[Path]:
 
     Args:
         path: the file to create or replace, or the folder to create; its parent is made if missing.
-        need: bytes about to be written. They are reserved for a moment first, because HDF5 does not survive a disk
-            that fills up under it: it crashes the process when the file is closed.
+        need: bytes about to be written, at most. They are reserved first, so that a disk without room for them is found
+            before anything is written; a writer that does not truncate the file keeps them reserved.
 
     Raises:
         DataError: the disk is full or the folder cannot be written to; `path` is unchanged.
@@ -228,11 +229,10 @@ def sync(path: Path) -> None:
 
 
 def _reserve(path: Path, need: int) -> None:
-    """Raise OSError unless the disk has room for that many bytes; leaves no file behind."""
+    """Reserve that many bytes in a new file, which the writer opens again. Raises OSError unless the disk has them."""
     if need and hasattr(os, "posix_fallocate"):
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, need)
-        path.unlink()
 
 
 @contextmanager
@@ -244,9 +244,11 @@ def disk_errors(path: Path, need: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            room = f"free at least {need / 1e6:.0f} MB" if need >= 1e6 else "free some space"
+            least = max(need, _BLOCK)
+            room = f"{least / 1e6:,.0f} MB" if least >= 1e6 else f"{-(-least // 1000)} kB"
             raise DataError(
-                f"disk full while writing {path}: {room} or choose another place; run the same command to resume"
+                f"disk full while writing {path}: free at least {room} or choose another place; "
+                "run the same command to resume"
             ) from error
         raise DataError(
             f"{path} cannot be written: {error.strerror or error}; check the folder and its permissions"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.options import index_argument, model_dir_option, quiet_libraries
-from cir.errors import IndexFormatError, WeightsError
+from cir.errors import DataError, IndexFormatError, WeightsError
 
 if TYPE_CHECKING:
     from cir.types import ModelCard
@@ -44,7 +44,7 @@ def verify(context: click.Context, index: Path, model_dirs: tuple[Path, ...]) ->
     except IndexFormatError:
         pass  # already a problem
     else:
-        images = f"{manifest.rows:,} images, "
+        images = f"{manifest.rows:,} images, {_questions(index)} judged queries, "
         damaged, absent = _check_models(list(manifest.models.values()), model_dirs)
         problems += damaged
         left_out += unnamed(index) + absent
@@ -56,6 +56,17 @@ def verify(context: click.Context, index: Path, model_dirs: tuple[Path, ...]) ->
         click.echo(f"{index}: {images}{len(problems):,} {'problems' if len(problems) > 1 else 'problem'}")
         context.exit(DAMAGED)
     click.echo(f"{index}: {images}no problems")
+
+
+def _questions(index: Path) -> str:
+    """How many judged queries are stored; their file may have been removed, which nothing else would tell."""
+    from cir.indexer.storage.folder import IndexFolder
+    from cir.indexer.storage.questions import read_questions
+
+    try:
+        return f"{len(read_questions(IndexFolder(index)).queries):,}"
+    except (DataError, IndexFormatError):
+        return "unreadable"
 
 
 def _check_models(cards: Sequence[ModelCard], model_dirs: Sequence[Path]) -> tuple[list[str], list[str]]:

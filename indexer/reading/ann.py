@@ -120,11 +120,18 @@ def load_or_build(folder: Path, gallery_sha256: str, vectors: Stored) -> Ann:
     return Ann(index)
 
 
-def check_ann(folder: Path) -> str | None:
-    """What is wrong with the approximate index in a folder; None if it is as it was written. Raises OSError."""
+def check_ann(folder: Path, gallery_sha256: str) -> str | None:
+    """What is wrong with the approximate index in a folder; None if it is as it was written. Raises OSError.
+
+    Args:
+        folder: where it is.
+        gallery_sha256: digest of what it must derive from.
+    """
     try:
         origin = parse_json(read_regular(folder / ORIGIN, 10_000))
         digest = origin["sha256"] if set(origin) == {"gallery_sha256", "sha256"} else None
+        if origin["gallery_sha256"] != gallery_sha256:
+            return f"{folder / ORIGIN} is damaged, or of other vectors"
     except (ValueError, TypeError, KeyError):
         digest = None
     if digest is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from cir.arrays import Stored, unit_norm_mask
 from cir.errors import CirError, IndexVersionError
 from cir.files import is_temporary, sha256_file
-from cir.indexer.reading.ann import check_ann
+from cir.indexer.reading.ann import ORIGIN, check_ann
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
@@ -38,6 +39,7 @@ class _Check:
         self._folder = folder
         self.problems: list[str] = []
         self._seen: set[str] = set()  # segments and mappings that several generations share
+        self._mappings: set[str] = set()  # names of all
 
     @contextmanager
     def of(self, path: object) -> Iterator[None]:
@@ -52,8 +54,13 @@ class _Check:
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             self.problems.append(f"{path}: cannot be checked: {reason}; restore it from a copy")
 
-    def generation(self, manifest: Manifest) -> None:
-        """Everything that a generation names."""
+    def generations(self, manifests: Sequence[Manifest]) -> None:
+        """Everything that generations name."""
+        self._mappings = {mapping.name for manifest in manifests for mapping in manifest.mappings.values()}
+        for manifest in manifests:
+            self._generation(manifest)
+
+    def _generation(self, manifest: Manifest) -> None:
         ids: Counter[str] = Counter()
         for entry in manifest.segments:
             with self.of(self._folder.gallery(entry.name)):
@@ -80,17 +87,24 @@ class _Check:
             for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
                 if stored is not None:
                     self.problems += _checked_norms(f"{segment.path}: {name}", stored, segment)
-            self._derived(segment.path.parent)
+            self._derived(segment.path.parent, entry.files[GALLERY].sha256)
         return segment
 
-    def _derived(self, folder: Path) -> None:
+    def _derived(self, folder: Path, gallery_sha256: str) -> None:
         """Files that a reader makes again when they are lost or stale; a damaged one is a problem nevertheless."""
-        checks: dict[str, Callable[[Path], str | None]] = {"ann.json": check_ann, "mapped.json": check_mapped_vectors}
-        for origin in sorted(path for path in folder.rglob("*") if path.name in checks):
-            with self.of(origin):
-                problem = checks[origin.name](origin.parent)
-                if problem:
-                    self.problems.append(f"{problem}; remove {origin.parent / origin.name}: it is made again")
+        for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+            digest = gallery_sha256
+            if place != folder:
+                with self.of(place):
+                    problem, digest = check_mapped_vectors(place, gallery_sha256, self._mappings)
+                    self._remade(problem, place)
+            if os.path.lexists(place / ORIGIN):
+                with self.of(place / ORIGIN):
+                    self._remade(check_ann(place, digest), place / ORIGIN)
+
+    def _remade(self, problem: str | None, place: Path) -> None:
+        if problem:
+            self.problems.append(f"{problem}; remove {place}: it is made again")
 
 
 def verify(path: str | Path) -> list[str]:
@@ -110,11 +124,11 @@ def verify(path: str | Path) -> list[str]:
             live = read_manifest(folder)
     else:
         read_manifest(folder)  # says what is there instead
-    if live is not None:
-        check.generation(live)
-        for entry in live.earlier:
-            with check.of(folder.manifest(entry.generation)):
-                check.generation(read_earlier(folder, entry))
+    generations = [] if live is None else [live]
+    for entry in live.earlier if live else ():
+        with check.of(folder.manifest(entry.generation)):
+            generations.append(read_earlier(folder, entry))
+    check.generations(generations)
     with check.of(folder.questions):
         problems = check_questions(folder)
         check.problems += problems

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: Sp
         (N, D_to) float16, unit-norm, memory-mapped if the cache can be written.
     """
     origin = {"gallery": gallery_sha256, "mapping": _name(mapping, _contents(mapping))}
-    digest = sha256_bytes(json.dumps(origin, sort_keys=True).encode())
+    digest = _digest(origin)
     cache = path / _MAPPED
     try:
         if parse_json(read_regular(path / _ORIGIN, 10_000)) == {**origin, "sha256": sha256_file(cache)}:
@@ -95,16 +95,31 @@ def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: Sp
         return mapped, digest
 
 
-def check_mapped_vectors(path: Path) -> str | None:
-    """What is wrong with the mapped vectors in a folder; None if they are as they were written. Raises OSError."""
+def check_mapped_vectors(path: Path, gallery_sha256: str, mappings: Collection[str]) -> tuple[str | None, str]:
+    """What is wrong with the mapped vectors in a folder; None if they are as they were written. Raises OSError.
+
+    Args:
+        path: where they are.
+        gallery_sha256: digest of the segment file that they must derive from.
+        mappings: names of the mappings that they may derive from.
+
+    Returns:
+        The problem, and the digest that names them.
+    """
     try:
         origin = parse_json(read_regular(path / _ORIGIN, 10_000))
-        digest = origin["sha256"] if set(origin) == {"gallery", "mapping", "sha256"} else None
-    except (ValueError, TypeError, KeyError):
-        digest = None
-    if digest is None:
-        return f"{path / _ORIGIN} is damaged"
-    return None if digest == sha256_file(path / _MAPPED) else f"{path / _MAPPED} contradicts its digest"
+        digest = origin.pop("sha256")
+        known = origin == {"gallery": gallery_sha256, "mapping": origin["mapping"]} and origin["mapping"] in mappings
+    except (ValueError, TypeError, KeyError, AttributeError):
+        known = False
+    if not known:
+        return f"{path / _ORIGIN} is damaged, or of another mapping", ""
+    problem = None if digest == sha256_file(path / _MAPPED) else f"{path / _MAPPED} contradicts its digest"
+    return problem, _digest(origin)
+
+
+def _digest(origin: Mapping[str, str]) -> str:
+    return sha256_bytes(json.dumps(origin, sort_keys=True).encode())
 
 
 def _contents(mapping: SpaceMapping) -> dict[str, bytes]:

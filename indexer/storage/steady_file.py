@@ -19,21 +19,26 @@ class SteadyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file, which may have been reserved; its size becomes what is written."""
+        """Open a file, whose blocks may have been reserved; to HDF5 it is empty, and its size becomes what is written."""
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._place = 0
+        self._size = 0
         self.error: OSError | None = None
 
     def close(self) -> None:
-        """Close the file; raises the first error."""
-        os.close(self._handle)
+        """Give the file its size and close it; raises the first error."""
+        try:
+            if self.error is None:
+                os.ftruncate(self._handle, self._size)
+        finally:
+            os.close(self._handle)
         if self.error is not None:
             raise self.error
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place, from the start, from here, or from the end."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence)
-        self._place = offset + (os.fstat(self._handle).st_size if start is None else start)
+        self._place = offset + (self._size if start is None else start)
         return self._place
 
     def tell(self) -> int:
@@ -42,7 +47,7 @@ class SteadyFile:
 
     def read(self, size: int) -> bytes:
         """Bytes from the present place on."""
-        data = os.pread(self._handle, size, self._place)
+        data = os.pread(self._handle, max(0, min(size, self._size - self._place)), self._place)
         self._place += len(data)
         return data
 
@@ -56,6 +61,7 @@ class SteadyFile:
         """Write at the present place, unless a write has failed before."""
         view, place = memoryview(data), self._place
         self._place += len(view)
+        self._size = max(self._size, self._place)
         try:
             while view and self.error is None:  # a nearly full disk takes a part first
                 written = os.pwrite(self._handle, view, place)
@@ -65,14 +71,9 @@ class SteadyFile:
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size of the file."""
-        size = self._place if size is None else size
-        try:
-            if self.error is None:
-                os.ftruncate(self._handle, size)
-        except OSError as error:
-            self.error = error
-        return size
+        """Set the size that the file will have."""
+        self._size = self._place if size is None else size
+        return self._size
 
     def flush(self) -> None:
         """Nothing is buffered."""

@@ -111,6 +111,9 @@ def backfill(
                 yield state
         if not state.left:
             remove_tree(folder.usage)
+        if not waiting:
+            remove_tree(task.work)
+            clean_work(folder)
         if state.done + len(state.skipped) == state.older:
             merged = task.merge(manifest, ann_min_rows)
             if merged is not manifest:

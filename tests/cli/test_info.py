@@ -22,7 +22,7 @@ def test_info_describes_an_index(cli: Run, wardrobe_index: Path, folder: Path, t
 
 
 def test_verify_reads_every_byte(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
-    assert "40 images, no problems" in cli("verify", wardrobe_index).out
+    assert "40 images, 0 judged queries, no problems" in cli("verify", wardrobe_index).out
     copy = tmp_path / "copy.index"
     shutil.copytree(wardrobe_index, copy)
     gallery = copy / "segments" / "000001" / "gallery.h5"
@@ -32,7 +32,7 @@ def test_verify_reads_every_byte(cli: Run, wardrobe_index: Path, tmp_path: Path)
     damaged = cli("verify", copy)
     assert damaged.code == 1
     assert "gallery.h5 contradicts its digest" in damaged.out
-    assert "40 images, 1 problem\n" in damaged.out
+    assert "40 images, 0 judged queries, 1 problem\n" in damaged.out
 
 
 def test_damaged_questions_are_reported_and_the_rest_is_shown(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:

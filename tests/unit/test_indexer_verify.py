@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError
+from cir.files import sha256_file
 from cir.indexer.reading.ann import load_or_build
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.verify import unnamed, verify
@@ -103,13 +104,15 @@ def test_verify_reports_damaged_derived_files(index: Path, name: str) -> None:
     segment = gallery_file(index)
     vectors = Segment(segment).vectors
     assert vectors is not None
-    load_or_build(segment.parent, "0" * 64, vectors)
+    load_or_build(segment.parent, sha256_file(segment), vectors)
     assert verify(index) == []
     path = segment.parent / name
-    path.write_bytes(path.read_bytes()[:-1])
-    (problem,) = verify(index)
-    assert name in problem
-    assert "it is made again" in problem
+    data = path.read_bytes()
+    for place in range(0, len(data), max(1, len(data) // 50)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        (problem,) = verify(index)
+        assert name in problem
+        assert "it is made again" in problem
 
 
 def test_what_verify_does_not_know(index: Path) -> None:

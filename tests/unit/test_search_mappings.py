@@ -20,7 +20,7 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.build import BuildOptions
 from cir.indexer.writing.serve import serve_model
-from cir.known import remember_model
+from cir.known import remember_model, remember_roots
 from cir.mappings import Route, SpaceMapping
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
@@ -177,6 +177,7 @@ def test_more_like_this_needs_no_photo(replaced: Replaced, monkeypatch: pytest.M
 def test_an_old_model_that_is_missing(replaced: Replaced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old model is needed only where a mapping has to be measured: no route of a search loads it."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # other tests have the same model elsewhere
+    remember_roots(replaced.searcher.gallery.manifest.roots)
     for encoder in (replaced.old, replaced.new):
         assert encoder.directory is not None
         remember_model(encoder.card.digest, encoder.directory)
