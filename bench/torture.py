@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -87,8 +88,10 @@ def table(tallies: list[Tally]) -> list[str]:
 def main(seed: int, only: int | None, scratch: Path | None, output: Path | None, **asked: int) -> None:
     """Torture, print, and write."""
     tallies = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes what was written, and unmounts the small disk
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         os.environ["XDG_STATE_HOME"] = str(Path(folder) / "state")
+        os.environ["TMPDIR"] = tempfile.tempdir = folder  # for the tracebacks of bugs
         arena = Arena(Path(folder), seed, only)
         for kind, torture in KINDS.items():
             count = asked[kind.replace(" ", "_")]

@@ -21,13 +21,14 @@ FAULTS = {
     "lost": "what was published is gone or cannot be read",
     "wrong": "a wrong answer, and verify names nothing",
     "signal": "a process ended by a signal",
-    "traceback": "a traceback",
+    "traceback": "a traceback, or the exit code of a bug",
     "hang": "no end within the limit",
     "unclear": "not one clear line, or another exit code",
     "unnamed": "a damaged file that verify neither names nor says it leaves out",
     "leftover": "temporary files, segments or generations that were never published",
     "script": "the torture script itself failed",
 }
+BUG = 70  # exit code of a command that met a bug; its traceback is in a file
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")
 
 
@@ -102,7 +103,7 @@ class Case:
             self.found("hang", what)
         elif ended.signal:
             self.found("signal", what)
-        elif "Traceback (most recent call last)" in ended.err:
+        elif ended.code == BUG or "Traceback (most recent call last)" in ended.err:
             self.found("traceback", what)
         elif ended.code not in codes:
             self.found("unclear", f"{what} (exit {ended.code}, not {' or '.join(map(str, codes))})")

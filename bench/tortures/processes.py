@@ -158,6 +158,7 @@ def _become(step: Step, bounds: Bounds, name: Path, fresh: bool) -> NoReturn:
     """In the child: redirect, limit, run, and end as an interpreter does, but without the parent's clean-up."""
     code = 1
     atexit._clear()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         for suffix, handle in ((".out", 1), (".err", 2)):
             os.dup2(os.open(name.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
