@@ -36,8 +36,13 @@ PLANTED = {
     ),
     "a file is removed before it is replaced": (
         "import os, cir.files\n"
-        "cir.files.move = lambda source, target: (target.unlink(missing_ok=True), os.replace(source, target))",
-        ("--kills=20",),
+        "def move(source, target):\n"
+        "    target.unlink(missing_ok=True)\n"
+        "    for _ in range(30):\n"  # a long moment, so that few kills hit it
+        "        os.close(os.open(target.parent, os.O_RDONLY))\n"
+        "    os.replace(source, target)\n"
+        "cir.files.move = move",
+        ("--kills=12",),
         "lost",
     ),
 }
