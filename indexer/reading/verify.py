@@ -92,7 +92,10 @@ class _Check:
         return segment
 
     def _derived(self, folder: Path, gallery_sha256: str) -> None:
-        """Files that a reader makes again when they are lost or stale; a damaged one is a problem nevertheless."""
+        """Files that a reader makes again when they are lost or stale; a damaged one is a problem nevertheless.
+
+        A file without its record, or a record without its file, is a lost one: a writer was killed between the two.
+        """
         origins = origins_of(gallery_sha256, self._mappings)
         for place in sorted(path for path in folder.iterdir() if path.is_dir()):
             self._check_derived(place / MAPPED, origins)
@@ -100,7 +103,7 @@ class _Check:
         self._check_derived(folder / ANN, [gallery_sha256])
 
     def _check_derived(self, path: Path, origins: Collection[str]) -> None:
-        if os.path.lexists(path) or os.path.lexists(record_of(path)):
+        if os.path.lexists(path) and os.path.lexists(record_of(path)):
             with self.of(path):
                 problem = problem_of(path, origins)
                 if problem:
