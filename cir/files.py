@@ -166,8 +166,8 @@ def write_atomically(path: Path, need: int = 0) -> Iterator[Path]:
 
     Args:
         path: the file to create or replace, or the folder to create; its parent is made if missing.
-        need: bytes about to be written, at most. They are reserved first, so that a disk without room for them is found
-            before anything is written; a writer that does not truncate the file keeps them reserved.
+        need: bytes about to be written, at most. They are reserved for a moment first, so that a disk without room for
+            them is found before anything is written.
 
     Raises:
         DataError: the disk is full or the folder cannot be written to; `path` is unchanged.
@@ -229,10 +229,11 @@ def sync(path: Path) -> None:
 
 
 def _reserve(path: Path, need: int) -> None:
-    """Reserve that many bytes in a new file, which the writer opens again. Raises OSError unless the disk has them."""
+    """Raise OSError unless the disk has room for that many bytes; leaves no file behind."""
     if need and hasattr(os, "posix_fallocate"):
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, need)
+        path.unlink()
 
 
 @contextmanager

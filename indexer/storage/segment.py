@@ -126,7 +126,7 @@ def write_segment(path: Path, layout: Layout, table: RowTable, blocks: Iterable[
     rows, arrays = len(table.ids), table.arrays()
     size = rows * layout.row_bytes + sum(array.nbytes for array in arrays.values())
     need = size + _OVERHEAD + _OVERHEAD_EACH * (len(arrays) + 2)
-    with write_atomically(path, need=need) as temporary, _steady(temporary) as file:
+    with write_atomically(path, need=need) as temporary, _steady(temporary, need) as file:
         file.attrs.update({"format": FORMAT, **asdict(layout)})
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
@@ -152,9 +152,9 @@ def _fill(file: h5py.File, layout: Layout, rows: int, blocks: Iterable[EncodedBl
 
 
 @contextmanager
-def _steady(path: Path) -> Iterator[h5py.File]:
+def _steady(path: Path, need: int) -> Iterator[h5py.File]:
     """A new HDF5 file; an error of the disk is raised when HDF5 has closed it."""
-    target = SteadyFile(path)
+    target = SteadyFile(path, need)
     try:
         with h5py.File(target, "w", alignment_threshold=_ALIGN, alignment_interval=_ALIGN) as file:
             yield file

@@ -18,9 +18,15 @@ class SteadyFile:
         error: the first error; None if everything was written.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a file, whose blocks may have been reserved; HDF5 finds it empty."""
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def __init__(self, path: Path, need: int) -> None:
+        """Open a new file, with room for `need` bytes reserved; HDF5 finds it empty. Raises OSError."""
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._handle, 0, need)
+            except OSError:
+                os.close(self._handle)
+                raise
         self._place = 0
         self._size = 0
         self.error: OSError | None = None
