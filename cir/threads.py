@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from cir.forks import inherited
 
 T = TypeVar("T")
+_THREADS = Path("/proc/self/task")
 _LOAD = Path("/proc/loadavg")  # Linux; its fourth field is "threads that run now/threads", on the whole machine
 
 
@@ -26,10 +27,20 @@ def free_cores() -> int:
     """Cores of this process that nothing else computes on at this moment, at least one; all where that is unknown."""
     try:
         running = int(_LOAD.read_text("ascii").split()[3].partition("/")[0])
+        own = _own_running()
     except (OSError, ValueError, IndexError):
         return default_workers()
-    others = running - 1  # this thread runs too
-    return max(1, min(default_workers(), (os.cpu_count() or 1) - others))
+    return max(1, min(default_workers(), (os.cpu_count() or 1) - max(0, running - own)))
+
+
+def _own_running() -> int:
+    """Threads of this process that run now; some still wait for work, spinning."""
+    running = 0
+    for thread in _THREADS.iterdir():
+        with suppress(OSError):  # it has ended
+            state = (thread / "stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
+            running += state == "R"
+    return max(1, running)
 
 
 def map_batches(

@@ -67,7 +67,24 @@ def test_cores_that_another_job_has_are_not_free(
     monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
     monkeypatch.setattr(threads, "default_workers", lambda: mine)
     monkeypatch.setattr(os, "cpu_count", lambda: all_cores)
+    monkeypatch.setattr(threads, "_own_running", lambda: 1)
     assert threads.free_cores() == free
+
+
+def test_threads_of_this_process_are_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As those of torch that wait for their next work, spinning."""
+    for thread, state in (("1", "R"), ("2", "R"), ("3", "S")):
+        (tmp_path / "task" / thread).mkdir(parents=True)
+        (tmp_path / "task" / thread / "stat").write_text(f"{thread} (a ) b) {state} 1 2 3")
+    (tmp_path / "task" / "4").mkdir()  # it has ended
+    (tmp_path / "loadavg").write_text("0.10 0.2 0.3 3/300 77")
+    monkeypatch.setattr(threads, "_THREADS", tmp_path / "task")
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(threads, "default_workers", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert threads.free_cores() == 1  # one of the three is another job's
+    (tmp_path / "loadavg").write_text("0.10 0.2 0.3 2/300 77")
+    assert threads.free_cores() == 2
 
 
 SPINS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
