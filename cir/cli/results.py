@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from cir.cli.process import one_line
 from cir.conditions import Condition
 from cir.images.names import shown
 from cir.types import SearchResult
+
+UNREAD_SHOWN = 100  # letters of what was not read; --json has all of it
 
 
 def to_json(result: SearchResult) -> dict[str, Any]:
@@ -74,7 +77,9 @@ def warnings(result: SearchResult, *, escaped: bool) -> Iterator[str]:
         escaped: whether it was written by `path_lines` without NUL.
     """
     for end in result.unread:
-        yield f"not read, because the text is longer than the model reads: {one_line(end)}"
+        words = len(end.split())
+        start = textwrap.shorten(one_line(end), UNREAD_SHOWN, placeholder=" ...")
+        yield f"not read, because the text is longer than the model reads: its last {words:,} words, {start}"
     odd = sum(_escaped(hit.path or hit.id) != (hit.path or hit.id) for hit in result.hits)
     if escaped and odd:
         yield f"{odd:,} paths hold control characters, which are escaped here; -0 writes them as they are"

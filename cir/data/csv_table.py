@@ -50,6 +50,8 @@ class CsvTable:
             for delimiter, columns in headers.items()
             if (column := _named(columns, id_column)) is not None
         ]
+        if not text.strip():
+            raise DataError(f"{path}: an empty file; a table begins with the names of its columns")
         if not fitting:
             columns = ", ".join(name for name in max(headers.values(), key=len) if name) or "none"
             raise DataError(f"{path}: no column {id_column!r}; columns: {columns}; {advice}")
@@ -117,7 +119,7 @@ def _text(path: Path, advice: str) -> str:
     try:
         data = read_bounded(path, LARGEST)
     except FileNotFoundError:
-        raise DataError(f"no such file: {path}; {advice}") from None
+        raise DataError(f"no such file: {path}; check the path") from None
     except OSError as error:
         raise DataError(f"{path}: not a readable CSV file: {error.strerror}; check it") from None
     mark, encoding = next(found for found in _MARKS.items() if data.startswith(found[0]))

@@ -69,13 +69,16 @@ def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[st
     places = given.paths(paths, "paths")
     if not places:
         raise UsageError("no images given; name a folder, a zip or image files")
+    globs = tuple(glob.removeprefix("./").rstrip("/") for glob in given.strings(exclude, "exclude"))
+    if not all(globs):
+        raise UsageError("an empty pattern to exclude; write one such as '*.gif' or thumbs")
     roots = list(dict.fromkeys(map(_real, places)))
     alone = len(roots) == 1 or all(has_suffix(root, SUFFIXES) and os.path.isfile(root) for root in roots)
     images: dict[str, ImageFile] = {}
     passed_over: Counter[str] = Counter()
     unusable: dict[tuple[str, str], None] = {}
     for root in roots:
-        walk = _Walk(root, alone, tuple(given.strings(exclude, "exclude")))
+        walk = _Walk(root, alone, globs)
         walk.run()
         for image in walk.images.values():
             other = images.setdefault(image.id, image)

@@ -115,6 +115,6 @@ def _no_index(folder: IndexFolder) -> str:
         return f"{folder} is being built for the first time by {writer}; it can be searched when that is done"
     if has_lost_pointer(folder):
         return f"{folder} has lost its {folder.current.name}, which says what is live; restore that file from a copy"
-    if folder.work.is_dir():
+    if folder.work.is_dir() or folder.lock.exists():
         return f"an unfinished index: {folder}; run the same `cir build-index` again to finish it"
     return f"not an index: no {folder.current.name} in {folder}; make one with `cir build-index IMAGES -o {folder}`"

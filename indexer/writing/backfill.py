@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cir.errors import SpaceMismatchError
 from cir.files import remove_tree
+from cir.images.names import shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.stored_image import StoredImage
@@ -189,7 +190,8 @@ class _Task:
                 parts.add(batch)
                 undecodable |= batch.undecodable
                 reasons |= {photo.id: reason for photo, reason in batch.unreadable}
-        return reasons | {photo.id: undecodable[photo.digest] for photo in photos if photo.digest in undecodable}
+        broken = [photo for photo in photos if photo.digest in undecodable]
+        return reasons | {photo.id: f"{shown(photo.id)}: {undecodable[photo.digest]}" for photo in broken}
 
     def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts) -> Manifest:
         """Publish the encoded rows in a new segment, and delete them where they were."""

@@ -20,6 +20,7 @@ import numpy as np
 from cir.arrays import Stored, unit_norm_mask
 from cir.errors import ImageDecodeError, MissingImageError, WeightsError
 from cir.images import affordable_workers, decode
+from cir.images.names import shown
 from cir.indexer.storage.segment import Layout
 from cir.threads import default_workers
 from cir.types import Encoded, GalleryEncoder
@@ -46,7 +47,7 @@ class Batch(Generic[PhotoT]):
     Attributes:
         files: photos that could be read, with the SHA-256 of their bytes.
         unreadable: photos that could not be read, with the reason.
-        undecodable: contents that are not usable images, digest -> reason.
+        undecodable: contents that are not usable images, digest -> reason, without a name.
         digests: contents that were encoded here.
         vectors: (n, D) of those in the layout's precision, or None.
         tokens: (n, T, D) likewise, or None.
@@ -143,9 +144,10 @@ def _encode_chunk(
             pixels.append(encoder.preprocess(decode(data, photo.id, encoder.min_side)))
             batch.digests.append(digest)
         except ImageDecodeError as error:
-            batch.undecodable[digest] = str(error)
+            # Other photos may have the same content.
+            batch.undecodable[digest] = str(error).removeprefix(f"{shown(photo.id)}: ")
         except MemoryError:
-            batch.undecodable[digest] = f"{photo.id}: not enough memory for this picture; scale it down"
+            batch.undecodable[digest] = "not enough memory for this picture; scale it down"
     decoded = time.thread_time()
     if encoder is not None and pixels:
         encoded = encoder.encode_images(np.stack(pixels))

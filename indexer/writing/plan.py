@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cir.errors import ImageDecodeError, MissingImageError
 from cir.images import ImageFile, locate
+from cir.images.names import shown
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import open_segment
 from cir.indexer.storage.manifest import Manifest
@@ -139,7 +140,8 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
                 plan.tombstones.append(old)
             continue
         if digest in found.undecodable:
-            plan.skipped.append(Skipped(image.id, found.undecodable[digest], image.root))
+            reason = f"{shown(image.id)}: {found.undecodable[digest]}"
+            plan.skipped.append(Skipped(image.id, reason, image.root))
             continue
         if old and old.root != image.root and old.root not in moved:
             parent = os.path.commonpath([old.root, image.root])

@@ -175,6 +175,6 @@ def test_what_a_long_text_loses_is_told(cli: Run, wardrobe_index: Path) -> None:
     caption, negative = done.json["unread"]
     assert caption.endswith("red with long sleeves")
     assert set(negative.split()) == {"blue"}
-    assert done.err.startswith("cir: not read, because the text is longer than the model reads: red red")
+    assert done.err.startswith("cir: not read, because the text is longer than the model reads: its last 33 words, red")
     short = cli("query", wardrobe_index, "-t", "red", "--json")
     assert (short.json["unread"], short.err) == ([], "")

@@ -186,7 +186,7 @@ def test_photos_that_the_new_model_refuses_are_skipped_everywhere(photos: Path, 
     serve_new(index, PROCRUSTES)
     log_usage(IndexFolder(index), ["a.png", "b.png"])
     (state,) = backfill(index, Choosy("new-1", tokens=0, dims=NEW_DIMS), count=1)
-    assert state.skipped == (("a.png", "too long"), ("b.png", "too long"))
+    assert state.skipped == (("a.png", "a.png: too long"), ("b.png", "b.png: too long"))
     assert native(index) == ["0000.png"]
 
 

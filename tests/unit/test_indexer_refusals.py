@@ -159,3 +159,11 @@ def test_temporaries_and_orphans_of_killed_builds_go(photos: Path, out: Path) ->
     build(photos, out)
     assert not list(out.rglob(".tmp-*"))
     assert sorted(path.name for path in (IndexFolder(out).segments).iterdir()) == ["000001", "000002"]
+
+
+def test_each_of_several_broken_photos_of_the_same_bytes_is_named(photos: Path, out: Path) -> None:
+    for name in ("one.png", "two.png"):
+        (photos / name).write_bytes(b"no picture")
+    skipped = dict(build(photos, out).skipped)
+    assert skipped.keys() == {"one.png", "two.png"}
+    assert all(reason.startswith(f"{name}: ") for name, reason in skipped.items())

@@ -113,7 +113,7 @@ def test_a_folder_of_another_name_is_left_out_when_nothing_else_fits(tmp_path: P
     [
         ("key,colour\n1,red\n", "no column 'id'; columns: key, colour; name one with --id-column"),
         ("key;colour\n1;red\n", "no column 'id'; columns: key, colour;"),
-        ("", "no column 'id'; columns: none"),
+        ("", "an empty file; a table begins with the names of its columns"),
         ("id,colour\n", "no rows below the header"),
         ("id,colour\n1,red,L\n", "line 2: more cells than columns; quote cells that hold ','"),
         ("id,colour\n2,red\n", "line 2: 2 fits 2 images; use full ids"),

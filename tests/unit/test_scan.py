@@ -13,7 +13,7 @@ import pytest
 
 from cir.data.annotations import find_pictures
 from cir.data.products import image_source
-from cir.errors import DataError, ImageDecodeError
+from cir.errors import DataError, ImageDecodeError, UsageError
 from cir.images import locate, scan, scanning, zips
 from cir.testing.fakes import FakeEncoder, build, paint
 from cir.testing.pictures import small_png, zipped
@@ -88,6 +88,8 @@ def test_what_is_passed_over_is_counted(tmp_path: Path, monkeypatch: pytest.Monk
         ("in/*.png", ["a.gif", "a.zip/c.png"]),
         ("c.*", ["a.gif", "in/b.png"]),
         ("a.zip", ["a.gif", "in/b.png"]),
+        ("in/", ["a.gif", "a.zip/c.png"]),  # as the shell completes it
+        ("./in", ["a.gif", "a.zip/c.png"]),
         ("nothing", ["a.gif", "a.zip/c.png", "in/b.png"]),
     ],
 )
@@ -100,6 +102,11 @@ def test_patterns_leave_out_files_folders_and_members(tmp_path: Path, glob: str,
     assert [image.id for image in found] == left
     assert sum(found.passed_over.values()) == 3 - len(left)
     assert scan(tmp_path, exclude=glob) == found  # one pattern may stand alone
+
+
+def test_an_empty_pattern_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="an empty pattern"):
+        scan(tmp_path, exclude=["*.gif", "/"])
 
 
 def test_a_folder_reached_by_links_keeps_its_own_name(tmp_path: Path) -> None:
