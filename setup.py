@@ -50,6 +50,7 @@ setup(
         "click>=8.2",
         "h5py>=3.11",
         "huggingface_hub>=1.0",
+        "numkong>=7.8; platform_machine in 'x86_64 AMD64 aarch64 arm64'",  # elsewhere numpy does its work
         "numpy>=2.0",
         "pillow>=13",  # earlier ones read the tags of a TIFF and the comments of a GIF without bounds
         "safetensors>=0.8",

@@ -82,7 +82,7 @@ def backfill(
         if regression or (limit is not None and time.monotonic() - started >= limit):
             break
     done, skipped = (state.done, state.skipped) if state else (0, ())
-    left = state.left if state else len(gallery) - len(gallery.ids_in(gallery.space.id))
+    left = state.left if state else len(gallery) - gallery.count_in(gallery.space.id)
     if as_json:
         report = {
             "done": done,

@@ -210,7 +210,7 @@ def _search(searcher: Searcher, queries: Sequence[Query], output: Path) -> None:
         save_sheet(draw_sheet(result, lambda name: searcher.picture(name, MIN_SIDE)), sheet)
         references = [word for reference in query.references for word in ("-i", reference)]
         negatives = [word for text in query.negatives for word in ("--not", text)]
-        _say("query", searcher.gallery.path, *references, "-t", query.text, *negatives, "--sheet", sheet)
+        _say("query", searcher.gallery.folder.root, *references, "-t", query.text, *negatives, "--sheet", sheet)
         for hit in result.hits[:1]:
             known = _described(hit.metadata)
             click.echo(f"  best: {hit.id} {f'({known}) ' if known else ''}{hit.score:.2f}")

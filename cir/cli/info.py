@@ -55,12 +55,12 @@ def info(index: Path, as_json: bool) -> None:
 def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str, Any]:
     manifest, card = gallery.manifest, gallery.card
     return {
-        "path": str(gallery.path),
+        "path": str(gallery.folder.root),
         "generation": manifest.generation,
         "previous": manifest.previous,
         "created": manifest.created,
         "images": len(gallery),
-        "searched": int(gallery.searchable.sum()),
+        "searched": gallery.searched()[0],
         "deleted": manifest.deleted_rows,
         "keep": manifest.keep,
         "model": {"name": card.name, "digest": card.digest},
@@ -127,7 +127,7 @@ def _root(root: str, gallery: Gallery) -> str:
 
 def _older(gallery: Gallery, space: str, stored: str) -> str:
     """How the images of an older model are searched."""
-    images = f"{len(gallery.ids_in(space)):,} images of {gallery.manifest.maker(space).name} ({space})"
+    images = f"{gallery.count_in(space):,} images of {gallery.manifest.maker(space).name} ({space})"
     mapping = gallery.mappings.get(space)
     if mapping is None:
         return f"{images}, not searched: measure a mapping with `cir replace-model`"

@@ -41,7 +41,7 @@ class RegressionGuard:
     def __init__(self, searcher: Searcher, *, margin: float = 0.0) -> None:
         self._searcher, self._margin = searcher, margin
         gallery = searcher.gallery
-        self._path: Path = gallery.path
+        self._path: Path = gallery.folder.root
         self._state = gallery.folder.guard
         older = [entry.space for entry in gallery.manifest.segments if entry.space != gallery.space.id]
         # Images that no mapping reaches are not searched yet: encoding them can only help.
@@ -122,7 +122,7 @@ def _not_fitted_on(gallery: Gallery, stored: questions.Questions) -> list[Judged
 
 def _reindexed_share(gallery: Gallery) -> float:
     """Share of the live images that the serving model has encoded."""
-    return len(gallery.ids_in(gallery.space.id)) / max(1, len(gallery))
+    return gallery.count_in(gallery.space.id) / max(1, len(gallery))
 
 
 def _checks_due(share: float) -> int:

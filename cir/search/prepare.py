@@ -132,7 +132,7 @@ def resolve(gallery: Gallery, reference: Any) -> Reference:
     try:
         file = file_at(reference)
     except MissingImageError:
-        example = gallery.ids[0] if len(gallery) else "folder/name.jpg"
+        example = next(gallery.rows.live_ids(), None) or "folder/name.jpg"
         raise MissingImageError(
             f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {printable(example)}"
         ) from None

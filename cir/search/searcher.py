@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cir.errors import CirError, SpaceMismatchError, UsageError
 from cir.forks import no_fork
 from cir.given import Names, instance, kind, names, paths
@@ -79,7 +77,7 @@ def open_index(
     searcher = Searcher(gallery, load, keep_usage=True)
     searcher._reopen = partial(
         open_index,
-        gallery.path.absolute(),
+        gallery.folder.root.absolute(),
         model=model,
         model_dirs=folders,
         device=device,
@@ -229,8 +227,7 @@ class Searcher:
         """
         mask = None
         if allowed is not None:
-            mask = np.zeros(len(self.gallery), np.bool_)
-            mask[[self.gallery.row(image_id) for image_id in names(allowed, "allowed")]] = True
+            mask = self.gallery.rows.mask_of(self.gallery.row(image_id) for image_id in names(allowed, "allowed"))
         vectors = instance(vectors, QueryVectors, "vectors", "give what `encode` returned")
         return self.gallery.search(vectors.unit(), RankingOptions(k, mask), exclude=exclude)
 
@@ -262,9 +259,7 @@ class Searcher:
     ) -> list[SearchResult]:
         results: dict[int, SearchResult] = {}
         for options, rows in groups:
-            wanted = np.ones(len(self.gallery), np.bool_) if options.allowed is None else options.allowed
-            searched = int((wanted & self.gallery.searchable).sum())
-            unsearched = int((wanted & ~self.gallery.searchable).sum())
+            searched, unsearched = self.gallery.searched(options.allowed)
             ranked = self.gallery.search(vectors[rows], options, exclude=[prepared[row].excluded for row in rows])
             for row, pairs in zip(rows, ranked, strict=True):
                 hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(pairs, start=1))

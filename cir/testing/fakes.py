@@ -208,6 +208,17 @@ class Rows:
     metadata: list[dict[str, str]] | None = None
     deleted: tuple[int, ...] = ()
 
+    def sorted(self) -> Rows:
+        """The same rows by ascending id, as segments hold them."""
+        order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
+        return Rows(
+            [self.ids[row] for row in order],
+            None if self.vectors is None else self.vectors[order],
+            None if self.tokens is None else self.tokens[order],
+            None if self.metadata is None else [self.metadata[row] for row in order],
+            tuple(place for place, row in enumerate(order) if row in self.deleted),
+        )
+
 
 def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int = 0) -> Rows:
     """Random unit vectors and tokens, a few of them equal, and a metadata column `colour`.
@@ -227,13 +238,13 @@ def random_rows(ids: list[str], seed: int, *, vectors: bool = True, tokens: int 
 
 
 def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: bool = True) -> Path:
-    """Publish a generation with these rows as they are, as if `FakeEncoder` had made them."""
+    """Publish a generation with these rows, one segment each, as if `FakeEncoder` had made them."""
     encoder = FakeEncoder(tokens=tokens, vector=vectors)
     folder, layout = IndexFolder(path), Layout.of(encoder.card)
     make_folder(path)
     with writing(folder) as writer:
         entries, deleted = [], {}
-        for rows in segments:
+        for rows in map(Rows.sorted, segments):
             count = len(rows.ids)
             work = folder.work / "segment"
             make_folder(work)

@@ -108,7 +108,11 @@ class GalleryTests:
         k = data.draw(st.integers(1, len(ids) + 10))
         exclude = [data.draw(st.sets(st.sampled_from([*ids, "nowhere.jpg"]))) for _ in range(2)]
         allowed = data.draw(st.none() | st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
-        mask = None if allowed is None else np.array(allowed, np.bool_)
+        mask = None
+        if allowed is not None:
+            mask = made.gallery.rows.mask_of(
+                made.gallery.row(name) for name, usable in zip(ids, allowed, strict=True) if usable
+            )
         queries = made.queries(2, data.draw(st.integers(0, 1000)))
         found = made.gallery.search(queries, RankingOptions(k, allowed=mask), exclude=exclude)
         filtered = set() if allowed is None else {name for name, usable in zip(ids, allowed, strict=True) if not usable}
@@ -139,10 +143,10 @@ class GalleryTests:
         gallery = made.gallery
         assert list(gallery.ids) == sorted(image.id for image in made.images)
         assert len(gallery) == len(made.images)
-        assert gallery.searchable.all()
+        assert gallery.searched() == (len(made.images), 0)
         for image in made.images:
             assert image.id in gallery
-            assert gallery.ids[gallery.row(image.id)] == image.id
+            assert gallery.rows.id_of(gallery.row(image.id)) == image.id
             stored = gallery.image(image.id)
             assert (stored.id, stored.metadata) == (image.id, image.metadata)
             assert stored.space == stored.query_space == gallery.space.id
@@ -162,11 +166,12 @@ class GalleryTests:
         assert gallery.columns == ["colour"]
         wanted = sorted(image.id for image in made.images if image.metadata.get("colour") == "Red")
         mask = gallery.select([("colour", "RED")])
-        assert [gallery.ids[row] for row in np.flatnonzero(mask)] == wanted
+        assert gallery.rows.ids_where(mask) == wanted
         assert 0 < len(wanted) < len(made.images)
         assert not gallery.select([("colour", "red"), ("colour", "blue")]).any()
-        assert gallery.select([]).all()
-        assert (gallery.select([Condition("colour", "RED", "!=")]) == ~mask).all()
+        everything = gallery.select([])
+        assert gallery.rows.ids_where(everything) == gallery.ids
+        assert (gallery.select([Condition("colour", "RED", "!=")]) == everything & ~mask).all()
         with pytest.raises(UsageError, match=r"no metadata column 'size' .*; there are: colour"):
             gallery.select([("size", "M")])
 
@@ -193,7 +198,7 @@ class GalleryTests:
         queries = made.queries(1)
         for options, message in (
             (RankingOptions(3, allowed=np.ones(3, np.bool_)), "the mask has shape"),
-            (RankingOptions(3, allowed=np.ones(len(made.images), np.int64)), "the mask has shape"),
+            (RankingOptions(3, allowed=np.ones(len(made.gallery.rows), np.int64)), "the mask has shape"),
         ):
             with pytest.raises(UsageError, match=message):
                 made.gallery.search(queries, options)

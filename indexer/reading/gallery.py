@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from itertools import compress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
+from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import open_segment, read_manifest
@@ -39,8 +39,7 @@ class Gallery:
         space: that model's own space.
         mappings: how its queries reach segments of other spaces, by space id.
         query_spaces: ids of the spaces in which a query needs a vector.
-        ids: N live ids, ascending; the position of an id is its row.
-        searchable: (N,) bool, False for an image of a space that no mapping reaches.
+        rows: all rows by number, which masks refer to.
         layout: what rows of the serving model are stored as.
         trust_roots: whether photos are read wherever the index says they are.
         untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
@@ -67,26 +66,20 @@ class Gallery:
         precision = segments[0].layout.precision if segments else "float16"
         self.layout = native[0] if native else Layout.of(self.card, precision=precision)
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
-        live = [manifest.live_rows(entry) for entry in manifest.segments]
-        self.ids, self._segment_of_row, self._row_in_segment = _live_rows(segments, live)
-        self._segments = []
-        for number, (entry, segment) in enumerate(zip(manifest.segments, segments, strict=True)):
-            gallery_rows = np.flatnonzero(self._segment_of_row == number)
-            self._segments.append(
-                LiveSegment(
-                    segment,
-                    entry.files[segment.path.name],
-                    self._row_in_segment[gallery_rows],
-                    gallery_rows,
-                    self.space.id,
-                    None if entry.space == self.space.id else self.mappings.get(entry.space),
-                    ann_min_rows,
-                )
+        live = [manifest.live_rows(entry) if entry.name in manifest.deleted else None for entry in manifest.segments]
+        self.rows = GalleryRows(segments, live)
+        self._segments = [
+            LiveSegment(
+                segment,
+                entry.files[segment.path.name],
+                counted,
+                self.space.id,
+                None if entry.space == self.space.id else self.mappings.get(entry.space),
+                ann_min_rows,
             )
-        # The last entry serves an empty gallery, whose index arrays are empty.
-        searched = np.array([*(segment.searchable for segment in self._segments), False], np.bool_)
-        self.searchable: Mask = searched[self._segment_of_row]
-        self._ranking = Ranking(self._segments, self._segment_of_row, self._row_in_segment)
+            for entry, segment, counted in zip(manifest.segments, segments, live, strict=True)
+        ]
+        self._ranking = Ranking(self._segments, self.rows)
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
 
     @classmethod
@@ -110,15 +103,15 @@ class Gallery:
         return cls(folder, manifest, segments, ann_min_rows, trust_roots)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return sum(self.rows.live_counts)
 
     def __contains__(self, image_id: object) -> bool:
         return isinstance(image_id, str) and self._find(image_id) is not None
 
     @property
-    def path(self) -> Path:
-        """The index folder."""
-        return self.folder.root
+    def ids(self) -> list[str]:
+        """All live ids, ascending; of a large gallery the first use takes a second."""
+        return self.rows.ids
 
     def row(self, image_id: str) -> int:
         """The row of an id. Raises UsageError when the gallery has no such image."""
@@ -132,25 +125,38 @@ class Gallery:
     def image(self, image_id: str) -> StoredImage:
         """One image. Raises UsageError when the gallery has no such image."""
         row = self.row(image_id)
-        segment = self._segments[self._segment_of_row[row]]
-        image = StoredImage(self.ids[row], self.folder, segment, int(self._row_in_segment[row]))
+        number, place = self.rows.locate(row)
+        image = StoredImage(self.rows.id_of(row), self.folder, self._segments[number], place)
         return image if image.root not in self.untrusted_roots else replace(image, trusted=False)
 
     def ids_in(self, space: str) -> list[str]:
         """Ids of the live images whose stored vectors are of a space, ascending."""
-        inside = [number for number, live in enumerate(self._segments) if live.segment.layout.space == space]
-        return [self.ids[row] for row in np.flatnonzero(np.isin(self._segment_of_row, inside))]
+        return sorted(image_id for number in self._of(space) for image_id in self.rows.ids_of(number))
+
+    def count_in(self, space: str) -> int:
+        """How many live images have stored vectors of a space."""
+        return sum(self.rows.live_counts[number] for number in self._of(space))
 
     def ids_of(self, digest: bytes) -> list[str]:
         """The images whose file has this SHA-256, 32 bytes, by ascending id."""
         if not isinstance(digest, bytes) or len(digest) != 32:
             raise UsageError(f"{shown(digest)} is no SHA-256 digest; give 32 bytes")
-        wanted = np.frombuffer(digest, np.uint8)
-        rows: list[int] = []
-        for live in self._segments:
-            same = (live.segment.digests == wanted).all(axis=1)
-            rows.extend(live.gallery_rows[same[live.rows]].tolist())
-        return [self.ids[row] for row in sorted(rows)]
+        same = [live.segment.rows_of(digest) for live in self._segments]
+        rows = [start + row for start, inside in zip(self.rows.starts, same, strict=False) for row in inside.tolist()]
+        return sorted(self.rows.id_of(row) for row in rows if self.rows.is_live(row))
+
+    def searched(self, allowed: Mask | None = None) -> tuple[int, int]:
+        """How many images a search compares, and how many it leaves out since no mapping reaches their space.
+
+        Args:
+            allowed: a mask of `select`; None for all images.
+        """
+        counts = self.rows.live_counts
+        if allowed is not None:
+            bounds = pairwise(self.rows.starts)
+            counts = [int(np.count_nonzero(allowed[start:stop])) for start, stop in bounds]
+        searched = sum(count for count, live in zip(counts, self._segments, strict=True) if live.searchable)
+        return searched, sum(counts) - searched
 
     @property
     def columns(self) -> list[str]:
@@ -158,7 +164,7 @@ class Gallery:
         return sorted({column for live in self._segments for column in live.segment.metadata})
 
     def select(self, where: Conditions) -> Mask:
-        """(N,) bool: which images meet every condition.
+        """A mask of `rows`: which images meet every condition.
 
         Args:
             where: conditions, in any form of `as_conditions`.
@@ -166,7 +172,7 @@ class Gallery:
         Raises:
             UsageError: there is no such column or operator.
         """
-        mask = np.ones(len(self), np.bool_)
+        mask = self.rows.live()
         conditions = as_conditions(where)
         columns = self.columns if conditions else []
         for condition in conditions:
@@ -177,10 +183,10 @@ class Gallery:
                     else "it has none; build it with --metadata"
                 )
                 raise UsageError(f"no metadata column {shown(condition.column)} in {self.folder}; {known}")
-            for live in self._segments:
+            for live, start in zip(self._segments, self.rows.starts, strict=False):
                 column = live.segment.metadata.get(condition.column)
-                met = condition.matches([""])[0] if column is None else column.matching(condition.matches)[live.rows]
-                mask[live.gallery_rows] &= met
+                met = condition.matches([""])[0] if column is None else column.matching(condition.matches)
+                mask[start : start + len(live.segment)] &= met
         return mask
 
     def scores(self, queries: QueryVectors, ids: Names) -> Floats:
@@ -222,7 +228,8 @@ class Gallery:
         barred = self._barred(exclude, len(queries))
         ranked = self._ranking.search(queries, options, barred)
         return [
-            [(self.ids[row], float(score)) for row, score in zip(rows, scores, strict=True)] for rows, scores in ranked
+            [(self.rows.id_of(row), score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
+            for rows, scores in ranked
         ]
 
     def _check_queries(self, queries: QueryVectors) -> None:
@@ -243,8 +250,10 @@ class Gallery:
 
     def _check_options(self, options: RankingOptions) -> None:
         allowed = instance(options, RankingOptions, "options", "write RankingOptions(k)").allowed
-        if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
-            raise UsageError(f"the mask has shape {allowed.shape}, type {allowed.dtype}; it needs ({len(self)},) bool")
+        if allowed is not None and (allowed.shape != (len(self.rows),) or allowed.dtype != np.bool_):
+            raise UsageError(
+                f"the mask has shape {allowed.shape}, type {allowed.dtype}; it needs ({len(self.rows)},) bool"
+            )
 
     def _barred(self, exclude: Sequence[Collection[str]] | None, count: int) -> list[Rows]:
         """For each of `count` queries the rows that may not be hits."""
@@ -259,22 +268,8 @@ class Gallery:
 
     def _find(self, image_id: str) -> int | None:
         """The row of a name, in whichever form it is written."""
-        image_id = canonical(image_id, "id")
-        row = bisect_left(self.ids, image_id)
-        return row if row < len(self.ids) and self.ids[row] == image_id else None
+        return self.rows.find(canonical(image_id, "id"))
 
-
-def _live_rows(segments: Sequence[Segment], live: Sequence[Mask]) -> tuple[list[str], Rows, Rows]:
-    """Ids of all live rows in ascending order, and for each the number of its segment and its row there."""
-    ids: list[str] = []
-    numbers: list[Rows] = []
-    places: list[Rows] = []
-    for number, (segment, counts) in enumerate(zip(segments, live, strict=True)):
-        rows = np.flatnonzero(counts)
-        ids.extend(compress(segment.ids, counts.tolist()))
-        places.append(rows)
-        numbers.append(np.full(len(rows), number, np.int64))
-    if not ids:
-        return [], np.empty(0, np.int64), np.empty(0, np.int64)
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    return [ids[row] for row in order], np.concatenate(numbers)[order], np.concatenate(places)[order]
+    def _of(self, space: str) -> list[int]:
+        """Numbers of the segments of a space."""
+        return [number for number, live in enumerate(self._segments) if live.segment.layout.space == space]

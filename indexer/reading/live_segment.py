@@ -1,4 +1,4 @@
-"""The live rows of one segment, and the search for candidates in it: a scan, or an approximate index.
+"""One segment as a gallery searches it: its live rows, and the search for candidates among them.
 
 A segment may have been made by another model than the one that serves. Its mapping then decides in which space it is
 searched, and puts its scores on the serving model's scale.
@@ -32,16 +32,16 @@ class LiveSegment:
     Args:
         segment: the open file.
         file: size and digest of that file; derived files are checked against it.
-        rows: (n,) row in the segment of each live image.
-        gallery_rows: (n,) row in the gallery of the same images.
+        live: (N,) which rows count; None for all.
         native: id of the serving model's space.
         mapping: how the serving model's queries reach a segment of another space; None for its own, or if there is
             no mapping and the segment is not searched.
         ann_min_rows: from how many rows on an approximate index is used.
 
     Attributes:
-        rows, gallery_rows: as given, ascending by row in the segment.
+        segment: as given.
         query_space: id of the space that queries must be in.
+        searchable: whether it is searched.
         candidate_field, rerank_field: what candidates are found by, and what ranks them: "vectors" or "tokens".
     """
 
@@ -49,16 +49,13 @@ class LiveSegment:
         self,
         segment: Segment,
         file: FileEntry,
-        rows: Rows,
-        gallery_rows: Rows,
+        live: Mask | None,
         native: str,
         mapping: SpaceMapping | None,
         ann_min_rows: int,
     ) -> None:
-        order = np.argsort(rows)
         self.segment = segment
-        self.rows = rows[order]
-        self.gallery_rows = gallery_rows[order]
+        self._live = live
         self._mapping = mapping
         self._derived: Path = segment.path.parent
         self._digest = file.sha256
@@ -96,27 +93,33 @@ class LiveSegment:
         return stored
 
     def candidates(self, queries: Floats, count: int, allowed: Mask | None, field: str, exact: bool) -> list[Rows]:
-        """For each query the gallery rows that may be among the best `count`, unordered."""
-        picked = slice(None) if allowed is None else allowed[self.gallery_rows]
-        gallery_rows, rows = self.gallery_rows[picked], self.rows[picked]
+        """For each query the rows of the segment that may be among the best `count`, unordered.
+
+        Args:
+            queries: (B, D) float32, unit-norm.
+            count: at least 1.
+            allowed: (N,) rows that may be returned; None for all.
+            field: what the rows are found by.
+            exact: whether an approximate index may not be used.
+        """
+        usable = self._live if allowed is None else allowed if self._live is None else allowed & self._live
+        left = len(self.segment) if usable is None else int(np.count_nonzero(usable))
+        if not left:
+            return [np.empty(0, np.int64)] * len(queries)
         # With few rows left by the filter the exact scan is quick, and an approximate one would miss some.
-        if not exact and field == "vectors" and len(rows) >= max(self._ann_min_rows, 2 * _ANN_OVERFETCH * count):
+        if not exact and field == "vectors" and left >= max(self._ann_min_rows, 2 * _ANN_OVERFETCH * count):
             ann = self._load_ann()
             if ann is not None:
-                return [gallery_rows[np.searchsorted(rows, best)] for best in self._near(ann, queries, count, rows)]
-        return [gallery_rows[np.searchsorted(rows, best)] for best in scan(self.stored(field), rows, queries, count)]
+                return self._near(ann, queries, count, usable)
+        return scan(self.stored(field), queries, count, usable)
 
-    def _near(self, ann: Ann, queries: Floats, count: int, rows: Rows) -> list[Rows]:
-        """For each query rows of the segment from the approximate index, all of them among `rows`."""
-        usable = None
-        if len(rows) < len(self.segment):
-            usable = np.zeros(len(self.segment), np.bool_)
-            usable[rows] = True
+    def _near(self, ann: Ann, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
+        """For each query rows from the approximate index."""
         near = []
         for number, found in enumerate(ann.search(queries, _ANN_OVERFETCH * count, usable)):
             best = found[found >= 0]
             if len(best) < count:  # the probed lists hold too few usable rows
-                best = scan(self.stored("vectors"), rows, queries[number : number + 1], count)[0]
+                best = scan(self.stored("vectors"), queries[number : number + 1], count, usable)[0]
             near.append(best)
         return near
 

@@ -1,7 +1,6 @@
 """Two-stage search over live segments: candidates by one field, then ranking by the field that decides.
 
-Rows of a gallery are numbered by ascending id, so "ties are broken by id" is "the lower row first", and neither the
-order of building nor the number of segments shows in an answer.
+Ties are broken by id, so that neither the order of building nor the number of segments shows in an answer.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ import numpy as np
 from cir.arrays import Floats, Mask, Rows
 from cir.given import instance, whole_number
 from cir.indexer.reading.live_segment import LiveSegment
+from cir.indexer.reading.rows import GalleryRows
 from cir.query_vectors import QueryVectors
 
 _QUERIES_AT_ONCE = 256
+_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class RankingOptions:
 
     Attributes:
         k: number of hits per query; more than there are images means all.
-        allowed: (N,) rows that may be hits; None for all.
+        allowed: mask of the rows that may be hits (`Gallery.select`); None for all.
         exact: score every image by what decides its rank. Otherwise large segments are searched approximately, and
             tokens rank only the best `candidates` by vector.
         candidates: number of candidates per space, at least k. Default max(10 k, 200).
@@ -52,23 +53,22 @@ class Ranking:
 
     Args:
         segments: all of a gallery, by number; those that are not searchable are skipped.
-        segment_of_row: (N,) number of the segment of each gallery row.
-        row_in_segment: (N,) row in that segment.
+        rows: their rows.
 
     Attributes:
         query_spaces: ids of the spaces in which a query needs a vector.
     """
 
-    def __init__(self, segments: Sequence[LiveSegment], segment_of_row: Rows, row_in_segment: Rows) -> None:
+    def __init__(self, segments: Sequence[LiveSegment], rows: GalleryRows) -> None:
         self._segments = segments
-        self._segment_of_row, self._row_in_segment = segment_of_row, row_in_segment
-        self._searched = [segment for segment in segments if segment.searchable]
-        self.query_spaces = tuple(dict.fromkeys(segment.query_space for segment in self._searched))
+        self._rows = rows
+        self._searched = [number for number, segment in enumerate(segments) if segment.searchable]
+        self.query_spaces = tuple(dict.fromkeys(segments[number].query_space for number in self._searched))
 
     def search(
         self, queries: QueryVectors, options: RankingOptions, excluded: Sequence[Rows]
     ) -> list[tuple[Rows, Floats]]:
-        """The best k rows and their scores for each query, best first, ties by ascending row.
+        """The best k rows and their scores for each query, best first, ties by ascending id.
 
         Args:
             queries: B unit-norm queries, in every space of `query_spaces`.
@@ -84,11 +84,12 @@ class Ranking:
     def scores(self, queries: QueryVectors, rows: Rows) -> Floats:
         """(B, n) float32 scores of some rows, as a search would give them; -inf for rows that are not searched."""
         scores = np.full((len(queries), len(rows)), -np.inf, np.float32)
-        for segment, places in self._by_segment(rows):
+        for number, places in self._rows.by_segment(rows):
+            segment = self._segments[number]
             if segment.searchable:
-                inside = self._row_in_segment[rows[places]]
-                for number, query in enumerate(queries.by_space[segment.query_space]):
-                    scores[number, places] = segment.scores(segment.rerank_field, inside, query)
+                inside = rows[places] - self._rows.starts[number]
+                for place, query in enumerate(queries.by_space[segment.query_space]):
+                    scores[place, places] = segment.scores(segment.rerank_field, inside, query)
         return scores
 
     def _search_batch(
@@ -98,50 +99,70 @@ class Ranking:
         hits = []
         for number in range(len(queries)):
             query = {space: vectors[number] for space, vectors in queries.by_space.items()}
-            rows = np.concatenate([np.empty(0, np.int64), *(in_space[number] for in_space in found)])
+            rows = np.concatenate([_NO_ROWS, *(in_space[number] for in_space in found)])
             hits.append(self._ranked(query, rows, options.k, final=True))
         return hits
 
     def _candidates(
         self, queries: QueryVectors, space: str, options: RankingOptions, excluded: Sequence[Rows]
     ) -> list[Rows]:
-        """For each query the best rows of one space, unordered.
+        """For each query rows of one space, unordered, that include its best k.
 
-        k rows if candidates and ranking use the same field, otherwise max(10 k, 200) for reranking.
+        If candidates and ranking use different fields, these are the best max(10 k, 200) for reranking.
         """
-        segments = [segment for segment in self._searched if segment.query_space == space]
+        numbers = [number for number in self._searched if self._segments[number].query_space == space]
+        segments = [self._segments[number] for number in numbers]
         final = options.exact or all(segment.candidate_field == segment.rerank_field for segment in segments)
         enough = max(10 * options.k, 200) if options.candidates is None else options.candidates
         wanted = options.k if final else max(options.k, enough)
         # Excluded images are fetched and dropped; that many more keep the rest complete.
         fetched = wanted + max(map(len, excluded), default=0)
+        vectors = np.ascontiguousarray(queries.by_space[space], np.float32)
         found = []
-        for segment in segments:
+        for number, segment in zip(numbers, segments, strict=True):
+            start, stop = self._rows.starts[number : number + 2]
+            allowed = None if options.allowed is None else options.allowed[start:stop]
             field = segment.rerank_field if final else segment.candidate_field
-            vectors = np.ascontiguousarray(queries.by_space[space], np.float32)
-            found.append(segment.candidates(vectors, fetched, options.allowed, field, options.exact))
+            inside = segment.candidates(vectors, fetched, allowed, field, options.exact)
+            found.append([rows + start for rows in inside] if start else inside)
         best = []
         for number, barred in enumerate(excluded):
-            rows = np.concatenate([np.empty(0, np.int64), *(in_segment[number] for in_segment in found)])
-            rows = rows[~np.isin(rows, barred)]
-            if len(rows) > wanted:
+            rows = np.concatenate([_NO_ROWS, *(in_segment[number] for in_segment in found)])
+            if len(barred):
+                rows = rows[~np.isin(rows, barred)]
+            if not final and len(rows) > wanted:
                 query = {space: queries.by_space[space][number]}
-                rows = self._ranked(query, rows, wanted, final=final)[0]
+                rows = self._ranked(query, rows, wanted, final=False)[0]
             best.append(rows)
         return best
 
     def _ranked(self, query: dict[str, Floats], rows: Rows, count: int, *, final: bool) -> tuple[Rows, Floats]:
-        """The best `count` of some rows and their scores, ties by row; `query` is space -> (D,) float32."""
+        """The best `count` of some rows and their scores, ties by id; `query` is space -> (D,) float32."""
+        rows = np.sort(rows)  # ascending reads are kinder to a cold disk
         scores = np.empty(len(rows), np.float32)
-        for segment, places in self._by_segment(rows):
-            inside = self._row_in_segment[rows[places]]
-            order = np.argsort(inside)  # ascending reads are kinder to a cold disk
+        for number, places in self._rows.by_segment(rows):
+            segment = self._segments[number]
             field = segment.rerank_field if final else segment.candidate_field
-            scores[places[order]] = segment.scores(field, inside[order], query[segment.query_space])
-        order = np.lexsort((rows, -scores))[:count]
+            inside = rows[places] - self._rows.starts[number]
+            scores[places] = segment.scores(field, inside, query[segment.query_space])
+        order = np.argsort(-scores, kind="stable")  # rows of one segment ascend by id
+        if len(self._segments) > 1:
+            order = self._by_id(rows, scores, order, count)
+        order = order[:count]
         return rows[order], scores[order]
 
-    def _by_segment(self, rows: Rows) -> list[tuple[LiveSegment, Rows]]:
-        """Each segment that holds some of the rows, with the places of those in `rows`."""
-        numbers = self._segment_of_row[rows]
-        return [(self._segments[number], np.flatnonzero(numbers == number)) for number in np.unique(numbers)]
+    def _by_id(self, rows: Rows, scores: Floats, order: Rows, count: int) -> Rows:
+        """An order by score, stable by row, with ties among the best `count` ordered by id."""
+        ranked = scores[order]
+        if count < len(order):  # all that tie with the last
+            order = order[: np.searchsorted(-ranked, -ranked[count - 1], side="right")]
+            ranked = ranked[: len(order)]
+        firsts = np.flatnonzero(np.diff(ranked, prepend=np.nan))  # of each group of equal scores
+        if len(firsts) == len(order):
+            return order
+        ids = self._rows.id_of
+        groups = (
+            sorted(group.tolist(), key=lambda place: ids(int(rows[place]))) if len(group) > 1 else group
+            for group in np.split(order, firsts[1:])
+        )
+        return np.array([place for group in groups for place in group], np.int64)

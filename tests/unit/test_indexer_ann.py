@@ -47,7 +47,7 @@ def load(folder: Path, vectors: Stored, digest: str = "d") -> ann.Ann:
 def test_it_finds_what_a_scan_finds(tmp_path: Path, vectors: Stored) -> None:
     queries = clustered(50, 1).astype(np.float32)
     found = load(tmp_path, vectors).search(queries, 40)
-    wanted = scan(vectors, np.arange(len(vectors)), queries, 10)
+    wanted = scan(vectors, queries, 10)
     hits = [len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]
     assert np.mean(hits) > 0.99
 
@@ -219,6 +219,6 @@ def test_on_a_real_gpu(tmp_path: Path, vectors: Stored) -> None:
     index = load(tmp_path, vectors)
     assert index._on_gpu
     queries = clustered(50, 1).astype(np.float32)
-    wanted = scan(vectors, np.arange(len(vectors)), queries, 10)
+    wanted = scan(vectors, queries, 10)
     found = index.search(queries, 40)
     assert np.mean([len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]) > 0.99

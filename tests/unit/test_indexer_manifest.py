@@ -275,7 +275,7 @@ def test_a_segment_of_another_space(folder: IndexFolder) -> None:
     forge(folder, spaces={**values["spaces"], other.space.id: asdict(other.space)})
     gallery = Gallery.open(folder.root)  # no mapping reaches what is stored: it stays and is not searched
     assert len(gallery) == manifest.rows
-    assert not gallery.searchable.any()
+    assert gallery.searched() == (0, len(gallery))
     query = np.ones((1, other.space.dims), np.float32)
     assert gallery.search(QueryVectors({other.space.id: query}), RankingOptions(3)) == [[]]
     with pytest.raises(SpaceMismatchError):

@@ -93,7 +93,7 @@ def test_without_a_mapping_nothing_is_compared(index: Path) -> None:
     serve_new(index, None)
     gallery = Gallery.open(index)
     assert (len(gallery), gallery.query_spaces) == (20, (NEW.card.space.id,))
-    assert not gallery.searchable.any()
+    assert gallery.searched() == (0, len(gallery))
     assert search(index) == [[]]
     assert np.isinf(gallery.scores(mapped_queries(gallery), gallery.ids)).all()
     with pytest.raises(SpaceMismatchError, match="served by model new-1"):
@@ -206,7 +206,7 @@ def test_a_model_that_may_not_serve_is_refused(index: Path, folder: IndexFolder)
     assert not folder.mappings.exists()
     unsearched = serve_model(index, NEW, {}, unsearched=frozenset([SPACE]), generation=live)
     assert unsearched.mappings == {}
-    assert not Gallery.open(index).searchable.any()
+    assert Gallery.open(index).searched()[0] == 0
 
 
 def test_what_was_never_published_is_no_generation(index: Path, folder: IndexFolder) -> None:

@@ -181,7 +181,7 @@ def test_an_old_model_that_is_missing(replaced: Replaced, tmp_path: Path, monkey
     for encoder in (replaced.old, replaced.new):
         assert encoder.directory is not None
         remember_model(encoder.card.digest, encoder.directory)
-    searcher = open_index(replaced.searcher.gallery.path)
+    searcher = open_index(replaced.searcher.gallery.folder.root)
     folder = replaced.old.directory
     assert folder is not None
     moved = folder.rename(folder.with_name("moved-away"))
