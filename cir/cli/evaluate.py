@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.benchmarks import BenchmarkOptions, benchmark_argument, benchmark_options
-from cir.cli.options import device_option, json_option, model_dir_option, quiet_libraries, trust_roots_option
+from cir.cli.options import (
+    device_option,
+    json_option,
+    model_dir_option,
+    quiet_libraries,
+    search_device_option,
+    trust_roots_option,
+)
 from cir.cli.progress import ProgressBar
 from cir.errors import UsageError
 
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
     help="Write the files for the CIRR or CIRCO server into this folder.",
 )
 @device_option
+@search_device_option
 @model_dir_option
 @trust_roots_option
 @json_option
@@ -62,6 +70,7 @@ def evaluate(
     run_file: Path | None,
     submission: Path | None,
     device: str,
+    search_device: str,
     model_dirs: tuple[Path, ...],
     trust_roots: bool,
     as_json: bool,
@@ -102,12 +111,14 @@ def evaluate(
     ):
         benchmark = source.load(Path(scratch), allow_missing=allow_missing)
         if index is not None and (built or not source.official):
-            benchmark, searcher = _open(benchmark, index, model_dirs, device, trust_roots, allow_missing)
+            benchmark, searcher = _open(benchmark, index, model_dirs, device, search_device, trust_roots, allow_missing)
         else:
             # Official figures are compared with those of programs that round nothing.
             stored = "float32" if source.official else "float16"
             path = index or Path(scratch) / "index"
-            benchmark, searcher = _build(benchmark, path, model, model_dirs, device, stored, allow_missing)
+            benchmark, searcher = _build(
+                benchmark, path, model, model_dirs, device, search_device, stored, allow_missing
+            )
         evaluation = run_benchmark(benchmark, searcher, progress=ProgressBar("encoding the queries", unit="queries"))
         stored = searcher.gallery.layout.precision
     if source.official and stored != "float32":
@@ -129,13 +140,16 @@ def _open(
     index: Path,
     model_dirs: Sequence[Path],
     device: str,
+    search_device: str,
     trust_roots: bool,
     allow_missing: bool,
 ) -> tuple[Benchmark, Searcher]:
     """An existing index, and the benchmark; images that the index lacks are absent from it where that is allowed."""
     from cir.search.searcher import open_index
 
-    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
+    searcher = open_index(
+        index, model_dirs=model_dirs, device=device, search_device=search_device, trust_roots=trust_roots
+    )
     absent = set(benchmark.gallery).difference(searcher.ids) if allow_missing else ()
     return benchmark.without(absent), searcher
 
@@ -146,6 +160,7 @@ def _build(
     model: str | None,
     model_dirs: Sequence[Path],
     device: str,
+    search_device: str,
     stored: str,
     allow_missing: bool,
 ) -> tuple[Benchmark, Searcher]:
@@ -165,4 +180,4 @@ def _build(
         allow_missing=allow_missing,
         progress=ProgressBar("encoding the gallery"),
     )
-    return benchmark, Searcher(Gallery.open(path), lambda card: encoder)
+    return benchmark, Searcher(Gallery.open(path, device=search_device), lambda card: encoder)

@@ -17,6 +17,13 @@ Command = Callable[..., Any]
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or mps: where the model runs."
 )
+search_device_option = click.option(
+    "--search-device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cpu, cuda or mps: where a large gallery is compared with the query.",
+)
 model_dir_option = click.option(
     "--model-dir",
     "model_dirs",

@@ -16,6 +16,7 @@ from cir.cli.options import (
     json_option,
     model_dir_option,
     quiet_libraries,
+    search_device_option,
     trust_roots_option,
 )
 from cir.cli.query_lines import LARGEST_K, answer_lines
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
 @click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
+@search_device_option
 @model_dir_option
 @trust_roots_option
 @json_option
@@ -84,6 +86,7 @@ def query(
     sheet: Path | None,
     model: str | None,
     device: str,
+    search_device: str,
     model_dirs: tuple[Path, ...],
     trust_roots: bool,
     as_json: bool,
@@ -118,7 +121,14 @@ def query(
         raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
     if batch == "-" and (references or text or negatives or sheet or paths or where):
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
-    searcher = open_index(index, model=model, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
+    searcher = open_index(
+        index,
+        model=model,
+        model_dirs=model_dirs,
+        device=device,
+        search_device=search_device,
+        trust_roots=trust_roots,
+    )
     if batch == "-":
         if sys.stdin is None:
             raise DataError("standard input is closed; the queries come from it")

@@ -38,6 +38,7 @@ def open_index(
     model: str | Path | None = None,
     model_dirs: str | Path | Iterable[str | Path] = (),
     device: str = "auto",
+    search_device: str = "auto",
     trust_roots: bool = False,
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
@@ -47,6 +48,7 @@ def open_index(
         model: a model to query with instead; refused unless its space is the index's.
         model_dirs: where else to look for the model's folder: folders, or one.
         device: where the model runs.
+        search_device: where large galleries are compared (`Gallery.open`).
         trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
 
     The searcher can be pickled, as these arguments: another process opens the index again. A fork needs no pickle.
@@ -59,7 +61,7 @@ def open_index(
     """
     from cir import models
 
-    gallery = Gallery.open(path, trust_roots=trust_roots)
+    gallery = Gallery.open(path, trust_roots=trust_roots, device=search_device)
     # Absolute, because another process that opens it again may have another working directory.
     folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     if model is not None:  # before a query that needs no encoder could pass
@@ -81,6 +83,7 @@ def open_index(
         model=model,
         model_dirs=folders,
         device=device,
+        search_device=search_device,
         trust_roots=trust_roots,
     )
     return searcher

@@ -145,12 +145,14 @@ class Best:
             self._cut = np.partition(scores.T, kth, axis=1)[:, kth] - self._margin
         # A cut of -inf lets pass every row that counts.
         places, numbers = np.nonzero(scores >= np.maximum(self._cut, np.finfo(np.float32).min))
-        self._found.append(
-            (rows[places] if isinstance(rows, np.ndarray) else places + rows, numbers, scores[places, numbers])
-        )
+        self.extend(rows[places] if isinstance(rows, np.ndarray) else places + rows, numbers, scores[places, numbers])
         self._seen += len(scores)
         if self._seen >= 2 * self._seen_at_cut:  # the cut rises ever more slowly
             self._raise_cut()
+
+    def extend(self, rows: Rows, numbers: Rows, scores: Floats) -> None:
+        """Take some rows, each with the number of a query and its score for that query; all (n,)."""
+        self._found.append((rows, numbers, scores))
 
     def take(self, other: Best) -> None:
         """Add what another has found."""
@@ -163,11 +165,9 @@ class Best:
 
     def _by_query(self) -> list[tuple[Rows, Floats]]:
         """For each query its rows and their scores."""
-        if len(self._cut) == 1:
-            return [
-                (np.concatenate([part[0] for part in self._found]), np.concatenate([part[2] for part in self._found]))
-            ]
         rows, numbers, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
+        if len(self._cut) == 1:
+            return [(rows, scores)]
         order = np.argsort(numbers, kind="stable")
         ends = np.searchsorted(numbers[order], np.arange(1, len(self._cut)))
         return list(zip(np.split(rows[order], ends), np.split(scores[order], ends), strict=True))

@@ -16,6 +16,7 @@ from cir.errors import SpaceMismatchError, UsageError
 from cir.given import Names, instance, items, kind, names, path_of, printable, shown
 from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.reading.device_scan import search_device
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
@@ -52,6 +53,7 @@ class Gallery:
         segments: Sequence[Segment],
         ann_min_rows: int,
         trust_roots: bool,
+        device: str,
     ) -> None:
         """Use `Gallery.open`."""
         self.folder = folder
@@ -68,6 +70,7 @@ class Gallery:
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
         live = [manifest.live_rows(entry) if entry.name in manifest.deleted else None for entry in manifest.segments]
         self.rows = GalleryRows(segments, live)
+        accelerator = search_device(device)
         self._segments = [
             LiveSegment(
                 segment,
@@ -76,6 +79,7 @@ class Gallery:
                 self.space.id,
                 None if entry.space == self.space.id else self.mappings.get(entry.space),
                 ann_min_rows,
+                accelerator,
             )
             for entry, segment, counted in zip(manifest.segments, segments, live, strict=True)
         ]
@@ -83,7 +87,14 @@ class Gallery:
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
 
     @classmethod
-    def open(cls, path: str | Path, *, ann_min_rows: int = ANN_MIN_ROWS, trust_roots: bool = False) -> Gallery:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        ann_min_rows: int = ANN_MIN_ROWS,
+        trust_roots: bool = False,
+        device: str = "cpu",
+    ) -> Gallery:
         """Open the live generation of an index.
 
         Args:
@@ -91,16 +102,17 @@ class Gallery:
             ann_min_rows: segments of at least this many vectors are searched approximately.
             trust_roots: read photos also below folders that this user has not indexed (`cir.known`): somebody else may
                 have made the index.
+            device: where large segments are compared: "cpu", "cuda", "mps", or "auto" for a GPU where there is one.
 
         Raises:
-            UsageError: not a path.
+            UsageError: not a path, or a device that this machine does not have.
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
             CorruptIndexError: a file is missing, has another size than it had, or cannot be read.
         """
         folder = IndexFolder(path_of(path, "the path of an index"))
         manifest = read_manifest(folder)
         segments = [open_segment(folder, entry) for entry in manifest.segments]
-        return cls(folder, manifest, segments, ann_min_rows, trust_roots)
+        return cls(folder, manifest, segments, ann_min_rows, trust_roots, device)
 
     def __len__(self) -> int:
         return sum(self.rows.live_counts)

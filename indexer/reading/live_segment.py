@@ -9,17 +9,22 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows, Stored, unit
 from cir.errors import MissingDependencyError
 from cir.indexer.reading.ann import Ann, load_or_build
+from cir.indexer.reading.device_scan import MIN_BYTES, DeviceScan
 from cir.indexer.reading.exact import rescore, scan
 from cir.indexer.storage.manifest import FileEntry
 from cir.indexer.storage.mappings import mapped_vectors
 from cir.indexer.storage.segment import Segment
 from cir.mappings import Maps, SpaceMapping
+
+if TYPE_CHECKING:
+    import torch
 
 _ANN_OVERFETCH = 4  # the approximate order is that of 8-bit codes
 
@@ -37,6 +42,7 @@ class LiveSegment:
         mapping: how the serving model's queries reach a segment of another space; None for its own, or if there is
             no mapping and the segment is not searched.
         ann_min_rows: from how many rows on an approximate index is used.
+        device: the accelerator that scans exactly; None for the CPU.
 
     Attributes:
         segment: as given.
@@ -53,6 +59,7 @@ class LiveSegment:
         native: str,
         mapping: SpaceMapping | None,
         ann_min_rows: int,
+        device: torch.device | None = None,
     ) -> None:
         self.segment = segment
         self._live = live
@@ -72,6 +79,8 @@ class LiveSegment:
         self._ann_min_rows = max(1, ann_min_rows)
         self._ann: Ann | None = None
         self._ann_missing = self._vectors is None
+        self._device = device
+        self._on_device: dict[str, DeviceScan] = {}  # by field
         self._lock = Lock()
 
     def scores(self, field: str, rows: Rows, query: Floats) -> Floats:
@@ -111,7 +120,17 @@ class LiveSegment:
             ann = self._load_ann()
             if ann is not None:
                 return self._near(ann, queries, count, usable)
-        return scan(self.stored(field), queries, count, usable)
+        return self._scan(field, queries, count, usable)
+
+    def _scan(self, field: str, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
+        """For each query the rows that may be among its best `count`, found exactly."""
+        stored = self.stored(field)
+        if self._device is None or stored.nbytes < MIN_BYTES:
+            return scan(stored, queries, count, usable)
+        with self._lock:
+            if field not in self._on_device:
+                self._on_device[field] = DeviceScan(stored, self._device)
+        return self._on_device[field].scan(queries, count, usable)
 
     def _near(self, ann: Ann, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
         """For each query rows from the approximate index."""
@@ -119,7 +138,7 @@ class LiveSegment:
         for number, found in enumerate(ann.search(queries, _ANN_OVERFETCH * count, usable)):
             best = found[found >= 0]
             if len(best) < count:  # the probed lists hold too few usable rows
-                best = scan(self.stored("vectors"), queries[number : number + 1], count, usable)[0]
+                best = self._scan("vectors", queries[number : number + 1], count, usable)[0]
             near.append(best)
         return near
 

@@ -45,7 +45,7 @@ ARROWS: dict[str, set[str] | None] = {
     "devices": {"errors", "threads"},
     "data": {*GROUND, "stats"},
     "models": {*GROUND, "text", "devices"},
-    "indexer": {*GROUND, "data"},
+    "indexer": {*GROUND, "data", "devices"},
     "search": {*GROUND, "text", "models", "indexer", "data"},
     "fonts": GROUND,
     "sheet": GROUND | {"fonts"},
