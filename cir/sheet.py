@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from cir.conditions import Condition
 from cir.errors import DataError, ImageDecodeError, MissingImageError
 from cir.files import write_atomically
 from cir.fonts import draw_text, missing_letters, shorten, text_width, wrap
@@ -98,7 +97,7 @@ def _sentence(result: SearchResult) -> list[tuple[str, str]]:
     for negative in result.query.negatives:
         lines += [(line, ACCENT) for line in _lines(f"not “{negative}”")]
     for condition in result.query.where:
-        lines += [(line, QUIET) for line in _lines(str(Condition(*condition)))]
+        lines += [(line, QUIET) for line in _lines(str(condition))]
     return lines or [("more like this", QUIET)]
 
 

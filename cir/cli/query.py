@@ -22,7 +22,7 @@ from cir.cli.options import (
 from cir.cli.query_lines import LARGEST_K, answer_lines
 from cir.cli.results import path_lines, table, to_json, warnings
 from cir.cli.stdin import STDIN, read_stdin
-from cir.conditions import Condition
+from cir.conditions import as_conditions
 from cir.errors import DataError, UsageError
 from cir.types import Query, SearchResult
 
@@ -59,8 +59,10 @@ if TYPE_CHECKING:
 @click.option(
     "--where",
     multiple=True,
-    metavar="COLUMN=VALUE",
-    help="Only images with this metadata, or COLUMN!=VALUE, without it. May be repeated: all must hold.",
+    metavar="CONDITION",
+    help="Only images whose metadata meet this: colour=red, colour!=red, price<50 (or <=, >, >=), "
+    "colour in red,blue, colour not in red,blue, title~cotton (contains). `and` joins several; may be repeated. A "
+    "value that holds `and` or a comma is written in double quotes.",
 )
 @click.option("--exact", is_flag=True, help="Score every image exactly; slower for tokens, and from 100,000 images on.")
 @click.option("--paths", is_flag=True, help="Print only the files, one per line; each can be a REF again.")
@@ -99,11 +101,13 @@ def query(
     With `-` instead of -i and -t, queries are read from stdin as JSON lines {"references", "text", "negatives", "k",
     "where", "id"}. Each is answered by a JSON line, in order; lines that have already arrived are answered together. A
     line that cannot be answered gets {"id", "error"}, and the others their hits.
-    "where" is an object such as {"season": "Summer"}, or a list such as ["season!=Summer", "colour=red"].
+    "where" is a text as for --where, a list of such texts, or an object such as {"season": "Summer", "colour": ["red",
+    "blue"], "price": {"<": 50}}.
 
     \b
     Example:
       cir query my.index -i shirt.jpg -t "in red, with long sleeves" --sheet answer.png
+      cir query my.index -t "in red" --where "price<50 and colour in red,pink"
       cir query my.index -t "a striped summer dress" -k 20 --paths -0 | xargs -0 cp -t picked/
       curl -s https://example.org/shirt.jpg | cir query my.index -i - -t "in red"
       cir query my.index - < queries.jsonl > answers.jsonl
@@ -133,7 +137,7 @@ def query(
         if sys.stdin is None:
             raise DataError("standard input is closed; the queries come from it")
         return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
-    conditions = tuple(map(Condition.parse, where))
+    conditions = as_conditions(where)
     given = tuple(read_stdin() if name == STDIN else name for name in references)
     result = searcher.search(Query(given, text.strip(), negatives, k, conditions), exact=exact)
     if sheet:

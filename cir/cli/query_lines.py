@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from cir.cli.results import to_json
-from cir.conditions import Condition
 from cir.errors import CirError, DataError
 from cir.files import LONGEST_LINE, parse_json
 from cir.types import Query, SearchResult
@@ -159,22 +158,9 @@ def _parse(values: dict[str, Any], k: int) -> Query:
         text=text.strip(),
         negatives=tuple(_strings(values, "negatives")),
         k=count,
-        where=_conditions(values.get("where", {})),
+        where=values.get("where"),
         id=None if identity is None else str(identity),
     )
-
-
-def _conditions(where: Any) -> tuple[Condition, ...]:
-    """The conditions of {column: value}, or of a list of texts as for --where."""
-    if isinstance(where, list) and all(isinstance(text, str) for text in where):
-        return tuple(map(Condition.parse, where))
-    plain = isinstance(where, dict) and all(isinstance(value, str | int) for value in where.values())
-    if not plain or any(isinstance(value, bool) for value in where.values()):
-        raise DataError(
-            '"where" is an object of column and value, a string or a whole number; '
-            'or a list of conditions such as "season!=Summer"'
-        )
-    return tuple(Condition(column, str(value)) for column, value in where.items())
 
 
 def _strings(values: dict[str, Any], key: str) -> Iterator[str]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from cir.cli.process import one_line
-from cir.conditions import Condition
 from cir.images.names import shown
 from cir.types import SearchResult
 
@@ -27,7 +26,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "references": [str(reference) for reference in query.references],
         "text": query.text,
         "negatives": list(query.negatives),
-        "where": [str(Condition(*condition)) for condition in query.where],
+        "where": [str(condition) for condition in query.where],
         "k": query.k,
         "model": result.model,
         "searched": result.searched,

@@ -172,6 +172,10 @@ class GalleryTests:
         everything = gallery.select([])
         assert gallery.rows.ids_where(everything) == gallery.ids
         assert (gallery.select([Condition("colour", "RED", "!=")]) == everything & ~mask).all()
+        assert (gallery.select({"colour": ["red", "none"]}) == mask).all()
+        assert (gallery.select("colour~ED and colour in red, blue") == mask).all()
+        with pytest.raises(UsageError, match=r"'colour' holds texts such as '.*, not numbers"):
+            gallery.select("colour<5")
         with pytest.raises(UsageError, match=r"no metadata column 'size' .*; there are: colour"):
             gallery.select([("size", "M")])
 

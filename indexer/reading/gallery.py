@@ -21,6 +21,7 @@ from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.stored_image import StoredImage
+from cir.indexer.storage.columns import check_comparable
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import open_segment, read_manifest
 from cir.indexer.storage.manifest import Manifest
@@ -182,7 +183,7 @@ class Gallery:
             where: conditions, in any form of `as_conditions`.
 
         Raises:
-            UsageError: there is no such column or operator.
+            UsageError: there is no such column, or it holds no numbers to compare.
         """
         mask = self.rows.live()
         conditions = as_conditions(where)
@@ -195,9 +196,10 @@ class Gallery:
                     else "it has none; build it with --metadata"
                 )
                 raise UsageError(f"no metadata column {shown(condition.column)} in {self.folder}; {known}")
-            for live, start in zip(self._segments, self.rows.starts, strict=False):
-                column = live.segment.metadata.get(condition.column)
-                met = condition.matches([""])[0] if column is None else column.matching(condition.matches)
+            stored = [live.segment.metadata.get(condition.column) for live in self._segments]
+            check_comparable(condition, [column for column in stored if column is not None])
+            for live, column, start in zip(self._segments, stored, self.rows.starts, strict=False):
+                met = condition.matches([""])[0] if column is None else column.matching(condition)
                 mask[start : start + len(live.segment)] &= met
         return mask
 

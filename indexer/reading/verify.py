@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +82,11 @@ class _Check:
             self._seen.add(entry.name)
             if sha256_file(segment.path) != entry.files[GALLERY].sha256:
                 self.problems.append(f"{segment.path} contradicts its digest; restore it from a copy")
-            for name, values in segment.metadata.items():
-                if len(values) != entry.rows:
-                    self.problems.append(f"{segment.path}: column {name!r} has {len(values)} rows, not {entry.rows}")
+            for column in (segment.ids, segment.roots, *segment.metadata.values()):
+                with self.of(segment.path):
+                    column.check()
+            with self.of(segment.path):
+                self.problems += _checked_order(segment)
             for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
                 if stored is not None:
                     self.problems += _checked_norms(f"{segment.path}: {name}", stored, segment)
@@ -161,6 +163,17 @@ def unnamed(path: str | Path) -> list[str]:
     places = (folder.root, folder.manifests, folder.segments, folder.mappings)
     found = {item for place in places if place.is_dir() for item in place.iterdir()}
     return sorted(str(item.relative_to(folder.root)) for item in found - known if not is_temporary(item.name))
+
+
+def _checked_order(segment: Segment) -> list[str]:
+    """Rows are found by binary search over the ids."""
+    for row, (one, following) in enumerate(pairwise(segment.ids)):
+        if one >= following:
+            return [
+                f"{segment.path}: ids do not ascend, {json.dumps(following)} in row {row + 1:,} follows "
+                f"{json.dumps(one)}; restore the file from a copy"
+            ]
+    return []
 
 
 def _checked_norms(what: str, stored: Stored, segment: Segment) -> list[str]:

@@ -1,80 +1,28 @@
-"""Columns of a segment, stored so that a reader maps them: texts as offsets and bytes, repeated texts as codes.
+"""Columns of a segment, stored so that a reader maps them: texts, repeated texts as codes, numbers as numbers.
 
-Their size is known before anything is written, and opening them reads nothing.
+Their size is known before anything is written, and opening them reads nothing that grows with N: a damaged value is
+found when it is read, all of them by `check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cir.arrays import Mask
+from cir.conditions import Condition
+from cir.errors import UsageError
+from cir.given import shown
+from cir.indexer.storage.number_column import Numbers
+from cir.indexer.storage.texts import Arrays, Texts, array_of, damaged
 
-Arrays = Mapping[str, NDArray[Any]]
-Test = Callable[[Sequence[str]], Sequence[bool]]  # values -> for each whether it is wanted
+__all__ = ["Codes", "Column", "Numbers", "Texts", "check_comparable", "encode", "from_arrays"]
 
-
-class Texts(Sequence[str]):
-    """N texts in one block of bytes.
-
-    Attributes:
-        offsets: (N + 1,) int64; text n is `data[offsets[n] : offsets[n + 1]]`.
-        data: uint8, UTF-8. File names need not be valid UTF-8: Python's surrogate escapes carry them through.
-    """
-
-    def __init__(self, offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> None:
-        """Use `encode` or `from_arrays`."""
-        self.offsets = offsets
-        self.data = data
-
-    @classmethod
-    def encode(cls, texts: Sequence[str]) -> Texts:
-        """Texts as they are stored."""
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8))
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Texts:
-        """Texts from the arrays of `arrays`. Raises ValueError or KeyError for anything else."""
-        offsets, data = _array(arrays, "offsets", np.int64), _array(arrays, "data", np.uint8)
-        sound = len(offsets) and offsets[0] == 0 and offsets[-1] == len(data)
-        if not sound or bool((offsets[1:] < offsets[:-1]).any()):
-            raise ValueError("the offsets of a column do not fit its texts")
-        return cls(offsets, data)
-
-    @property
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is stored."""
-        return {"offsets": self.offsets, "data": self.data}
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = range(len(self))[index]
-        return self._text(int(self.offsets[row]), int(self.offsets[row + 1]))
-
-    def __iter__(self) -> Iterator[str]:
-        bounds = self.offsets.tolist()
-        return map(self._text, bounds[:-1], bounds[1:])
-
-    def _text(self, start: int, stop: int) -> str:
-        return bytes(self.data[start:stop]).decode("utf-8", "surrogateescape")
-
-    def matching(self, test: Test) -> Mask:
-        """(N,) bool: which texts a test wants."""
-        return np.array(test(list(self)), np.bool_)
+_FEW = 4096  # distinct numbers that may be codes: a condition is decided for each distinct text
 
 
 class Codes(Sequence[str]):
@@ -99,18 +47,23 @@ class Codes(Sequence[str]):
         return cls(np.array(codes, kind), Texts.encode(list(numbers)))
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Codes:
-        """Codes from the arrays of `arrays`. Raises ValueError or KeyError for anything else."""
-        codes = _array(arrays, "codes", np.unsignedinteger)
-        dictionary = Texts.from_arrays(arrays)
-        if len(codes) and int(codes.max()) >= len(dictionary):
-            raise ValueError("a column has codes that its dictionary does not explain")
-        return cls(codes, dictionary)
+    def from_arrays(cls, arrays: Arrays, place: str = "a column") -> Codes:
+        """Codes from the arrays of `arrays`, whose bounds alone are looked at. Raises ValueError or KeyError."""
+        codes = array_of(arrays, "codes", np.unsignedinteger)
+        if codes.dtype.itemsize > 4:
+            raise ValueError(f"codes of a column are {codes.dtype}")
+        return cls(codes, Texts.from_arrays(arrays, place))
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What is stored."""
         return {"codes": self.codes, **self.dictionary.arrays}
+
+    def check(self) -> None:
+        """Look at every code and distinct text. Raises CorruptIndexError."""
+        self.dictionary.check()
+        if len(self.codes) and int(self.codes.max()) >= len(self.dictionary):
+            raise self._unexplained()
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -121,36 +74,62 @@ class Codes(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self.dictionary[code] for code in self.codes[index].tolist()]
-        return self.dictionary[int(self.codes[index])]
+            return list(map(self._text, self.codes[index].tolist()))
+        return self._text(int(self.codes[index]))
 
     def __iter__(self) -> Iterator[str]:
+        self.check()
         words = list(self.dictionary)
         return (words[code] for code in self.codes.tolist())
 
-    def matching(self, test: Test) -> Mask:
-        """(N,) bool: which texts a test wants; it is asked once for each distinct text."""
-        wanted: Mask = np.array(test(list(self.dictionary)), np.bool_)
-        matching: Mask = wanted[self.codes]
+    @property
+    def has_numbers(self) -> bool:
+        """Whether any of the texts is a number."""
+        return self.dictionary.has_numbers
+
+    def matching(self, condition: Condition) -> Mask:
+        """(N,) bool: which texts meet a condition, decided once for each distinct text. Raises CorruptIndexError."""
+        met = self.dictionary.matching(condition)
+        try:
+            matching: Mask = met[self.codes]
+        except IndexError:
+            raise self._unexplained() from None
         return matching
 
+    def _text(self, code: int) -> str:
+        if code >= len(self.dictionary):
+            raise self._unexplained()
+        return self.dictionary[code]
 
-Column = Texts | Codes
+    def _unexplained(self) -> Exception:
+        return damaged(self.dictionary.place, "it has codes that its dictionary does not explain")
+
+
+Column = Texts | Codes | Numbers
 
 
 def encode(texts: Sequence[str]) -> Column:
-    """Texts in the smaller of the two forms."""
-    forms: tuple[Column, ...] = (Codes.encode(texts), Texts.encode(texts))
+    """Texts in the smallest form, numbers as numbers where they are many."""
+    codes, numbers = Codes.encode(texts), Numbers.encode(texts)
+    if numbers is not None and len(codes.dictionary) > _FEW:
+        return numbers
+    forms: list[Column] = [codes, Texts.encode(texts), *([numbers] if numbers is not None else [])]
     return min(forms, key=lambda form: sum(array.nbytes for array in form.arrays.values()))
 
 
-def from_arrays(arrays: Arrays) -> Column:
-    """The column that arrays hold. Raises ValueError or KeyError for anything else."""
-    return Codes.from_arrays(arrays) if "codes" in arrays else Texts.from_arrays(arrays)
+def from_arrays(arrays: Arrays, place: str = "a column") -> Column:
+    """The column that arrays hold; `place` names it in messages. Raises ValueError or KeyError for anything else."""
+    if "numbers" in arrays:
+        return Numbers.from_arrays(arrays, place)
+    return Codes.from_arrays(arrays, place) if "codes" in arrays else Texts.from_arrays(arrays, place)
 
 
-def _array(arrays: Arrays, name: str, kind: type[np.generic]) -> NDArray[Any]:
-    array = arrays[name]
-    if array.ndim != 1 or not np.issubdtype(array.dtype, kind):
-        raise ValueError(f"{name} of a column is {array.ndim}-dimensional {array.dtype}")
-    return array
+def check_comparable(condition: Condition, columns: Sequence[Column]) -> None:
+    """Refuse a comparison of numbers where a column, in all of its segments, holds none. Raises UsageError."""
+    if condition.compares and not any(column.has_numbers for column in columns):
+        texts = (text for column in columns for text in (column.dictionary if isinstance(column, Codes) else column))
+        few = list(islice(dict.fromkeys(filter(None, islice(texts, 1000))), 3))
+        raise UsageError(
+            f"{shown(condition.column)} holds texts such as {', '.join(map(shown, few))}, not numbers; "
+            f"{condition.operator} compares numbers, = and ~ texts"
+        )

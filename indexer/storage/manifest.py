@@ -19,7 +19,7 @@ from cir.indexer.storage.folder import GALLERY
 from cir.typed_json import from_json, to_json
 from cir.types import ModelCard, Space
 
-FORMAT = 2
+FORMAT = 3
 KEEP = 20  # earlier generations that are kept unless an index says otherwise
 _SEGMENT_NAME = re.compile(r"\d{6,18}")
 _MAPPING_NAME = re.compile(r"[0-9a-f]{16}--[0-9a-f]{16}-[0-9a-f]{8}")

@@ -5,7 +5,8 @@ saves 6 to 14 % of the vectors and makes random rows 20 to 100 times slower), so
 at once, and the size of the file is known before it is written.
 
 Layout of `gallery.h5`: `digests` (N, 32) uint8, `vectors` (N, D) and `tokens` (N, T, D) float16 or float32; columns
-(`columns.py`) `ids`, `roots`, `metadata/0`, `metadata/1`, ... of N texts each, "" for none; `column_names`.
+(`columns.py`) `ids`, `roots`, `metadata/0`, `metadata/1`, ... of N texts each, "" for none; `column_names`. Rows ascend
+by id.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from numpy.typing import NDArray
 from cir.arrays import Rows, Stored
 from cir.errors import CorruptIndexError
 from cir.files import write_atomically
+from cir.given import shown
 from cir.indexer.storage import columns
 from cir.indexer.storage.columns import Codes, Column, Texts
 from cir.indexer.storage.steady_file import SteadyFile
 from cir.types import ModelCard
 
-FORMAT = 2
+FORMAT = 3
 _ALIGN = 4096  # a dataset begins on a page, so that its memory map is aligned
 _OVERHEAD = 64 * 1024  # bytes that HDF5 needs for itself, at most
 _OVERHEAD_EACH = 2 * _ALIGN  # and for each dataset, its alignment included
@@ -95,7 +97,7 @@ class RowTable:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Name in the file -> array."""
         names = sorted({name for values in self.metadata for name, value in values.items() if value})
-        stored = {"ids": columns.encode(self.ids), "roots": columns.encode(self.roots)}
+        stored: dict[str, Column] = {"ids": Texts.encode(self.ids), "roots": columns.encode(self.roots)}
         for number, name in enumerate(names):
             stored[f"metadata/{number}"] = columns.encode([values.get(name, "") for values in self.metadata])
         stored["column_names"] = Texts.encode(names)
@@ -193,7 +195,7 @@ class Segment:
             self.digests = self._array("digests", 2)
             self.vectors = self._array("vectors", 2) if self.layout.vectors else None
             self.tokens = self._array("tokens", 3) if self.layout.tokens else None
-            self.ids, self.roots = self._column("ids"), self._column("roots")
+            self.ids, self.roots = self._column("ids", "ids"), self._column("roots", "roots")
             self._check()
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -214,7 +216,7 @@ class Segment:
         """Column name -> N texts, "" for none. Raises CorruptIndexError."""
         try:
             names = Texts.from_arrays(self._arrays["column_names"])
-            return {name: self._column(f"metadata/{number}") for number, name in enumerate(names)}
+            return {name: self._column(f"metadata/{number}", name) for number, name in enumerate(names)}
         except (KeyError, ValueError) as error:
             raise CorruptIndexError(f"{self.path} cannot be read: {error}; restore it from a copy") from error
 
@@ -247,10 +249,10 @@ class Segment:
             raise ValueError(f"{name} has {array.ndim} dimensions instead of {dims}")
         return array
 
-    def _column(self, name: str) -> Column:
-        column = columns.from_arrays(self._arrays[name])
+    def _column(self, group: str, name: str) -> Column:
+        column = columns.from_arrays(self._arrays[group], f"{self.path}: column {shown(name)}")
         if len(column) != len(self):
-            raise ValueError(f"{name} has {len(column)} rows, not {len(self)}")
+            raise ValueError(f"{group} has {len(column)} rows, not {len(self)}")
         return column
 
     def _check(self) -> None:

@@ -79,12 +79,17 @@ def test_conditions_as_an_object_and_as_a_list(ask: Ask) -> None:
         ["pattern=plain"],
         ["pattern!=plain"],
         ["pattern!=plain", "pattern!=striped"],
+        "pattern not in plain, striped",
+        {"pattern": {"not in": ["plain", "striped"]}},
+        [{"pattern": {"!=": "plain"}}, ["pattern", "striped", "!="]],
     ]
     given = answers(ask(encoded({"text": "red", "k": 40, "where": where} for where in wheres)))
     patterns = [{hit["metadata"]["pattern"] for hit in answer["hits"]} for answer in given]
     assert patterns[0] == patterns[1] == {"plain"}
     assert "striped" in patterns[2]
     assert patterns[3] == patterns[2] - {"striped"}
+    assert patterns[3] == patterns[4] == patterns[5] == patterns[6]
+    assert given[4]["where"] == ["pattern not in plain, striped"]
     assert given[0]["searched"] + given[2]["searched"] == 40
 
 
@@ -99,7 +104,7 @@ def test_exit_codes(ask: Ask) -> None:
         ("[1]", "not a query"),
         ('{"text": 5}', '"text" is a string'),
         ('{"text": "a", "k": "many"}', '"k" is a whole number'),
-        ('{"text": "a", "where": {"x": null}}', "a string or a whole number"),
+        ('{"text": "a", "where": {"x": null}}', "a string or a number"),
         ('{"text": "caf\xe9"}', "not JSON"),
         (r'{"text": "\ud800"}', "not readable as text"),
         ('{"text": "a", "k": 0}', "k is 0"),
@@ -114,9 +119,12 @@ def test_exit_codes(ask: Ask) -> None:
         ('{"references": ["/dev/zero"]}', "/dev/zero: "),
         ('{"negatives": [[]], "text": "a"}', '"negatives" is a list of strings'),
         ('{"references": [5]}', "list of strings"),
-        ('{"text": "a", "where": "x=y"}', '"where" is an object'),
+        ('{"text": "a", "where": "x"}', "'x' is not a condition"),
+        ('{"text": "a", "where": 5}', "where is an int"),
+        ('{"text": "a", "where": {"x": true}}', "the value is a bool"),
+        ('{"text": "a", "where": {"pattern": {"<": 5}}}', "'pattern' holds texts such as "),
         ('{"text": "a", "where": ["x"]}', "'x' is not a condition"),
-        ('{"text": "a", "where": ["pattern=plain", 5]}', "or a list of conditions"),
+        ('{"text": "a", "where": ["pattern=plain", 5]}', "5 is not a condition"),
     ],
 )
 def test_bad_lines(ask: Ask, line: str, message: str) -> None:

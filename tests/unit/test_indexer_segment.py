@@ -169,7 +169,6 @@ TAMPER: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "external storage": (store_outside, "stored in another file"),
     "virtual": (store_virtually, "stored in another file"),
     "cycle": (nest, "nested too deeply"),
-    "codes": (shuffle_codes, "its dictionary does not explain"),
     "offsets": (stretch_offsets, "do not fit its texts"),
 }
 
@@ -184,6 +183,18 @@ def test_what_cannot_be_mapped_is_refused(tmp_path: Path, kind: str) -> None:
         tamper(file)
     with pytest.raises(CorruptIndexError, match=rf"s\.h5 cannot be read: .*{reason}.*; restore it from a copy"):
         _ = Segment(path).metadata
+
+
+def test_damage_within_a_column_is_met_when_it_is_read(tmp_path: Path) -> None:
+    """Opening reads nothing that grows with the rows."""
+    path = tmp_path / "s.h5"
+    write_segment(path, LAYOUT, table(["x", "y"], [{"k": "v"}, {}]), [block(2)])
+    with h5py.File(path, "r+") as file:
+        shuffle_codes(file)
+    segment = Segment(path)
+    assert segment.roots[1] == "/root1"
+    with pytest.raises(CorruptIndexError, match=r"s\.h5: column 'roots' is damaged: .*; restore the file from a copy"):
+        _ = segment.roots[0]
 
 
 @pytest.mark.parametrize("name", ["digests", "vectors", "tokens", "ids", "roots", "column_names"])

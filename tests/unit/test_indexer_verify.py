@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.segment import Segment
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.history import rollback
-from cir.testing.fakes import make_index, random_rows
+from cir.testing.fakes import Rows, make_index, random_rows
 
 
 @pytest.fixture
@@ -66,6 +67,33 @@ def test_verify_reports_norms_and_ids(tmp_path: Path) -> None:
     assert len(problems) == 2
     assert any('vectors of 2 images are not of unit length, first "c"' in problem for problem in problems)
     assert "generation 1: 2 live rows have the id 'b'" in problems
+
+
+def test_verify_reports_ids_that_do_not_ascend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rows, "sorted", lambda rows: rows)
+    problems = verify(make_index(tmp_path / "x.index", [random_rows(["a", "c", "b"], 1), random_rows(["d", "d"], 2)]))
+    assert len([problem for problem in problems if "ids do not ascend" in problem]) == 2
+    assert any('ids do not ascend, "b" in row 2 follows "c"; restore the file' in problem for problem in problems)
+
+
+def test_verify_looks_into_every_column(tmp_path: Path) -> None:
+    """Even where the digest is right: somebody else may have made the index."""
+    rows = random_rows(["a", "b", "c"], 1)
+    rows.metadata = [{"price": "1.50", "x": "y"}, {"price": "", "x": "y"}, {"price": "2.50", "x": "z"}]
+    index = make_index(tmp_path / "x.index", [rows])
+    assert verify(index) == []
+    for name, place, value, reason in (
+        ("ids/offsets", 1, 3, "column 'ids' is damaged: its offsets do not ascend"),
+        ("metadata/0/numbers", 1, np.inf, "column 'price' is damaged: a number is infinite"),
+        ("metadata/1/codes", 2, 9, "column 'x' is damaged: it has codes that its dictionary does not explain"),
+    ):
+        kept = gallery_file(index).read_bytes()
+        with h5py.File(gallery_file(index), "r+") as file:
+            file[name][place] = value
+        problems = verify(index)
+        gallery_file(index).write_bytes(kept)
+        assert len([problem for problem in problems if reason in problem]) == 1, problems
+        assert any("contradicts its digest" in problem for problem in problems)
 
 
 def test_verify_walks_the_generations(index: Path) -> None:
