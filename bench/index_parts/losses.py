@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from index_parts.goals import goals
+
 NOISE = 1.05  # a difference below is none
-FILTER, TOKENS, LAST_APPEND, LAST_QUERY = 2.0, 1.1, 2.0, 1.3  # the most that is allowed
 
 
 def found(results: Mapping[str, Any]) -> list[str]:
     """Lines of a list."""
-    ways = {"exact": _exact, "ann": _ann, "opening": _opening, "tokens": _tokens, "appends": _appends}
+    ways = {"exact": _exact, "ann": _ann, "tokens": _tokens}
     lines = [f"- {line}" for part, way in ways.items() if part in results for line in way(results[part])]
+    lines += [f"- Goal missed: {goal.name}: {goal.value:.4g}." for goal in goals(results) if not goal.met]
     return ["", *(lines or ["- Nowhere in these results."]), ""]
 
 
@@ -47,34 +49,14 @@ def _ann(result: Any) -> Iterator[str]:
     for name, built in result["peers"].items():
         if built["build_s"] and built["build_s"] < result["build_s"] / NOISE:
             yield f"Building: {name} takes {built['build_s']:.0f} s, cir {result['build_s']:.0f}."
-    for where, figures in result["filters"].items():
-        for kind in result["in_turn"]:
-            ratio = figures[kind]["filtered"]["over_unfiltered"]
-            if ratio > FILTER:
-                yield f"Filter {where}, {kind}: {ratio:.3g} x the unfiltered search; the goal is {FILTER:.3g}."
-
-
-def _opening(result: Any) -> Iterator[str]:
-    warm = result["warm, first ann"]
-    goals = {"open_ms": 150, "first_answer_ms": 400}
-    for name, most in goals.items():
-        if warm[name] > most:
-            yield f"Opening: {name.replace('_', ' ')} {warm[name]:.0f}; the goal is {most}."
 
 
 def _tokens(result: Any) -> Iterator[str]:
     for statistics, figures in result["statistics"].items():
         own = figures["times"]["cir"]["ms"]
         for name, times in figures["times"].items():
-            if name.startswith("int8 brute") and own > TOKENS * times["ms"]:
+            if name.startswith("int8 brute") and own > NOISE * times["ms"]:
                 yield (
                     f"Tokens, {statistics}: {name} takes {times['ms']:.3g} ms at recall@10 {figures['recall'][name]}, "
                     f"cir {own:.3g} at {figures['recall']['cir']}."
                 )
-
-
-def _appends(result: Any) -> Iterator[str]:
-    if result["last_over_first"] > LAST_APPEND:
-        yield f"The last of {result['appends']} appends takes {result['last_over_first']} x the first; the goal is 2."
-    if result["query_over_one_segment"] > LAST_QUERY:
-        yield f"After them a query takes {result['query_over_one_segment']} x that of one segment; the goal is 1.3."

@@ -59,7 +59,7 @@ def _recall(result: Any, path: Path) -> None:
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that no other beats in both, by recall: a sweep over two settings has many that are beaten."""
     kept: list[tuple[float, float]] = []
-    for recall, time in sorted(points, reverse=True):
+    for recall, time in sorted(points, key=lambda point: (-point[0], point[1])):
         if not kept or time < kept[-1][1]:
             kept.append((recall, time))
     return kept[::-1]

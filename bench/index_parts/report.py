@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cir.files import write_text
-from index_parts import losses, plots
+from index_parts import goals, losses, plots
 from index_parts.ann import GOAL, NONE, quickest
 from index_parts.base import read
 
@@ -60,10 +60,11 @@ def figures(results: Results) -> list[str]:
         "curves": _curves,
         "appends": _appends,
     }
-    lines: list[str] = []
-    for part, table in tables.items():
+    reached = goals.goals(results)
+    lines = ["", "### Goals", "", *table(["", "goal", "measured", "met"], [goal.row() for goal in reached])]
+    for part, tabulate in tables.items():
         if part in results:
-            lines += ["", *table(results[part]), "", _source(results[part])]
+            lines += ["", *tabulate(results[part]), "", _source(results[part])]
     return [*lines, ""]
 
 
