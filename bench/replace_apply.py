@@ -63,7 +63,7 @@ def make(folder: IndexFolder, rows: int, old: FakeEncoder) -> None:
     layout = Layout.of(old.card)
     ids = [f"{number:08d}.jpg" for number in range(rows)]
     digests = np.random.default_rng(1).integers(0, 256, (rows, 32), dtype=np.uint8)
-    write_segment(work / GALLERY, layout, RowTable(ids, digests, ["/photos"] * rows, [{}] * rows), blocks(rows))
+    write_segment(work / GALLERY, layout, RowTable(ids, digests, ["/photos"] * rows, {}), blocks(rows))
     files = {GALLERY: FileEntry.of(work / GALLERY)}
     with writing(folder) as writer:
         name = adopt_segment(folder, work)

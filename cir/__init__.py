@@ -19,9 +19,12 @@ __all__ = [
     "Searcher",
     "__version__",
     "build_index",
+    "compact",
     "errors",
     "load_model",
+    "merge",
     "open_index",
+    "remove",
     "scan",
 ]
 
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from cir.data.judged_query import JudgedQuery
     from cir.images import scan
     from cir.indexer.writing.build import BuildOptions, build_index
+    from cir.indexer.writing.compact import compact
+    from cir.indexer.writing.merge_indexes import merge
+    from cir.indexer.writing.remove import remove
     from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
     from cir.query import Query
@@ -58,8 +64,11 @@ _HOMES = {
     "SearchResult": "cir.types",
     "Searcher": "cir.search.searcher",
     "build_index": "cir.indexer.writing.build",
+    "compact": "cir.indexer.writing.compact",
     "load_model": "cir.models",
+    "merge": "cir.indexer.writing.merge_indexes",
     "open_index": "cir.search.searcher",
+    "remove": "cir.indexer.writing.remove",
     "scan": "cir.images",
 }
 

@@ -8,14 +8,17 @@ from cir import __version__
 from cir.cli import process
 from cir.cli.backfill import backfill
 from cir.cli.build_index import build_index
+from cir.cli.compact import compact
 from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
 from cir.cli.info import info
+from cir.cli.merge import merge
 from cir.cli.models import models
 from cir.cli.query import query
 from cir.cli.questions import questions
+from cir.cli.remove import remove
 from cir.cli.replace_model import replace_model
 from cir.cli.rollback import rollback
 from cir.cli.score import compare, score
@@ -46,6 +49,9 @@ for command in (
     replace_model,
     backfill,
     rollback,
+    remove,
+    compact,
+    merge,
     info,
     verify,
     models,

@@ -28,7 +28,7 @@ from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import adopt_segment
 from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry, runs_of
-from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, write_segment
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, by_column, write_segment
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.plan import Metadata
@@ -253,7 +253,7 @@ def make_index(path: Path, segments: Sequence[Rows], tokens: int = 0, vectors: b
                 ids=rows.ids,
                 digests=np.frombuffer(digests, np.uint8).reshape(count, 32),
                 roots=["/photos"] * count,
-                metadata=rows.metadata or [{}] * count,
+                metadata=by_column(rows.metadata or []),
             )
             block = EncodedBlock(
                 vectors=None if rows.vectors is None else rows.vectors.astype(np.float16),

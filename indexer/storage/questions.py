@@ -54,8 +54,14 @@ def write_questions(folder: IndexFolder, questions: StoredQuestions, photos: Map
         IndexLockedError: another process is writing to the index.
         DataError: the disk refuses; the stored queries are unchanged. Errors of `photos` pass through.
     """
+    with writing(folder):
+        put_questions(folder, questions, photos)
+
+
+def put_questions(folder: IndexFolder, questions: StoredQuestions, photos: Mapping[str, Callable[[], bytes]]) -> None:
+    """`write_questions` for the writer, who has the lock. Raises DataError; errors of `photos` pass through."""
     lines = [json.dumps(_to_json(query, questions.digests)) for query in questions.queries]
-    with writing(folder), write_atomically(folder.questions) as temporary:
+    with write_atomically(folder.questions) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             archive.writestr(_QUERIES, "\n".join(lines))
             for digest, read in photos.items():

@@ -86,23 +86,32 @@ class RowTable:
         ids: N ids.
         digests: (N, 32) uint8, SHA-256 of each image file.
         roots: N path hints.
-        metadata: N mappings column -> value.
+        metadata: column name -> N texts, "" for none; each is looked up once, and a column without values is left out.
     """
 
     ids: Sequence[str]
     digests: NDArray[np.uint8]
     roots: Sequence[str]
-    metadata: Sequence[Mapping[str, str]]
+    metadata: Mapping[str, Sequence[str]]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Name in the file -> array."""
-        names = sorted({name for values in self.metadata for name, value in values.items() if value})
         stored: dict[str, Column] = {"ids": Texts.encode(self.ids), "roots": columns.encode(self.roots)}
-        for number, name in enumerate(names):
-            stored[f"metadata/{number}"] = columns.encode([values.get(name, "") for values in self.metadata])
+        names: list[str] = []
+        for name in sorted(self.metadata):
+            values = self.metadata[name]
+            if any(values):
+                stored[f"metadata/{len(names)}"] = columns.encode(values)
+                names.append(name)
         stored["column_names"] = Texts.encode(names)
         parts = {f"{name}/{part}": array for name, column in stored.items() for part, array in column.arrays.items()}
         return {"digests": self.digests, **parts}
+
+
+def by_column(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Metadata of N rows, column -> value each, as column -> N texts, "" for none."""
+    names = sorted({name for values in rows for name in values})
+    return {name: [values.get(name, "") for values in rows] for name in names}
 
 
 @dataclass(frozen=True)

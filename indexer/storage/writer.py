@@ -28,8 +28,10 @@ class Writer:
         self.folder = folder
         self._lock = lock
 
-    def publish(self, manifest: Manifest) -> Manifest:
+    def publish(self, manifest: Manifest, *, forget: bool = False) -> Manifest:
         """Make a generation live: its manifest first, then the pointer. Returns it with its number and its ancestry.
+
+        With `forget` it has none, and `remove_unreachable` removes the generations before it.
 
         Raises:
             DataError: the disk refuses; the live generation stays.
@@ -42,7 +44,7 @@ class Writer:
         manifest = replace(
             manifest,
             generation=1 + (earlier[0].generation if earlier else 0),
-            earlier=kept(earlier, manifest.serving, manifest.keep),
+            earlier=() if forget else kept(earlier, manifest.serving, manifest.keep),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         data = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()

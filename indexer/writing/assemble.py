@@ -4,99 +4,108 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-
-import numpy as np
+from dataclasses import dataclass
 
 from cir.errors import MissingDependencyError
-from cir.files import make_folder, remove_tree
+from cir.files import remove_tree
 from cir.indexer.reading.ann import load_or_build
 from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.generations import adopt_segment, open_segment
-from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
-from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
-from cir.indexer.writing.plan import NewRow, StoredRow
+from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.manifest import Manifest, SegmentEntry
+from cir.indexer.storage.segment import Layout
+from cir.indexer.writing.merging import (
+    SEGMENT,
+    FindVectors,
+    NewRows,
+    SegmentRows,
+    Source,
+    is_intact,
+    to_absorb,
+    write_merged,
+)
+from cir.indexer.writing.plan import NewRow
+from cir.indexer.writing.stored_rows import StoredRow, StoredRows, live_rows
 from cir.types import ModelCard
-
-_BLOCK_ROWS = 512
-_SEGMENT = "segment"  # the folder under work/ in which a segment is put together
-FindVectors = Callable[[bytes], tuple[Segment, int]]
 
 log = logging.getLogger(__name__)
 
 
-def write_rows(folder: IndexFolder, rows: Sequence[NewRow], layout: Layout, find: FindVectors) -> SegmentEntry:
-    """Write rows into a new segment, by ascending id; no manifest names it yet.
+@dataclass(frozen=True)
+class Added:
+    """Segments that a next generation adds, and the names of those that they take the place of."""
+
+    entries: tuple[SegmentEntry, ...] = ()
+    absorbed: frozenset[str] = frozenset()
+
+
+def write_rows(
+    folder: IndexFolder,
+    stored: StoredRows,
+    rows: Sequence[NewRow],
+    find: FindVectors,
+    tombstones: Collection[StoredRow],
+) -> Added:
+    """Write rows into new segments, one for each layout, with the small segments that are there; none is published yet.
 
     Args:
         folder: the index.
-        rows: at least one.
-        layout: of the segment, and of every segment that `find` returns.
+        stored: the live rows before.
+        rows: new rows.
         find: digest of a content -> the open segment and row that hold its vectors.
+        tombstones: stored rows that no longer count.
 
     Raises:
         DataError: the disk is full or refuses.
     """
-    work = folder.work / _SEGMENT
-    make_folder(work)
-    ordered = sorted(rows, key=lambda row: row.id)
-    table = RowTable(
-        ids=[row.id for row in ordered],
-        digests=np.frombuffer(b"".join(row.digest for row in ordered), np.uint8).reshape(-1, 32),
-        roots=[row.root for row in ordered],
-        metadata=[row.metadata for row in ordered],
-    )
-    write_segment(work / GALLERY, layout, table, _blocks(ordered, layout, find))
-    file = FileEntry.of(work / GALLERY)
-    return SegmentEntry(
-        name=adopt_segment(folder, work),
-        rows=len(rows),
-        model=layout.model,
-        space=layout.space,
-        dims=layout.dims,
-        tokens=layout.tokens,
-        vectors=layout.vectors,
-        files={GALLERY: file},
-    )
+    # A renamed image keeps its vectors, even those of an older model.
+    by_space: dict[str, tuple[Layout, list[NewRow]]] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        layout = find(row.digest)[0].layout
+        by_space.setdefault(layout.space, (layout, []))[1].append(row)
+    dropped = _by_segment(tombstones)
+    entries: list[SegmentEntry] = []
+    absorbed: set[str] = set()
+    for layout, new in by_space.values():
+        # A damaged segment stays as it is, for `cir verify` to find.
+        taken = [each for each in to_absorb(stored.segments, layout, layout.row_bytes * len(new)) if is_intact(each)]
+        old: list[Source] = [SegmentRows(each.segment, live_rows(each, dropped[each.name])) for each in taken]
+        entries.append(write_merged(folder, layout, [NewRows(new, find), *old]))
+        absorbed.update(each.name for each in taken)
+    return Added(tuple(entries), frozenset(absorbed))
 
 
-def _blocks(rows: Sequence[NewRow], layout: Layout, find: FindVectors) -> Iterator[EncodedBlock]:
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        part = rows[start : start + _BLOCK_ROWS]
-        sources = [find(row.digest) for row in part]
-        vectors = [segment.vectors[row] for segment, row in sources if segment.vectors is not None]
-        tokens = [segment.tokens[row] for segment, row in sources if segment.tokens is not None]
-        yield EncodedBlock(
-            vectors=np.stack(vectors) if layout.vectors else None,
-            tokens=np.stack(tokens) if layout.tokens else None,
-        )
+def _by_segment(rows: Iterable[StoredRow]) -> defaultdict[str, list[int]]:
+    """Rows by the name of their segment."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        found[row.segment.name].append(row.row)
+    return found
 
 
 def next_manifest(
     old: Manifest,
     card: ModelCard,
-    added: Sequence[SegmentEntry],
-    tombstones: Iterable[StoredRow],
+    added: Added,
+    tombstones: Iterable[StoredRow] = (),
     *,
     roots: Iterable[str] = (),
     keep: int | None = None,
 ) -> Manifest:
-    """The generation after `old`: with new segments, without some rows.
+    """The generation after `old`: with new segments in place of others, without some rows.
 
     Args:
         old: the live generation, or an empty one.
         card: the serving model.
-        added: the new segments; none where rows are only deleted.
+        added: the new segments; `Added()` where rows are only deleted.
         tombstones: rows that no longer count.
         roots: where images were this time.
         keep: how many earlier generations to keep; as before if None.
     """
-    rows = defaultdict(list)
-    for row in tombstones:
-        rows[row.segment_name].append(row.row)
-    deleted = old.without(rows)
-    after = old.succeed(card=card, segments=[*old.segments, *added], deleted=deleted, roots=roots, keep=keep)
+    deleted = old.without(_by_segment(tombstones))
+    segments = [entry for entry in old.segments if entry.name not in added.absorbed]
+    after = old.succeed(card=card, segments=[*segments, *added.entries], deleted=deleted, roots=roots, keep=keep)
     # A segment without a live row is no longer named; its file stays for older generations.
     live = [entry for entry in after.segments if after.live_rows(entry).any()]
     remaining = {entry.name: deleted[entry.name] for entry in live if entry.name in deleted}
@@ -118,6 +127,6 @@ def build_ann(folder: IndexFolder, manifest: Manifest, min_rows: int) -> None:
 
 def clean_work(folder: IndexFolder) -> None:
     """Remove the segment under `work/`; parts of an interrupted build stay."""
-    remove_tree(folder.work / _SEGMENT)
+    remove_tree(folder.work / SEGMENT)
     with suppress(OSError):
         folder.work.rmdir()

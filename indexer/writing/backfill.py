@@ -26,8 +26,9 @@ from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
-from cir.indexer.writing.plan import NewRow, StoredRow, stored_rows
+from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.preconditions import choose_layout
+from cir.indexer.writing.stored_rows import StoredRow, StoredRows
 from cir.types import GalleryEncoder
 
 PART = 8192
@@ -76,13 +77,12 @@ def backfill(
         count: how many images at most; all if None.
         part: images per generation.
         workers: threads that decode and encode; default one per core.
-        ann_min_rows: when nothing is left and the serving model's segments have at least this many rows together, they
-            become one segment with an approximate index.
+        ann_min_rows: segments of at least this many vectors get an approximate index.
         trust_roots: read photos also below folders that this user has not indexed.
 
     Yields:
-        Progress after each generation that was published, that of the merged segment included, and at least once if
-        there is anything to encode. Close the iterator to stop.
+        Progress after each generation that was published, and at least once if there is anything to encode. Close the
+        iterator to stop.
 
     Raises:
         SpaceMismatchError: another model serves the index.
@@ -97,7 +97,7 @@ def backfill(
         if manifest.serving != encoder.card.digest:
             raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
         layout = choose_layout(folder, manifest, encoder.card, True)
-        task = _Task(writer, Gallery.open(folder.root, trust_roots=trust_roots), encoder, layout, workers)
+        task = _Task(writer, Gallery.open(folder.root, trust_roots=trust_roots), encoder, layout, workers, ann_min_rows)
         waiting = _older_rows(folder, manifest)
         state = BackfillProgress(manifest.rows, len(waiting), generation=manifest.generation)
         limit = len(waiting) if count is None else count
@@ -115,16 +115,13 @@ def backfill(
         if not waiting:
             remove_tree(task.work)
             clean_work(folder)
-        if state.done + len(state.skipped) == state.older:
-            merged = task.merge(manifest, ann_min_rows)
-            if merged is not manifest:
-                yield replace(state, generation=merged.generation)
 
 
 def _older_rows(folder: IndexFolder, manifest: Manifest) -> list[StoredRow]:
     """Rows of older models: first those that no mapping reaches, then the most retrieved."""
     native, usage = manifest.space.id, read_usage(folder)
-    rows = [row for row in stored_rows(folder, manifest).values() if row.segment.layout.space != native]
+    segments = (segment for segment in StoredRows(folder, manifest).segments if segment.layout.space != native)
+    rows = [row for segment in segments for row in segment]
     rows.sort(key=lambda row: (row.segment.layout.space in manifest.mappings, -usage[row.id], row.id))
     return rows
 
@@ -138,6 +135,7 @@ class _Task:
     encoder: GalleryEncoder
     layout: Layout
     workers: int | None
+    ann_min_rows: int
 
     @property
     def folder(self) -> IndexFolder:
@@ -195,21 +193,10 @@ class _Task:
 
     def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts) -> Manifest:
         """Publish the encoded rows in a new segment, and delete them where they were."""
-        entry = write_rows(self.folder, list(map(NewRow.copy, rows)), self.layout, parts.find)
-        manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, [entry], rows))
+        stored = StoredRows(self.folder, manifest)
+        added = write_rows(self.folder, stored, list(map(NewRow.copy, rows)), parts.find, rows)
+        manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, added, rows))
+        build_ann(self.folder, manifest, self.ann_min_rows)
         remove_tree(self.work)
-        clean_work(self.folder)
-        return manifest
-
-    def merge(self, manifest: Manifest, min_rows: int) -> Manifest:
-        """Merge the parts of a large gallery into one segment: each of many small ones is scanned and kept open."""
-        stored = stored_rows(self.folder, manifest).values()
-        rows = [row for row in stored if row.segment.layout.space == manifest.space.id]
-        if len({row.segment_name for row in rows}) < 2 or len(rows) < min_rows:
-            return manifest
-        places = {row.digest: (row.segment, row.row) for row in rows}
-        entry = write_rows(self.folder, list(map(NewRow.copy, rows)), self.layout, places.__getitem__)
-        manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, [entry], rows))
-        build_ann(self.folder, manifest, min_rows)
         clean_work(self.folder)
         return manifest

@@ -22,9 +22,10 @@ from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import build_ann, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
-from cir.indexer.writing.plan import Found, Metadata, NewRow, Plan, Skipped, StoredRow, make_plan, stored_rows
+from cir.indexer.writing.plan import Found, Metadata, Plan, Skipped, make_plan
 from cir.indexer.writing.preconditions import as_images, check_request, choose_layout, refuse_foreign
 from cir.indexer.writing.report import BuildReport
+from cir.indexer.writing.stored_rows import StoredRows
 from cir.known import remember_model, remember_roots
 from cir.types import GalleryEncoder, ModelCard, Progress
 
@@ -135,25 +136,23 @@ def build_index(
         manifest = _publish_plan(writer, scan, encoder, existing, plan, parts)
         build_ann(folder, manifest, options.ann_min_rows)
         remove_tree(folder.work)
-    scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.by_digest for row in plan.rows)
+    scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.rows for row in plan.rows)
     return _report(folder, manifest, existing, plan, scan, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
 class _Existing:
-    """An index before the build: its generation, if any, and its live rows by id and by digest."""
+    """An index before the build: its generation, if any, the layout of new rows, and its live rows."""
 
     manifest: Manifest | None
     layout: Layout
-    rows: dict[str, StoredRow]
-    by_digest: dict[bytes, StoredRow]
+    rows: StoredRows
 
     @classmethod
     def read(cls, folder: IndexFolder, card: ModelCard, options: BuildOptions) -> _Existing:
         manifest = read_manifest(folder) if is_index(folder.root) else None
         layout = choose_layout(folder, manifest, card, options.tokens, options.precision)
-        rows = stored_rows(folder, manifest)
-        return cls(manifest, layout, rows, {row.digest: row for row in rows.values()})
+        return cls(manifest, layout, StoredRows(folder, manifest))
 
 
 @dataclass
@@ -181,7 +180,7 @@ class _Scan:
 
     def _run(self, existing: _Existing, encoder: GalleryEncoder | None, parts: Parts | None) -> None:
         self.found.unusable = self.images.unusable if isinstance(self.images, Scan) else ()
-        registry = DigestRegistry({*existing.by_digest, *(parts.resumed if parts else ())})
+        registry = DigestRegistry(parts.resumed if parts else (), existing.rows)
         batches = encode_photos(
             self.images,
             encoder,
@@ -213,19 +212,12 @@ def _publish_plan(
         return existing.manifest
 
     def find(digest: bytes) -> tuple[Segment, int]:
-        stored = existing.by_digest.get(digest)
-        return (stored.segment, stored.row) if stored else parts.find(digest)
+        stored = existing.rows.holding(digest)
+        return (stored.segment.segment, stored.row) if stored else parts.find(digest)
 
-    # A renamed image keeps its vectors, even those of an older model: one segment per space.
-    by_space: dict[str, tuple[Layout, list[NewRow]]] = {}
-    for row in plan.rows:
-        layout = find(row.digest)[0].layout
-        by_space.setdefault(layout.space, (layout, []))[1].append(row)
-    entries = [write_rows(writer.folder, rows, layout, find) for layout, rows in by_space.values()]
+    added = write_rows(writer.folder, existing.rows, plan.rows, find, plan.tombstones)
     roots = [image.root for image in scan.images]
-    return writer.publish(
-        next_manifest(old, encoder.card, entries, plan.tombstones, roots=roots, keep=scan.options.keep)
-    )
+    return writer.publish(next_manifest(old, encoder.card, added, plan.tombstones, roots=roots, keep=scan.options.keep))
 
 
 def _write_skipped(folder: IndexFolder, skipped: Sequence[Skipped]) -> None:

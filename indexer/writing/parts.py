@@ -76,7 +76,7 @@ class Parts:
             ids=[digest.hex() for digest in digests],
             digests=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
             roots=[""] * len(rows),
-            metadata=[{}] * len(rows),
+            metadata={},
         )
         block = EncodedBlock(
             vectors=np.stack([row[1] for row in rows if row[1] is not None]) if self._layout.vectors else None,

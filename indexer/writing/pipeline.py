@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -68,15 +68,16 @@ class Batch(Generic[PhotoT]):
 class DigestRegistry:
     """Contents that need no encoding, or that a worker has taken on: each content is encoded once."""
 
-    def __init__(self, known: Iterable[bytes] = ()) -> None:
+    def __init__(self, *known: Container[bytes]) -> None:
         """Start from the contents whose vectors exist."""
-        self._taken = set(known)
+        self._known = known
+        self._taken: set[bytes] = set()
         self._lock = Lock()
 
     def take(self, digest: bytes) -> bool:
         """Whether the caller is the one to encode this content."""
         with self._lock:
-            if digest in self._taken:
+            if digest in self._taken or any(digest in known for known in self._known):
                 return False
             self._taken.add(digest)
             return True

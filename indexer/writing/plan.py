@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cir.errors import ImageDecodeError, MissingImageError
 from cir.images import ImageFile, locate
 from cir.images.names import shown
-from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.generations import open_segment
-from cir.indexer.storage.manifest import Manifest
-from cir.indexer.storage.segment import Segment
+from cir.indexer.writing.stored_rows import StoredRow, StoredRows
 
 Metadata = Mapping[str, Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """A live row of an index: its id, the SHA-256 and root of its image file, and its place in a segment."""
-
-    id: str
-    digest: bytes
-    root: str
-    segment: Segment
-    segment_name: str
-    row: int
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """Column -> value, without empty values."""
-        return self.segment.metadata_of(self.row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +80,20 @@ class Plan:
     tombstones: list[StoredRow] = field(default_factory=list)
 
 
-def stored_rows(folder: IndexFolder, manifest: Manifest | None) -> dict[str, StoredRow]:
-    """All live rows of a generation by id; none without a manifest. Raises CorruptIndexError."""
-    rows: dict[str, StoredRow] = {}
-    for entry in manifest.segments if manifest else ():
-        segment = open_segment(folder, entry)
-        digests, live = segment.digests, manifest.live_rows(entry).tolist() if manifest else []
-        for row, (image_id, root) in enumerate(zip(segment.ids, segment.roots, strict=True)):
-            if live[row]:
-                rows[image_id] = StoredRow(image_id, digests[row].tobytes(), root, segment, entry.name, row)
-    return rows
-
-
-def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata, prune: bool) -> Plan:
+def make_plan(found: Found, rows: StoredRows, metadata: Metadata, prune: bool) -> Plan:
     """Decide what becomes of every scanned image and every stored row.
 
     Args:
         found: outcome of the scan.
-        stored: rows of the index, by id.
+        rows: those of the index.
         metadata: columns to set, by id; they are merged into those of the index, "" removes a value.
         prune: delete rows whose photo is gone.
     """
     plan = Plan(skipped=[Skipped(image.id, reason, image.root) for image, reason in found.unreadable])
     plan.skipped += [Skipped(name, reason, "") for name, reason in found.unusable]
+    stored = rows.find([image.id for image, _ in found.files])
     moved = _moved_roots(found, stored)
-    gone = _gone(found, stored, moved)
+    gone = _gone(found, rows, moved)
     files = sorted(found.files, key=lambda file: file[0].id)
     renames = _renames([file for file in files if file[0].id not in stored], gone)
 
@@ -134,10 +103,12 @@ def make_plan(found: Found, stored: Mapping[str, StoredRow], metadata: Metadata,
         if old and old.digest == digest:
             plan.unchanged.append(image.id)
             root = image.root if old.root in moved else old.root
-            row = NewRow(image.id, digest, root, _merged(old.metadata, given) if given else old.metadata)
-            if root != old.root or row.metadata != old.metadata:
-                plan.rows.append(row)
-                plan.tombstones.append(old)
+            if root != old.root or given:
+                stored_values = old.metadata
+                row = NewRow(image.id, digest, root, _merged(stored_values, given))
+                if root != old.root or row.metadata != stored_values:
+                    plan.rows.append(row)
+                    plan.tombstones.append(old)
             continue
         if digest in found.undecodable:
             reason = f"{shown(image.id)}: {found.undecodable[digest]}"
@@ -178,20 +149,28 @@ def _moved_roots(found: Found, stored: Mapping[str, StoredRow]) -> set[str]:
     return {root for root in others if not Path(root).exists()}
 
 
-def _gone(found: Found, stored: Mapping[str, StoredRow], moved: set[str]) -> dict[str, StoredRow]:
+def _gone(found: Found, rows: StoredRows, moved: set[str]) -> dict[str, StoredRow]:
     """Rows of the scanned roots whose image the scan did not see, unless the scan left the photo out."""
     images = [image for image, _ in (*found.files, *found.unreadable)]
     ids = {image.id for image in images}
     places = {(image.path, image.member) for image in images}
     roots = {image.root for image in images} | moved
-    files = {"/".join(filter(None, place)) for place in places}
-    return {
-        image_id: row
-        for image_id, row in stored.items()
-        if image_id not in ids
-        # The photo has another id now: with several folders, ids begin with a folder's name.
-        and (f"{row.root}/{row.id}" in files or (row.root in roots and not _left_out(row, places)))
-    }
+    # A photo may have another id now: with several folders, ids begin with a folder's name.
+    renamed = {row.id: row for row in _stored_at(places, rows) if row.id not in ids}
+    unseen = (row for row in rows.under(roots) if row.id not in ids)
+    return renamed | {row.id: row for row in unseen if row.id in renamed or not _left_out(row, places)}
+
+
+def _stored_at(places: Collection[tuple[str, str | None]], rows: StoredRows) -> list[StoredRow]:
+    """The stored rows whose root and id together name one of some scanned files."""
+    roots = rows.roots
+    found: dict[str, set[str]] = defaultdict(set)  # id -> its roots
+    for place in places:
+        file = "/".join(filter(None, place))
+        for slash in (number for number, letter in enumerate(file) if letter == "/"):
+            if file[:slash] in roots:
+                found[file[slash + 1 :]].add(file[:slash])
+    return [row for row in rows.find(found).values() if row.root in found[row.id]]
 
 
 def _left_out(row: StoredRow, places: set[tuple[str, str | None]]) -> bool:

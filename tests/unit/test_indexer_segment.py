@@ -17,7 +17,7 @@ import pytest
 
 from cir import files
 from cir.errors import CorruptIndexError, DataError
-from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, by_column, write_segment
 from cir.testing.fakes import DIMS, FakeEncoder, unit_rows
 
 LAYOUT = Layout.of(FakeEncoder().card)
@@ -29,7 +29,7 @@ def table(ids: list[str], metadata: list[dict[str, str]] | None = None) -> RowTa
         ids=ids,
         digests=rng.integers(0, 256, (len(ids), 32), dtype=np.uint8),
         roots=[f"/root{len(image_id) % 2}" for image_id in ids],
-        metadata=metadata or [{}] * len(ids),
+        metadata=by_column(metadata or []),
     )
 
 
@@ -247,7 +247,7 @@ from cir.testing.fakes import FakeEncoder
 layout = Layout.of(FakeEncoder().card)
 n = 20_000
 block = EncodedBlock(np.zeros((n, layout.dims), np.float16), np.zeros((n, layout.tokens, layout.dims), np.float16))
-table = RowTable([str(i) for i in range(n)], np.zeros((n, 32), np.uint8), [''] * n, [{{}}] * n)
+table = RowTable([str(i) for i in range(n)], np.zeros((n, 32), np.uint8), [''] * n, {{}})
 try:
     write_segment(Path({str(tmp_path / "s.h5")!r}), layout, table, [block])
 except DataError as error:

@@ -1,0 +1,60 @@
+"""`cir compact`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cir.cli.options import index_argument, json_option
+
+if TYPE_CHECKING:
+    from cir.indexer.writing.compact import CompactReport
+
+
+@click.command()
+@index_argument
+@click.option(
+    "--keep",
+    type=click.IntRange(0, 10_000),
+    metavar="N",
+    help="Keep N earlier generations for `cir rollback` from now on, and remove the files of others at once. 0 "
+    "removes all that are there, those around a change of model included.  [default: as before]",
+)
+@json_option
+def compact(index: Path, keep: int | None, as_json: bool) -> None:
+    """Put the images of INDEX into one segment, without deleted rows.
+
+    Appending merges small segments by itself, so this is for an index of which much was deleted. There is one segment
+    for each model whose vectors are in the index. Earlier generations keep their files, for `cir rollback`; the output
+    says how many bytes they hold.
+
+    \b
+    Example:
+      cir compact my.index
+      cir compact my.index --keep 0
+    """
+    from cir.indexer.writing.compact import compact as run
+
+    report = run(index, keep=keep)
+    click.echo(json.dumps(report.to_json()) if as_json else _summary(report))
+
+
+def _summary(report: CompactReport) -> str:
+    lines = [
+        f"{report.path}: {_counted(report.segments_before, 'segment')} became {report.segments:,}, "
+        f"{_counted(report.dropped, 'deleted row')} dropped; {report.images:,} images, "
+        f"{report.bytes / 1e6:,.1f} MB instead of {report.bytes_before / 1e6:,.1f}"
+    ]
+    if report.earlier:
+        advice = f"; `cir compact {report.path} --keep 0` removes them" if report.earlier_bytes else ""
+        lines.append(
+            f"{_counted(report.earlier, 'earlier generation')} hold {report.earlier_bytes / 1e6:,.1f} MB more{advice}"
+        )
+    return "\n".join(lines)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
