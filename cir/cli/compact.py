@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @json_option
 def compact(index: Path, keep: int | None, as_json: bool) -> None:
-    """Put the images of INDEX into one segment, without deleted rows.
+    """Join the segments of INDEX and drop deleted rows.
 
     Appending merges small segments by itself, so this is for an index of which much was deleted. There is one segment
     for each model whose vectors are in the index. Earlier generations keep their files, for `cir rollback`; the output

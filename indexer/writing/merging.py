@@ -26,6 +26,7 @@ from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.stored_rows import StoredSegment
 
 SMALL = 4 << 20  # bytes; copying that much takes less time than reading and encoding a handful of photos
+_RATIO = 4
 SEGMENT = "segment"  # the folder under work/ in which a segment is put together
 _BLOCK_BYTES = 8 << 20  # of vectors and tokens that are held in memory
 FindVectors = Callable[[bytes], tuple[Segment, int]]
@@ -135,24 +136,32 @@ class SegmentRows:
 
 
 def to_absorb(segments: Iterable[StoredSegment], layout: Layout, size: int, small: int = SMALL) -> list[StoredSegment]:
-    """The segments that a new one takes in: the small ones, then each that is no larger than all it has by then.
+    """The segments that a new one takes in, the smallest first.
 
-    So whoever copies a row again at least doubles the segment that it is in: a row is copied often only while it is in
-    a small segment, and of n bytes there are at most log2(n / small) segments and a small one.
+    Sizes fall into tiers: below `small`, below 4 times that, below 16 times, and so on. A segment is taken in if its
+    tier is not above that of all that was taken before it. So there is at most one segment per tier, and a row is
+    copied at most three times in each tier but the first.
 
     Args:
         segments: those of the index.
         layout: of the new segment; only segments of the same one are taken.
         size: bytes of the new rows.
-        small: below how many bytes a segment is taken in any case.
+        small: bytes; segments below that are taken in any case.
     """
     taken: list[StoredSegment] = []
     for segment in sorted((each for each in segments if each.layout.fits(layout)), key=lambda each: each.size):
-        if segment.size >= max(small, size):
+        if _tier(segment.size, small) > _tier(size, small):
             break
         taken.append(segment)
         size += segment.size
     return taken
+
+
+def _tier(size: int, small: int) -> int:
+    tier, limit = 0, small
+    while size >= limit:
+        tier, limit = tier + 1, _RATIO * limit
+    return tier
 
 
 def is_intact(segment: StoredSegment) -> bool:

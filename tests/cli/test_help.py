@@ -28,6 +28,9 @@ def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command
 COMMANDS = dict(walk(group, ""))
 # Commands with --json. The output of each is parsed in the tests of that command.
 WITH_JSON = {
+    "compact",
+    "merge",
+    "remove",
     "backfill",
     "build-index",
     "compare",
