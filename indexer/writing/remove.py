@@ -115,7 +115,7 @@ def _chosen(
             )
     if conditions:
         gallery = Gallery.open(folder.root)
-        meeting = {gallery.ids[row] for row in gallery.select(conditions).nonzero()[0].tolist()}
+        meeting = set(gallery.rows.ids_where(gallery.select(conditions)))
         rows = list(stored.find(meeting).values()) if rows is None else [row for row in rows if row.id in meeting]
     if not missing:
         return rows or [], {}
