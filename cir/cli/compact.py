@@ -50,9 +50,9 @@ def _summary(report: CompactReport) -> str:
     ]
     if report.earlier:
         advice = f"; `cir compact {report.path} --keep 0` removes them" if report.earlier_bytes else ""
-        lines.append(
-            f"{_counted(report.earlier, 'earlier generation')} hold {report.earlier_bytes / 1e6:,.1f} MB more{advice}"
-        )
+        hold = "hold" if report.earlier > 1 else "holds"
+        held = f"{_counted(report.earlier, 'earlier generation')} {hold} {report.earlier_bytes / 1e6:,.1f} MB more"
+        lines.append(held + advice)
     return "\n".join(lines)
 
 
