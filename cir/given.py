@@ -137,6 +137,13 @@ def whole_number(value: Any, name: str, least: int = 1) -> int:
     return number
 
 
+def fraction(value: Any, name: str) -> float:
+    """A number above 0 and at most 1, of any type. Raises UsageError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) <= 1:
+        raise UsageError(f"{name} is {shown(value)}; give a number above 0, at most 1")
+    return float(value)
+
+
 def path_of(value: Any, name: str) -> Path:
     """The path of a file or folder, a string or `os.PathLike`, with "~" for the home folder.
 

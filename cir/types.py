@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cir.arrays import Floats
 
 
+DEFAULT_RECALL = 0.99  # share of the best images that an approximate search must find
 Progress = Callable[[int, int], None]  # called with (done, total)
 Sha256 = Annotated[str, Matching("[0-9a-f]{64}")]
 SpaceId = Annotated[str, Matching("[0-9a-f]{16}")]

@@ -10,10 +10,11 @@ import click
 
 from cir.cli.options import index_argument, json_option
 from cir.errors import DataError
+from cir.types import DEFAULT_RECALL
 
 if TYPE_CHECKING:
     from cir.indexer.reading.gallery import Gallery
-    from cir.indexer.storage.manifest import Manifest
+    from cir.indexer.storage.manifest import Manifest, SegmentEntry
     from cir.mappings import SpaceMapping
     from cir.types import ModelCard
 
@@ -71,7 +72,10 @@ def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str
         "columns": gallery.columns,
         "roots": list(manifest.roots),
         "untrusted_roots": sorted(gallery.untrusted_roots),
-        "segments": [{"name": entry.name, "rows": entry.rows, "space": entry.space} for entry in manifest.segments],
+        "segments": [
+            {"name": entry.name, "rows": entry.rows, "space": entry.space, "approximate": _approximate(gallery, entry)}
+            for entry in manifest.segments
+        ],
         "mappings": {
             space: {
                 "route": mapping.route.value,
@@ -108,6 +112,7 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
         "generation": f"{manifest.generation}, {manifest.created}",
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
+    lines += [f"{'approximate':<11} {line}" for line in _approximate_lines(gallery)]
     earlier = [other for other in history if other.generation != manifest.generation]
     for other in earlier[:EARLIER]:
         spaces = f" in {_spaces(other)} spaces" if _spaces(other) > 1 else ""
@@ -119,6 +124,44 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
         lines.append(f"{'':<11} and {len(earlier) - EARLIER:,} before them; --json lists all")
     older = dict.fromkeys(entry.space for entry in manifest.segments if entry.space != gallery.space.id)
     return lines + [f"{'older':<11} {_older(gallery, space, stored)}" for space in older]
+
+
+def _approximate(gallery: Gallery, entry: SegmentEntry) -> dict[str, Any] | None:
+    """What was measured on the approximate index of a segment, for ten hits; None without one."""
+    from cir.indexer.reading.ann import stored_curve
+    from cir.indexer.storage.mappings import mapped_folder
+    from cir.mappings import Maps
+
+    folder, mapping = gallery.folder.gallery(entry.name).parent, gallery.mappings.get(entry.space)
+    if mapping is not None and mapping.maps is Maps.GALLERY:
+        folder = mapped_folder(folder, mapping)
+    curve = stored_curve(folder)
+    if curve is None:
+        return None
+    effort = curve.effort(10, 1, DEFAULT_RECALL)
+    point = effort or max(curve.points, key=lambda point: point.lower[0])
+    return {
+        "recall": DEFAULT_RECALL,
+        "reached": effort is not None,
+        "measured": {kind: recall.mean[0] for kind, recall in point.recall.items()},
+        "lists": curve.lists,
+        "nprobe": point.nprobe,
+        "overfetch": point.overfetch,
+        "ms": point.ms,
+    }
+
+
+def _approximate_lines(gallery: Gallery) -> list[str]:
+    """One line for each approximate index."""
+    lines = []
+    for entry in gallery.manifest.segments:
+        found = _approximate(gallery, entry)
+        if found is not None:
+            measured = ", ".join(f"{recall:.3f} of {kind} queries" for kind, recall in found["measured"].items())
+            effort = f"{found['nprobe']:,} of {found['lists']:,} lists, {found['ms']:.2f} ms"
+            how = "searched with" if found["reached"] else "too little, so it is searched exactly; at most measured:"
+            lines.append(f"segment {entry.name}: recall@10 {measured} ({found['recall']:g} wanted); {how} {effort}")
+    return lines
 
 
 def _root(root: str, gallery: Gallery) -> str:

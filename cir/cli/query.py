@@ -24,7 +24,7 @@ from cir.cli.results import path_lines, table, to_json, warnings
 from cir.cli.stdin import STDIN, read_stdin
 from cir.conditions import as_conditions
 from cir.errors import DataError, UsageError
-from cir.types import Query, SearchResult
+from cir.types import DEFAULT_RECALL, Query, SearchResult
 
 if TYPE_CHECKING:
     from cir.search.searcher import Searcher
@@ -65,6 +65,13 @@ if TYPE_CHECKING:
     "value that holds `and` or a comma is written in double quotes.",
 )
 @click.option("--exact", is_flag=True, help="Score every image exactly; slower for tokens, and from 100,000 images on.")
+@click.option(
+    "--recall",
+    default=DEFAULT_RECALL,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the best images that an approximate search must find (from 100,000 images on).",
+)
 @click.option("--paths", is_flag=True, help="Print only the files, one per line; each can be a REF again.")
 @click.option("-0", "null", is_flag=True, help="With --paths: end each with NUL, for `xargs -0` and odd names.")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
@@ -83,6 +90,7 @@ def query(
     k: int,
     where: tuple[str, ...],
     exact: bool,
+    recall: float,
     paths: bool,
     null: bool,
     sheet: Path | None,
@@ -136,10 +144,10 @@ def query(
     if batch == "-":
         if sys.stdin is None:
             raise DataError("standard input is closed; the queries come from it")
-        return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact)
+        return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact, recall=recall)
     conditions = as_conditions(where)
     given = tuple(read_stdin() if name == STDIN else name for name in references)
-    result = searcher.search(Query(given, text.strip(), negatives, k, conditions), exact=exact)
+    result = searcher.search(Query(given, text.strip(), negatives, k, conditions), exact=exact, recall=recall)
     if sheet:
         _draw(searcher, result, sheet)
     result = replace(result, query=replace(result.query, references=references))  # names, in place of bytes

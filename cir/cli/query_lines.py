@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -33,7 +34,7 @@ class Line:
     error: CirError | None = None
 
 
-def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -> int:
+def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool, recall: float) -> int:
     """Answer JSON lines in order; a bad line is answered with its error, and so is one that meets a bug of ours.
 
     Args:
@@ -41,6 +42,7 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -
         stream: one query per line.
         k: number of hits for queries that do not say.
         exact: compare with every image.
+        recall: what an approximate search must find.
 
     Returns:
         The exit code: 0, 1 without any hit, 2 with a bad line.
@@ -52,7 +54,8 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool) -
     bad = hits = 0
     bug: Exception | None = None
     for lines in read_batches(stream, k):
-        for line, result in zip(lines, _answers(searcher, lines, exact), strict=True):
+        answers = _answers(lines, partial(searcher.search_many, exact=exact, recall=recall))
+        for line, result in zip(lines, answers, strict=True):
             if isinstance(result, SearchResult):
                 hits += len(result.hits)
                 answer = to_json(result) | {"id": line.id}
@@ -103,19 +106,21 @@ def read_batches(stream: BinaryIO, k: int) -> Iterator[list[Line]]:
             yield batch[start : start + BATCH]
 
 
-def _answers(searcher: Searcher, lines: Sequence[Line], exact: bool) -> list[SearchResult | Exception]:
+def _answers(
+    lines: Sequence[Line], search: Callable[[list[Query]], list[SearchResult]]
+) -> list[SearchResult | Exception]:
     """The result of each line, or what is wrong with it. A batch with a bad query is split until that one is alone."""
     queries = [line.query for line in lines if line.query is not None]
     if len(queries) < len(lines):
-        results = iter(_answers(searcher, [line for line in lines if line.query is not None], exact))
+        results = iter(_answers([line for line in lines if line.query is not None], search))
         return [line.error or next(results) for line in lines]
     try:
-        return list(searcher.search_many(queries, exact=exact))
+        return list(search(queries))
     except Exception as error:  # a bug too: one line may not take the others' answers away
         if len(lines) == 1:
             return [error]
     half = len(lines) // 2
-    return _answers(searcher, lines[:half], exact) + _answers(searcher, lines[half:], exact)
+    return _answers(lines[:half], search) + _answers(lines[half:], search)
 
 
 def _read(number: int, text: bytes, k: int) -> Line:

@@ -24,7 +24,7 @@ from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
 from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
-from cir.types import Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
+from cir.types import DEFAULT_RECALL, Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -165,12 +165,14 @@ class Searcher:
             raise UsageError(f"{len(references)} references; give one")
         return resolve(self.gallery, references[0]).picture(min_side)
 
-    def search(self, query: Query, *, exact: bool = False) -> SearchResult:
+    def search(self, query: Query, *, exact: bool = False, recall: float = DEFAULT_RECALL) -> SearchResult:
         """Answer one query; see `search_many`."""
-        return self.search_many([as_query(query)], exact=exact)[0]
+        return self.search_many([as_query(query)], exact=exact, recall=recall)[0]
 
     @no_fork
-    def search_many(self, queries: Query | Iterable[Query], *, exact: bool = False) -> list[SearchResult]:
+    def search_many(
+        self, queries: Query | Iterable[Query], *, exact: bool = False, recall: float = DEFAULT_RECALL
+    ) -> list[SearchResult]:
         """Answer queries, encoded and ranked in batches.
 
         References that are gallery images, by id or by content, are not among their own hits.
@@ -178,15 +180,16 @@ class Searcher:
         Args:
             queries: what to search for.
             exact: compare with every image, tokens included, instead of ranking the best candidates.
+            recall: the share of the best images that an approximate search must find (`RankingOptions.recall`).
 
         Raises:
-            UsageError: an empty query, an unknown metadata column, or something that is no query.
+            UsageError: an empty query, an unknown metadata column, a recall out of range, or what is no query.
             MissingImageError: a reference that is neither an image file nor an id of the gallery.
             ImageDecodeError: a reference that cannot be read.
         """
         started = time.perf_counter()
         prepared = prepare(self.gallery, queries)
-        groups = self._groups(prepared, exact)  # conditions are checked before a model is loaded
+        groups = self._groups(prepared, exact, recall)  # conditions are checked before a model is loaded
         vectors = encode_in_every_space(self.gallery, self._encoder_for, prepared)
         results = self._rank(prepared, vectors, groups)
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
@@ -244,13 +247,15 @@ class Searcher:
         card = self.gallery.manifest.maker(space)
         return SpaceEncoder(lambda: self.encoder_of(card))
 
-    def _groups(self, prepared: Sequence[PreparedQuery], exact: bool) -> list[tuple[RankingOptions, list[int]]]:
+    def _groups(
+        self, prepared: Sequence[PreparedQuery], exact: bool, recall: float
+    ) -> list[tuple[RankingOptions, list[int]]]:
         """Rows of queries that can be ranked together: of the same k and conditions."""
         rows_of = defaultdict(list)
         for row, query in enumerate(prepared):
             rows_of[query.query.k, query.query.where].append(row)
         return [
-            (RankingOptions(k, self.gallery.select(where) if where else None, exact), rows)
+            (RankingOptions(k, self.gallery.select(where) if where else None, exact, recall=recall), rows)
             for (k, where), rows in rows_of.items()
         ]
 

@@ -1,7 +1,11 @@
-"""The approximate index of one large segment. It is derived from the vectors: a lost one costs a minute to build.
+"""The approximate index of one large segment. It is derived from the vectors, and keeps a promise about what it finds.
 
-`IVF,SQ8` finds candidates, and the caller scores them again from the stored vectors. A file that is lost, stale or
-damaged is built again. faiss opens an index with flipped bytes without an error, so its digest is stored beside it.
+`IVF,SQ8` finds candidates, and the caller scores them again from the stored vectors. How many lists are scanned and how
+many candidates are fetched follows from the recall that is wanted and from a curve that was measured when the index
+was built (`ann_curve`). Codes are mapped from the file and not copied.
+
+A file that is lost, stale or damaged is built again. faiss opens an index with flipped bytes without an error, so its
+digest is stored beside it.
 """
 
 from __future__ import annotations
@@ -9,63 +13,114 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cir.arrays import Floats, Mask, Rows, Stored
 from cir.errors import DataError, MissingDependencyError
 from cir.files import write_atomically
-from cir.indexer.storage.derived import problem_of, write_record
+from cir.indexer.reading.ann_curve import Curve, Point, measure
+from cir.indexer.reading.lists import PER_LIST, centres_of, list_count, nearest_of
+from cir.indexer.storage.derived import measured_of, problem_of, write_record
+from cir.typed_json import from_json, to_json
 
 ANN_MIN_ROWS = 100_000  # below, an exhaustive scan runs at memory speed
 FILE = "ann.faiss"
 _ADD_ROWS = 65_536
+_RANGE_ROWS = 16_384  # vectors from which the range of the codes is taken
 _GPU_MAX_K = 2048
 
 log = logging.getLogger(__name__)
 
 
 class Ann:
-    """An index over the (N, D) vectors of a segment, for inner products."""
+    """An index over the (N, D) vectors of a segment, for inner products. Safe to share between threads.
 
-    def __init__(self, index: Any) -> None:
+    Attributes:
+        curve: what it finds for which effort.
+    """
+
+    def __init__(self, index: Any, curve: Curve, name: str) -> None:
+        """Use `load_or_build`."""
+        self.curve = curve
+        self._name = name
         self._index = to_gpus(index)
         self._on_gpu = self._index is not index
         self._rows = int(index.ntotal)
-        self._nprobe = int(index.nprobe)
+        self._parameters: dict[int, Any] = {}  # by nprobe, without a filter; a search only reads them
+        self._lock = Lock()
+        self._warned = False
 
-    def search(self, queries: Floats, count: int, usable: Mask | None = None) -> Rows:
-        """Rows near each query, best first by approximate score.
+    def effort(self, count: int, rows_left: int, recall: float) -> Point | None:
+        """The effort that keeps the promise for a search, or None: scan the rows exactly.
+
+        That is so when no effort reaches the recall, and when a scan of the rows that a filter leaves is cheaper.
+
+        Args:
+            count: rows wanted per query.
+            rows_left: how many rows may be found.
+            recall: wanted, up to 1.
+        """
+        effort = self.curve.effort(count, max(1, rows_left) / self._rows, recall)
+        if effort is None:
+            if rows_left == self._rows and count <= self.curve.depths[0] and not self._warned:
+                self._warned = True
+                best = max(point.lower[0] for point in self.curve.points)
+                log.warning(
+                    "%s: the approximate index finds a share of %.3f at most, and %.3f is wanted; this part of the "
+                    "index is searched exactly, which is slower",
+                    self._name,
+                    best,
+                    recall,
+                )
+            return None
+        return None if rows_left <= self.curve.cost(effort, count) else effort
+
+    def search(
+        self, queries: Floats, count: int, effort: Point, usable: Mask | NDArray[np.uint8] | None = None
+    ) -> Rows:
+        """Candidates for the best rows of each query, best first by approximate score; to be scored again.
 
         Args:
             queries: (B, D) float32, unit-norm.
-            count: how many rows per query.
-            usable: (N,) which rows may be returned; None for all.
+            count: rows wanted per query; `effort.overfetch` times as many are returned.
+            effort: from `effort`.
+            usable: (N,) which rows may be returned, or the same as bits (`np.packbits(usable, bitorder="little")`),
+                which need not be packed for each search; None for all.
 
         Returns:
-            (B, m) rows, -1 where there are no more; with few usable rows that may be all of them.
+            (B, m) rows, -1 where there are no more.
         """
-        if usable is None or not self._on_gpu:
-            return self._search(queries, min(count, self._rows), usable)
-        # GPU indexes take no selector: fetch as many more as the unusable rows may fill.
-        fetch = min(math.ceil(count * self._rows / max(1, int(usable.sum()))) + count, self._rows, _GPU_MAX_K)
-        rows = self._search(queries, fetch, None)
-        return np.where((rows >= 0) & usable[rows], rows, -1)
-
-    def _search(self, queries: Floats, count: int, usable: Mask | None) -> Rows:
         queries = np.ascontiguousarray(queries, np.float32)
+        count = min(count * effort.overfetch, self._rows)
         if self._on_gpu:
-            _, rows = self._index.search(queries, min(count, _GPU_MAX_K))
+            return self._search_gpu(queries, count, effort.nprobe, usable)
+        if usable is None:
+            parameters = self._parameters.get(effort.nprobe)
+            if parameters is None:
+                parameters = self._parameters[effort.nprobe] = _faiss().SearchParametersIVF(nprobe=effort.nprobe)
         else:
             faiss = _faiss()
-            options = {"nprobe": self._nprobe}
-            if usable is not None:
-                bits = np.packbits(usable, bitorder="little")
-                options["sel"] = faiss.IDSelectorBitmap(bits)
-            # Parameters of the call, not of the index, which threads share.
-            _, rows = self._index.search(queries, count, params=faiss.SearchParametersIVF(**options))
-        return np.asarray(rows, np.int64)
+            bits = np.packbits(usable, bitorder="little") if usable.dtype == np.bool_ else usable
+            parameters = faiss.SearchParametersIVF(nprobe=effort.nprobe, sel=faiss.IDSelectorBitmap(bits))
+        # Parameters of the call, not of the index, which threads share.
+        rows: Rows = self._index.search(queries, count, params=parameters)[1]
+        return rows
+
+    def _search_gpu(self, queries: Floats, count: int, nprobe: int, usable: Mask | NDArray[np.uint8] | None) -> Rows:
+        """GPU indexes take no selector: fetch as many more as the unusable rows may fill."""
+        mask, fetch = None, count
+        if usable is not None:
+            bits = usable.view(np.uint8)
+            mask = usable if usable.dtype == np.bool_ else np.unpackbits(bits, count=self._rows, bitorder="little") > 0
+            fetch = math.ceil(count * self._rows / max(1, int(np.count_nonzero(mask)))) + count
+        with self._lock:  # several GPUs take no parameters of the call
+            _faiss().GpuParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
+            rows: Rows = self._index.search(queries, min(fetch, self._rows, _GPU_MAX_K))[1]
+        return rows if mask is None else np.where((rows >= 0) & mask[rows], rows, -1)
 
 
 def to_gpus(index: Any) -> Any:
@@ -81,47 +136,62 @@ def to_gpus(index: Any) -> Any:
     return faiss.index_cpu_to_all_gpus(index, co=options)
 
 
-def load_or_build(folder: Path, origin: str, vectors: Stored) -> Ann:
+def load_or_build(folder: Path, origin: str, vectors: Stored, queries: Floats | None = None) -> Ann:
     """The index of a segment: read if the file is sound and not stale; otherwise built, and stored if possible.
 
     Args:
         folder: the segment's folder.
         origin: digest of what the index must derive from: of the segment file, or of mapped vectors.
         vectors: (N, D), N at least 1.
+        queries: (Q, D) float32, unit-norm: real queries on which recall is measured too when it is built.
 
     Raises:
         MissingDependencyError: faiss is not installed.
     """
-    faiss = _faiss()
+    _faiss()
     stored = _read(folder, origin, vectors)
     if stored is not None:
-        return Ann(stored)
+        return stored
     log.info("building the approximate index of %s", folder)
     index = _build(vectors)
+    curve = measure(vectors, index.nlist, lambda rows, nprobe, count: _probe(index, rows, nprobe, count), queries)
     try:
         with write_atomically(folder / FILE, need=vectors.size) as temporary:
-            faiss.write_index(index, str(temporary))
-        write_record(folder / FILE, origin)
-    except (
-        DataError,
-        RuntimeError,
-    ) as error:  # a reader may have no right to write; faiss raises RuntimeError
+            _faiss().write_index(index, str(temporary))
+        write_record(folder / FILE, origin, to_json(curve))
+    except (DataError, OSError, RuntimeError) as error:  # a reader may have no right to write; faiss: RuntimeError
         log.warning("the approximate index of %s could not be stored: %s", folder, error)
-    return Ann(index)
+        return Ann(index, curve, str(folder))
+    # Mapped, so that the copy in memory is let go.
+    return _read(folder, origin, vectors) or Ann(index, curve, str(folder))
 
 
-def _read(folder: Path, origin: str, vectors: Stored) -> Any:
-    """The stored index of some vectors; None if there is none, or none that can be used."""
+def stored_curve(folder: Path) -> Curve | None:
+    """What was measured on the stored index of a folder, whether or not it is stale; None without one."""
     try:
-        problem = problem_of(folder / FILE, [origin])
-        index = None if problem else _faiss().read_index(str(folder / FILE))
-        if index is not None and (index.ntotal, index.d) == vectors.shape and hasattr(index, "nprobe"):
-            return index
-        problem = problem or f"{folder / FILE} is an index of something else"
+        return from_json(Curve, measured_of(folder / FILE))
+    except (OSError, ValueError):
+        return None
+
+
+def _read(folder: Path, origin: str, vectors: Stored) -> Ann | None:
+    """The stored index of some vectors; None if there is none, or none that can be used."""
+    path = folder / FILE
+    try:
+        problem = problem_of(path, [origin])
+        if problem is None:
+            curve = from_json(Curve, measured_of(path))
+            faiss = _faiss()
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            kind = type(index).__name__, index.metric_type, (index.ntotal, index.d)
+            same = kind == ("IndexIVFScalarQuantizer", faiss.METRIC_INNER_PRODUCT, vectors.shape)
+            if same and (index.nlist, index.ntotal) == (curve.lists, curve.rows):
+                return Ann(index, curve, str(folder))
+            problem = f"{path} is an index of something else"
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RuntimeError) as error:  # faiss raises RuntimeError
-        problem = f"{folder / FILE} cannot be read: {' '.join(str(error).split())[:200]}"
+        problem = f"{path} cannot be read: {' '.join(str(error).split())[:200]}"
     log.warning("%s; it is built again", problem)
     return None
 
@@ -129,15 +199,24 @@ def _read(folder: Path, origin: str, vectors: Stored) -> Any:
 def _build(vectors: Stored) -> Any:
     faiss = _faiss()
     rows, dims = vectors.shape
-    # About 2 sqrt(N) lists, a power of two; k-means wants 39 points per list.
-    lists = max(1, min(2 ** round(math.log2(2 * math.sqrt(rows))), rows // 39))
+    lists = list_count(rows)
+    sample = np.unique(np.linspace(0, rows - 1, num=min(rows, PER_LIST * lists), dtype=np.int64))
+    values = vectors[sample].astype(np.float32)
     index = faiss.index_factory(dims, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    sample = np.unique(np.linspace(0, rows - 1, num=min(rows, 64 * lists), dtype=np.int64))
-    index.train(vectors[sample].astype(np.float32))
+    centres = centres_of(values, lists)
+    index.quantizer.add(centres)
+    index.train(values[:: max(1, len(values) // _RANGE_ROWS)])  # of the codes; the lists are trained
     for start in range(0, rows, _ADD_ROWS):
-        index.add(vectors[start : start + _ADD_ROWS].astype(np.float32))
-    index.nprobe = min(lists, max(32, lists // 16))
+        values = vectors[start : start + _ADD_ROWS].astype(np.float32)
+        nearest = nearest_of(values, centres)
+        index.add_core(len(values), faiss.swig_ptr(values), None, faiss.swig_ptr(nearest))
     return index
+
+
+def _probe(index: Any, queries: Floats, nprobe: int, count: int) -> Rows:
+    parameters = _faiss().SearchParametersIVF(nprobe=nprobe)
+    rows: Rows = index.search(np.ascontiguousarray(queries), min(count, index.ntotal), params=parameters)[1]
+    return rows
 
 
 def _faiss() -> Any:

@@ -19,14 +19,12 @@ from cir.indexer.reading.ann import Ann, load_or_build
 from cir.indexer.reading.device_scan import MIN_BYTES, DeviceScan
 from cir.indexer.reading.exact import rescore, scan
 from cir.indexer.storage.manifest import FileEntry
-from cir.indexer.storage.mappings import mapped_vectors
+from cir.indexer.storage.mappings import mapped_folder, mapped_vectors
 from cir.indexer.storage.segment import Segment
 from cir.mappings import Maps, SpaceMapping
 
 if TYPE_CHECKING:
     import torch
-
-_ANN_OVERFETCH = 4  # the approximate order is that of 8-bit codes
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ class LiveSegment:
         stored_space = segment.layout.space
         self.query_space = mapping.query_space(native) if mapping else stored_space
         if mapping is not None and mapping.maps is Maps.GALLERY and segment.vectors is not None:
-            self._derived = self._derived / f"{mapping.model}--{mapping.space}"
+            self._derived = mapped_folder(self._derived, mapping)
             self._vectors, self._digest = mapped_vectors(self._derived, self._digest, segment.vectors, mapping)
         self.searchable = mapping is not None or stored_space == native
         self.candidate_field = "tokens" if self._vectors is None else "vectors"
@@ -101,7 +99,9 @@ class LiveSegment:
         assert stored is not None  # callers use a field that the segment has
         return stored
 
-    def candidates(self, queries: Floats, count: int, allowed: Mask | None, field: str, exact: bool) -> list[Rows]:
+    def candidates(
+        self, queries: Floats, count: int, allowed: Mask | None, field: str, recall: float | None
+    ) -> list[Rows]:
         """For each query the rows of the segment that may be among the best `count`, unordered.
 
         Args:
@@ -109,17 +109,18 @@ class LiveSegment:
             count: at least 1.
             allowed: (N,) rows that may be returned; None for all.
             field: what the rows are found by.
-            exact: whether an approximate index may not be used.
+            recall: the share of the best rows that an approximate index must find; None for an exact scan.
         """
         usable = self._live if allowed is None else allowed if self._live is None else allowed & self._live
         left = len(self.segment) if usable is None else int(np.count_nonzero(usable))
         if not left:
             return [np.empty(0, np.int64)] * len(queries)
         # With few rows left by the filter the exact scan is quick, and an approximate one would miss some.
-        if not exact and field == "vectors" and left >= max(self._ann_min_rows, 2 * _ANN_OVERFETCH * count):
+        if recall is not None and field == "vectors" and len(self.segment) >= self._ann_min_rows:
             ann = self._load_ann()
-            if ann is not None:
-                return self._near(ann, queries, count, usable)
+            effort = None if ann is None else ann.effort(count, left, recall)
+            if ann is not None and effort is not None:
+                return self._near(ann.search(queries, count, effort, usable), queries, count, usable)
         return self._scan(field, queries, count, usable)
 
     def _scan(self, field: str, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
@@ -132,12 +133,12 @@ class LiveSegment:
                 self._on_device[field] = DeviceScan(stored, self._device)
         return self._on_device[field].scan(queries, count, usable)
 
-    def _near(self, ann: Ann, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
-        """For each query rows from the approximate index."""
+    def _near(self, found: Rows, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
+        """For each query rows from the approximate index; of a scan where the probed lists hold too few usable ones."""
         near = []
-        for number, found in enumerate(ann.search(queries, _ANN_OVERFETCH * count, usable)):
-            best = found[found >= 0]
-            if len(best) < count:  # the probed lists hold too few usable rows
+        for number, rows in enumerate(found):
+            best = rows[rows >= 0]
+            if len(best) < count:
                 best = self._scan("vectors", queries[number : number + 1], count, usable)[0]
             near.append(best)
         return near

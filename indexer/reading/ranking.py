@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
-from cir.given import instance, whole_number
+from cir.given import fraction, instance, whole_number
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.rows import GalleryRows
 from cir.query_vectors import QueryVectors
+from cir.types import DEFAULT_RECALL
 
 _QUERIES_AT_ONCE = 256
 _NO_ROWS = np.empty(0, np.int64)
@@ -30,15 +31,18 @@ class RankingOptions:
         exact: score every image by what decides its rank. Otherwise large segments are searched approximately, and
             tokens rank only the best `candidates` by vector.
         candidates: number of candidates per space, at least k. Default max(10 k, 200).
+        recall: the share of the best rows that an approximate search must find, as was measured when the approximate
+            index was built; where it cannot, every row is scanned. Above 0, at most 1.
 
     Raises:
-        UsageError: k or candidates below 1 or no whole number, a mask that is no array.
+        UsageError: k or candidates below 1 or no whole number, a mask that is no array, a recall out of range.
     """
 
     k: int
     allowed: Mask | None = None
     exact: bool = False
     candidates: int | None = None
+    recall: float = DEFAULT_RECALL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", whole_number(self.k, "k"))
@@ -46,6 +50,7 @@ class RankingOptions:
             object.__setattr__(self, "candidates", whole_number(self.candidates, "candidates"))
         if self.allowed is not None:
             instance(self.allowed, np.ndarray, "allowed", "give a mask of `Gallery.select`")
+        object.__setattr__(self, "recall", fraction(self.recall, "recall"))
 
 
 class Ranking:
@@ -123,7 +128,7 @@ class Ranking:
             start, stop = self._rows.starts[number : number + 2]
             allowed = None if options.allowed is None else options.allowed[start:stop]
             field = segment.rerank_field if final else segment.candidate_field
-            inside = segment.candidates(vectors, fetched, allowed, field, options.exact)
+            inside = segment.candidates(vectors, fetched, allowed, field, None if options.exact else options.recall)
             found.append([rows + start for rows in inside] if start else inside)
         best = []
         for number, barred in enumerate(excluded):

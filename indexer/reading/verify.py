@@ -107,7 +107,7 @@ class _Check:
     def _check_derived(self, path: Path, origins: Collection[str]) -> None:
         if os.path.lexists(path) and os.path.lexists(record_of(path)):
             with self.of(path):
-                problem = problem_of(path, origins)
+                problem = problem_of(path, origins, reread=True)
                 if problem:
                     self.problems.append(f"{problem}; remove {path}: it is made again")
 

@@ -62,6 +62,11 @@ def read_mapping(folder: IndexFolder, entry: MappingEntry) -> SpaceMapping:
         raise CorruptIndexError(f"{path}: not a mapping of this version: {error}; update cir") from None
 
 
+def mapped_folder(segment: Path, mapping: SpaceMapping) -> Path:
+    """Where the mapped vectors of a segment and what derives from them are, beside the segment's own files."""
+    return segment / f"{mapping.model}--{mapping.space}"
+
+
 def mapped_vectors(path: Path, gallery_sha256: str, vectors: Stored, mapping: SpaceMapping) -> tuple[Stored, str]:
     """The vectors of a segment, mapped into the serving model's space, and a digest that names them.
 

@@ -7,7 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
+from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.ranking import RankingOptions
 from cir.testing.commands import Run, mistake
+from cir.testing.fakes import make_index, queries_for, random_rows
 
 
 def test_info_describes_an_index(cli: Run, wardrobe_index: Path, folder: Path, tmp_path: Path) -> None:
@@ -19,6 +24,22 @@ def test_info_describes_an_index(cli: Run, wardrobe_index: Path, folder: Path, t
     assert (values["vectors"], values["tokens"], values["mappings"]) == (True, 4, {})
     assert [earlier["generation"] for earlier in values["generations"]] == [1]
     mistake(cli("info", tmp_path), "build-index")
+
+
+def test_info_shows_what_was_measured_on_an_approximate_index(cli: Run, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    rows = random_rows([f"{number:04d}" for number in range(400)], 1)
+    index = make_index(tmp_path / "x.index", [rows])
+    assert "approximate" not in cli("info", index).out
+    gallery = Gallery.open(index, ann_min_rows=20)
+    gallery.search(queries_for(gallery, "a"), RankingOptions(3))
+    shown = cli("info", index)
+    assert "approximate segment 000001: recall@10 " in shown.out
+    assert "of stored queries" in shown.out
+    (segment,) = cli("info", index, "--json").json["segments"]
+    found = segment["approximate"]
+    assert (found["recall"], found["lists"]) == (0.99, 10)
+    assert ("searched exactly" in shown.out) != found["reached"]
 
 
 def test_verify_reads_every_byte(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:

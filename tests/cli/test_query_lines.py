@@ -227,7 +227,7 @@ def test_whatever_lines_hold_each_is_answered(tmp_path: Path, capsys: pytest.Cap
     encoder = FakeEncoder()
     build(folder_of(tmp_path / "photos", 4), tmp_path / "x.index", encoder)
     searcher = Searcher(Gallery.open(tmp_path / "x.index"), lambda card: encoder)
-    assert answer_lines(searcher, io.BytesIO(b"\n".join(lines)), k=3, exact=False) == 2
+    assert answer_lines(searcher, io.BytesIO(b"\n".join(lines)), k=3, exact=False, recall=0.99) == 2
     given = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(given) == len(lines)
     assert sum("hits" in answer for answer in given) > 5

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cir.arrays import Stored
+from cir.arrays import Floats, Mask, Rows, Stored
 from cir.errors import MissingDependencyError
 from cir.indexer.reading import ann
-from cir.indexer.reading.exact import scan
+from cir.indexer.reading.exact import rescore, scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.derived import record_of
@@ -30,8 +30,8 @@ RECORD = record_of(Path(ann.FILE)).name
 
 
 def clustered(rows: int, seed: int = 0) -> Stored:
+    centres = np.random.default_rng(9).standard_normal((20, DIMS))
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((20, DIMS))
     return unit_rows(centres[rng.integers(0, 20, rows)] + 0.5 * rng.standard_normal((rows, DIMS))).astype(np.float16)
 
 
@@ -44,26 +44,49 @@ def load(folder: Path, vectors: Stored, digest: str = "d") -> ann.Ann:
     return ann.load_or_build(folder, digest, vectors)
 
 
+def search(index: ann.Ann, queries: Floats, count: int = 10, usable: Mask | None = None) -> Rows:
+    """Candidates by the strongest effort that was measured."""
+    return index.search(queries, count, index.curve.points[-1], usable)
+
+
 def test_it_finds_what_a_scan_finds(tmp_path: Path, vectors: Stored) -> None:
-    queries = clustered(50, 1).astype(np.float32)
-    found = load(tmp_path, vectors).search(queries, 40)
-    wanted = scan(vectors, queries, 10)
-    hits = [len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]
-    assert np.mean(hits) > 0.99
+    index, queries = load(tmp_path, vectors), clustered(200, 1).astype(np.float32)
+    effort = index.effort(10, len(vectors), 0.99)
+    assert effort is not None
+    found = index.search(queries, 10, effort)
+    hits = []
+    for number, wanted in enumerate(scan(vectors, queries, 10)):
+        scores = rescore(vectors, wanted, queries[number])
+        best = wanted[np.argsort(-scores, kind="stable")[:10]]
+        hits.append(len(set(best) & set(found[number])) / 10)
+    assert np.mean(hits) >= 0.99
 
 
-def test_only_usable_rows_come_back(tmp_path: Path, vectors: Stored) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_usable_rows_come_back(tmp_path: Path, vectors: Stored, packed: bool) -> None:
     usable = np.zeros(len(vectors), bool)
     usable[::7] = True
-    rows = load(tmp_path, vectors).search(vectors[:3].astype(np.float32), 50, usable)
+    given = np.packbits(usable, bitorder="little") if packed else usable
+    rows = search(load(tmp_path, vectors), vectors[:3].astype(np.float32), 50, given)
     assert (rows[rows >= 0] % 7 == 0).all()
     assert (rows >= 0).sum() > 100
 
 
 def test_a_kept_index_is_used(tmp_path: Path, vectors: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(tmp_path, vectors)
+    curve = load(tmp_path, vectors).curve
     monkeypatch.setattr(ann, "_build", None)
-    load(tmp_path, vectors)
+    assert load(tmp_path, vectors).curve == curve == ann.stored_curve(tmp_path)
+
+
+def test_codes_are_mapped(tmp_path: Path) -> None:
+    """The codes lie in the file's own pages, so that the memory of a process does not grow by them."""
+    load(tmp_path, clustered(20_000))
+    index = load(tmp_path, clustered(20_000))
+    search(index, clustered(5).astype(np.float32))
+    maps = Path("/proc/self/smaps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what is mapped")
+    assert str(tmp_path / ann.FILE) in maps.read_text("utf-8")
 
 
 def lose_index(folder: Path) -> None:
@@ -98,11 +121,12 @@ def test_it_is_rebuilt_when_lost_stale_or_damaged(
     tmp_path: Path, vectors: Stored, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     queries = vectors[:5].astype(np.float32)
-    before = load(tmp_path, vectors).search(queries, 20)
+    before = search(load(tmp_path, vectors), queries, 20)
     kept = (tmp_path / RECORD).read_bytes()
     damage(tmp_path)
-    np.testing.assert_array_equal(load(tmp_path, vectors).search(queries, 20), before)
-    assert (tmp_path / RECORD).read_bytes() == kept
+    np.testing.assert_array_equal(search(load(tmp_path, vectors), queries, 20), before)
+    after = json.loads((tmp_path / RECORD).read_text())
+    assert after["sha256"] == json.loads(kept)["sha256"]
     assert ("it is built again" in caplog.text) == (damage not in (lose_index, lose_origin))
 
 
@@ -110,7 +134,7 @@ def test_a_reader_without_the_right_to_write_still_searches(
     tmp_path: Path, vectors: Stored, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    found = load(tmp_path / "file", vectors).search(vectors[:1].astype(np.float32), 5)
+    found = search(load(tmp_path / "file", vectors), vectors[:1].astype(np.float32), 5)
     assert found[0, 0] == 0
     assert "could not be stored" in caplog.text
 
@@ -153,22 +177,18 @@ def test_a_gallery_without_faiss_scans_and_says_so_once(
 def test_filters_that_leave_few_in_the_probed_lists_are_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = random_rows([f"{number:04d}" for number in range(400)], 1)
-    assert rows.vectors is not None
-    rows.vectors = clustered(400).astype(np.float32)
+    rows = random_rows([f"{number:04d}" for number in range(2000)], 1)
+    rows.vectors = clustered(2000).astype(np.float32)
     index = make_index(tmp_path / "x.index", [rows])
     exact = Gallery.open(index)
     gallery = Gallery.open(index, ann_min_rows=20)
     queries = QueryVectors({gallery.space.id: clustered(20, 2).astype(np.float32)})
-    gallery.search(queries, RankingOptions(3))
-    gallery._segments[0]._load_ann()._nprobe = 1  # type: ignore[union-attr]
-    allowed = np.arange(400) % 5 == 0
-    found = gallery.search(queries, RankingOptions(10, allowed=allowed))
+    few = RankingOptions(10, allowed=np.arange(2000) % 50 == 0)
+    assert gallery.search(queries, few) == exact.search(queries, few)
+    monkeypatch.setattr(ann.Ann, "effort", lambda self, *wanted: self.curve.points[0])
+    found = gallery.search(queries, RankingOptions(10, allowed=np.arange(2000) % 20 == 0))
     assert {len(hits) for hits in found} == {10}
-    assert all(int(image_id) % 5 == 0 for hits in found for image_id, _ in hits)
-    few = np.arange(400) % 50 == 0
-    options = RankingOptions(10, allowed=few)
-    assert gallery.search(queries, options) == exact.search(queries, options)
+    assert all(int(image_id) % 20 == 0 for hits in found for image_id, _ in hits)
     assert IndexFolder(index).gallery("000001").with_name(ann.FILE).exists()
 
 
@@ -190,26 +210,34 @@ def test_without_gpus_the_index_stays_where_it_is(monkeypatch: pytest.MonkeyPatc
     assert ann.to_gpus(index) is index
 
 
-def test_with_gpus_it_is_cloned_and_filtering_fetches_more(vectors: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = ann._build(vectors)
-    built.nprobe = built.nlist
+def test_with_gpus_it_is_cloned_and_filtering_fetches_more(
+    tmp_path: Path, vectors: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(tmp_path, vectors)
     options: list[SimpleNamespace] = []
 
     def clone(index: object, co: SimpleNamespace) -> FakeGpuIndex:
         options.append(co)
         return FakeGpuIndex(index)
 
+    def set_parameter(index: FakeGpuIndex, name: str, value: int) -> None:
+        setattr(index.index, name, value)
+
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
     monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", SimpleNamespace, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", clone, raising=False)
-    index = ann.Ann(built)
+    space = SimpleNamespace(set_index_parameter=set_parameter)
+    monkeypatch.setattr(faiss, "GpuParameterSpace", lambda: space, raising=False)
+    index = load(tmp_path, vectors)
     assert [option.useFloat16 for option in options] == [True]
     queries = vectors[:4].astype(np.float32)
-    assert index.search(queries, 10).shape == (4, 10)
+    strongest = index.curve.points[-1]
+    assert index.search(queries, 10, strongest).shape == (4, 10 * strongest.overfetch)
     usable = np.arange(len(vectors)) % 10 == 0
-    rows = index.search(queries, 10, usable)
-    assert (rows[rows >= 0] % 10 == 0).all()
-    assert ((rows >= 0).sum(axis=1) >= 5).all()
+    for given in (usable, np.packbits(usable, bitorder="little")):
+        rows = index.search(queries, 10, strongest, given)
+        assert (rows[rows >= 0] % 10 == 0).all()
+        assert ((rows >= 0).sum(axis=1) >= 5).all()
 
 
 @pytest.mark.gpu
@@ -220,5 +248,5 @@ def test_on_a_real_gpu(tmp_path: Path, vectors: Stored) -> None:
     assert index._on_gpu
     queries = clustered(50, 1).astype(np.float32)
     wanted = scan(vectors, queries, 10)
-    found = index.search(queries, 40)
+    found = search(index, queries)
     assert np.mean([len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]) > 0.99

@@ -34,6 +34,7 @@ GROUND = {
     "given",
     "forks",
     "known",
+    "checked",
     "typed_json",
 }
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.
