@@ -185,10 +185,10 @@ def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_bug_that_one_line_meets_takes_no_answer_from_the_others(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     search_many = Searcher.search_many
 
-    def broken(self: Searcher, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+    def broken(self: Searcher, queries: Sequence[Query], **options: Any) -> list[SearchResult]:
         if any(query.text == "b" for query in queries):
             raise ZeroDivisionError("of ours")
-        return search_many(self, queries, exact=exact)
+        return search_many(self, queries, **options)
 
     monkeypatch.setattr(Searcher, "search_many", broken)
     done = ask(encoded({"id": text, "text": text} for text in "abcde"))
@@ -238,9 +238,9 @@ def test_lines_are_searched_in_batches(ask: Ask, monkeypatch: pytest.MonkeyPatch
     sizes: list[int] = []
     search_many = Searcher.search_many
 
-    def counted(self: Searcher, queries: Sequence[Query], *, exact: bool = False) -> list[SearchResult]:
+    def counted(self: Searcher, queries: Sequence[Query], **options: Any) -> list[SearchResult]:
         sizes.append(len(queries))
-        return search_many(self, queries, exact=exact)
+        return search_many(self, queries, **options)
 
     monkeypatch.setattr(Searcher, "search_many", counted)
     done = ask(encoded({"id": n, "text": ("red", "blue")[n % 2], "k": 1} for n in range(BATCH + 4)))
