@@ -127,7 +127,8 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
 
 
 def _approximate(gallery: Gallery, entry: SegmentEntry) -> dict[str, Any] | None:
-    """What was measured on the approximate index of a segment, for ten hits; None without one."""
+    """What was measured on the approximate index or the token codes of a segment, for ten hits; None without one."""
+    from cir.indexer.reading import token_codes
     from cir.indexer.reading.ann import stored_curve
     from cir.indexer.storage.mappings import mapped_folder
     from cir.mappings import Maps
@@ -135,6 +136,10 @@ def _approximate(gallery: Gallery, entry: SegmentEntry) -> dict[str, Any] | None
     folder, mapping = gallery.folder.gallery(entry.name).parent, gallery.mappings.get(entry.space)
     if mapping is not None and mapping.maps is Maps.GALLERY:
         folder = mapped_folder(folder, mapping)
+    opening = None if entry.vectors else token_codes.stored_curve(folder)
+    if opening is not None:
+        share = opening.share(10, 1, DEFAULT_RECALL)
+        return {"recall": DEFAULT_RECALL, "measured": opening.recall_of(share), "opened": share}
     curve = stored_curve(folder)
     if curve is None:
         return None
@@ -156,7 +161,12 @@ def _approximate_lines(gallery: Gallery) -> list[str]:
     lines = []
     for entry in gallery.manifest.segments:
         found = _approximate(gallery, entry)
-        if found is not None:
+        if found is not None and "opened" in found:
+            lines.append(
+                f"segment {entry.name}: recall@10 {found['measured']:.3f} ({found['recall']:g} wanted); "
+                f"the tokens of {found['opened']:.1%} of the images are scored"
+            )
+        elif found is not None:
             measured = ", ".join(f"{recall:.3f} of {kind} queries" for kind, recall in found["measured"].items())
             effort = f"{found['nprobe']:,} of {found['lists']:,} lists, {found['ms']:.2f} ms"
             how = "searched with" if found["reached"] else "too little, so it is searched exactly; at most measured:"

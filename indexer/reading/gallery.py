@@ -100,7 +100,7 @@ class Gallery:
 
         Args:
             path: the index folder.
-            ann_min_rows: segments of at least this many vectors are searched approximately.
+            ann_min_rows: segments of at least this many vectors, or tokens without them, are searched approximately.
             trust_roots: read photos also below folders that this user has not indexed (`cir.known`): somebody else may
                 have made the index.
             device: where large segments are compared: "cpu", "cuda", "mps", or "auto" for a GPU where there is one.

@@ -15,9 +15,11 @@ import numpy as np
 
 from cir.arrays import Floats, Mask, Rows, Stored, unit
 from cir.errors import MissingDependencyError
+from cir.indexer.reading import token_codes
 from cir.indexer.reading.ann import Ann, load_or_build
 from cir.indexer.reading.device_scan import MIN_BYTES, DeviceScan
 from cir.indexer.reading.exact import rescore, scan
+from cir.indexer.reading.token_codes import TokenCodes
 from cir.indexer.storage.manifest import FileEntry
 from cir.indexer.storage.mappings import mapped_folder, mapped_vectors
 from cir.indexer.storage.segment import Segment
@@ -39,7 +41,7 @@ class LiveSegment:
         native: id of the serving model's space.
         mapping: how the serving model's queries reach a segment of another space; None for its own, or if there is
             no mapping and the segment is not searched.
-        ann_min_rows: from how many rows on an approximate index is used.
+        ann_min_rows: from how many vectors, or tokens without them, on an approximate index is used.
         device: the accelerator that scans exactly; None for the CPU.
 
     Attributes:
@@ -76,7 +78,8 @@ class LiveSegment:
         self.rerank_field = "tokens" if segment.tokens is not None and mapping is None else self.candidate_field
         self._ann_min_rows = max(1, ann_min_rows)
         self._ann: Ann | None = None
-        self._ann_missing = self._vectors is None
+        self._codes: TokenCodes | None = None
+        self._missing = False  # what is not there and cannot be made
         self._device = device
         self._on_device: dict[str, DeviceScan] = {}  # by field
         self._lock = Lock()
@@ -115,13 +118,11 @@ class LiveSegment:
         left = len(self.segment) if usable is None else int(np.count_nonzero(usable))
         if not left:
             return [np.empty(0, np.int64)] * len(queries)
-        # With few rows left by the filter the exact scan is quick, and an approximate one would miss some.
-        if recall is not None and field == "vectors" and len(self.segment) >= self._ann_min_rows:
-            ann = self._load_ann()
-            effort = None if ann is None else ann.effort(count, left, recall)
-            if ann is not None and effort is not None:
-                return self._near(ann.search(queries, count, effort, usable), queries, count, usable)
-        return self._scan(field, queries, count, usable)
+        found = None
+        if recall is not None and field == self.candidate_field:
+            near = self._near_tokens if field == "tokens" else self._near_vectors
+            found = near(queries, count, recall, left, usable)
+        return self._scan(field, queries, count, usable) if found is None else found
 
     def _scan(self, field: str, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
         """For each query the rows that may be among its best `count`, found exactly."""
@@ -133,7 +134,29 @@ class LiveSegment:
                 self._on_device[field] = DeviceScan(stored, self._device)
         return self._on_device[field].scan(queries, count, usable)
 
-    def _near(self, found: Rows, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
+    def _near_tokens(
+        self, queries: Floats, count: int, recall: float, left: int, usable: Mask | None
+    ) -> list[Rows] | None:
+        """Candidates by the token codes; None where a scan is quicker."""
+        tokens = self.stored("tokens")
+        if len(tokens) * tokens.shape[1] < self._ann_min_rows:
+            return None
+        codes = self._load_codes()
+        if codes is None or not codes.pay(left):
+            return None
+        return codes.search(queries, count, recall, usable)
+
+    def _near_vectors(
+        self, queries: Floats, count: int, recall: float, left: int, usable: Mask | None
+    ) -> list[Rows] | None:
+        """Candidates by the approximate index of vectors; None where a scan is quicker or the only way."""
+        ann = self._load_ann() if len(self.segment) >= self._ann_min_rows else None
+        effort = None if ann is None else ann.effort(count, left, recall)
+        if ann is None or effort is None:
+            return None
+        return self._complete(ann.search(queries, count, effort, usable), queries, count, usable)
+
+    def _complete(self, found: Rows, queries: Floats, count: int, usable: Mask | None) -> list[Rows]:
         """For each query rows from the approximate index; of a scan where the probed lists hold too few usable ones."""
         near = []
         for number, rows in enumerate(found):
@@ -145,10 +168,17 @@ class LiveSegment:
 
     def _load_ann(self) -> Ann | None:
         with self._lock:
-            if self._ann is None and not self._ann_missing:
+            if self._ann is None and not self._missing:
                 try:
                     self._ann = load_or_build(self._derived, self._digest, self.stored("vectors"))
                 except MissingDependencyError as error:
-                    self._ann_missing = True  # the exact answer is only slower
+                    self._missing = True  # the exact answer is only slower
                     log.warning("%s is searched exactly, which is slower: %s", self._derived, error)
             return self._ann
+
+    def _load_codes(self) -> TokenCodes | None:
+        with self._lock:
+            if self._codes is None and not self._missing:
+                self._codes = token_codes.load_or_build(self._derived, self._digest, self.stored("tokens"))
+                self._missing = self._codes is None
+            return self._codes

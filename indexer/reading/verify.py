@@ -16,6 +16,7 @@ from cir.arrays import Stored, unit_norm_mask
 from cir.errors import CirError, IndexVersionError
 from cir.files import is_temporary, sha256_file
 from cir.indexer.reading.ann import FILE as ANN
+from cir.indexer.reading.token_codes import FILE as CODES
 from cir.indexer.storage.derived import problem_of, record_of
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
@@ -102,7 +103,8 @@ class _Check:
         for place in sorted(path for path in folder.iterdir() if path.is_dir()):
             self._check_derived(place / MAPPED, origins)
             self._check_derived(place / ANN, origins.values())
-        self._check_derived(folder / ANN, [gallery_sha256])
+        for name in (ANN, CODES):
+            self._check_derived(folder / name, [gallery_sha256])
 
     def _check_derived(self, path: Path, origins: Collection[str]) -> None:
         if os.path.lexists(path) and os.path.lexists(record_of(path)):

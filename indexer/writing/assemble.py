@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cir.errors import MissingDependencyError
 from cir.files import remove_tree
-from cir.indexer.reading.ann import load_or_build
+from cir.indexer.reading import ann, token_codes
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import open_segment
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
@@ -112,17 +112,24 @@ def next_manifest(
     return after.succeed(segments=live, deleted=remaining)
 
 
-def build_ann(folder: IndexFolder, manifest: Manifest, min_rows: int) -> None:
-    """Build the approximate index of segments of `min_rows` rows and more, so that no search has to."""
+def build_derived(folder: IndexFolder, manifest: Manifest, min_rows: int) -> None:
+    """Build the approximate index of segments of `min_rows` vectors and more, so that no search has to.
+
+    Segments without vectors get codes of their tokens, where those are as many.
+    """
     for entry in manifest.segments:
-        # A segment that a mapping reaches is searched by its mapped vectors, which have their own.
-        wanted = entry.rows >= max(1, min_rows) and entry.space not in manifest.mappings
-        vectors = open_segment(folder, entry).vectors if wanted else None
-        if vectors is not None:
+        # Vectors that a mapping reaches are searched as mapped, which have an index of their own.
+        wanted = entry.rows * (1 if entry.vectors else entry.tokens) >= max(1, min_rows)
+        if not wanted or (entry.vectors and entry.space in manifest.mappings):
+            continue
+        segment, digest = open_segment(folder, entry), entry.files[GALLERY].sha256
+        if segment.vectors is not None:
             try:
-                load_or_build(folder.gallery(entry.name).parent, entry.files[GALLERY].sha256, vectors)
+                ann.load_or_build(segment.path.parent, digest, segment.vectors)
             except MissingDependencyError as error:
                 log.warning("%s is searched exactly, which is slower: %s", folder, error)
+        elif segment.tokens is not None:
+            token_codes.load_or_build(segment.path.parent, digest, segment.tokens)
 
 
 def clean_work(folder: IndexFolder) -> None:

@@ -23,7 +23,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
 from cir.indexer.storage.writer import Writer, writing
-from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest, write_rows
+from cir.indexer.writing.assemble import build_derived, clean_work, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
 from cir.indexer.writing.plan import NewRow
@@ -196,7 +196,7 @@ class _Task:
         stored = StoredRows(self.folder, manifest)
         added = write_rows(self.folder, stored, list(map(NewRow.copy, rows)), parts.find, rows)
         manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, added, rows))
-        build_ann(self.folder, manifest, self.ann_min_rows)
+        build_derived(self.folder, manifest, self.ann_min_rows)
         remove_tree(self.work)
         clean_work(self.folder)
         return manifest

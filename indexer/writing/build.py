@@ -19,7 +19,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer, writing
-from cir.indexer.writing.assemble import build_ann, next_manifest, write_rows
+from cir.indexer.writing.assemble import build_derived, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
 from cir.indexer.writing.plan import Found, Metadata, Plan, Skipped, make_plan
@@ -43,7 +43,8 @@ class BuildOptions:
         prune: delete images whose file is gone; otherwise they are kept.
         dry_run: read and compare only.
         part_rows: encoded images after which a resumable part is written.
-        ann_min_rows: segments of at least this many vectors get an approximate index.
+        ann_min_rows: segments of at least this many vectors get an approximate index; those of tokens alone get token
+            codes from this many tokens on.
         keep: earlier generations that the index keeps for a rollback from now on; as before if None, else
             `manifest.KEEP`. Those on both sides of a change of model are kept in any case.
 
@@ -134,7 +135,7 @@ def build_index(
             raise DataError(f"none of the {len(images)} images can be used; the first: {plan.skipped[0].reason}")
         _write_skipped(folder, plan.skipped)
         manifest = _publish_plan(writer, scan, encoder, existing, plan, parts)
-        build_ann(folder, manifest, options.ann_min_rows)
+        build_derived(folder, manifest, options.ann_min_rows)
         remove_tree(folder.work)
     scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.rows for row in plan.rows)
     return _report(folder, manifest, existing, plan, scan, time.perf_counter() - started)

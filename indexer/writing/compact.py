@@ -12,7 +12,7 @@ from cir.indexer.storage.folder import IndexFolder, numbered
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.writer import remove_unreachable, writing
-from cir.indexer.writing.assemble import Added, build_ann, clean_work, next_manifest
+from cir.indexer.writing.assemble import Added, build_derived, clean_work, next_manifest
 from cir.indexer.writing.merging import SegmentRows, check_intact, write_merged
 from cir.indexer.writing.stored_rows import StoredRows, StoredSegment, live_rows
 
@@ -74,7 +74,7 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         forget = keep == 0 and bool(before.earlier or added.entries)
         if added.entries or forget or keep not in (None, 0, before.keep):
             manifest = writer.publish(next_manifest(before, before.card, added, keep=keep or None), forget=keep == 0)
-            build_ann(folder, manifest, ann_min_rows)
+            build_derived(folder, manifest, ann_min_rows)
         if keep is not None:
             remove_unreachable(folder)
         clean_work(folder)

@@ -23,7 +23,7 @@ from cir.indexer.storage.mappings import read_mapping, write_mapping
 from cir.indexer.storage.questions import StoredQuestions, put_questions, read_photo, read_questions
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import writing
-from cir.indexer.writing.assemble import build_ann, clean_work
+from cir.indexer.writing.assemble import build_derived, clean_work
 from cir.indexer.writing.merging import NewRows, SegmentRows, Source, check_intact, write_merged
 from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows, live_rows
@@ -100,7 +100,7 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
             _remove_leftovers(folder)
             entries = _write_segments(folder, parts, shared)
             manifest = writer.publish(_manifest(folder, parts, entries))
-            build_ann(folder, manifest, ann_min_rows)
+            build_derived(folder, manifest, ann_min_rows)
             clean_work(folder)
             questions, left = _write_questions(folder, parts)
             _check_free(target)

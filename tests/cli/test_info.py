@@ -42,6 +42,18 @@ def test_info_shows_what_was_measured_on_an_approximate_index(cli: Run, tmp_path
     assert ("searched exactly" in shown.out) != found["reached"]
 
 
+def test_info_shows_what_was_measured_on_token_codes(cli: Run, tmp_path: Path) -> None:
+    rows = random_rows([f"{number:02d}.jpg" for number in range(40)], 1, vectors=False, tokens=4)
+    index = make_index(tmp_path / "x.index", [rows], 4, False)
+    assert "recall@10" not in cli("info", index).out
+    gallery = Gallery.open(index, ann_min_rows=160)
+    gallery.search(queries_for(gallery, "a"), RankingOptions(3))
+    (segment,) = cli("info", index, "--json").json["segments"]
+    assert segment["approximate"]["measured"] > 0.99
+    line = next(line for line in cli("info", index).out.splitlines() if "recall@10" in line)
+    assert f"the tokens of {segment['approximate']['opened']:.1%} of the images are scored" in line
+
+
 def test_verify_reads_every_byte(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
     assert "40 images, 0 judged queries, no problems" in cli("verify", wardrobe_index).out
     copy = tmp_path / "copy.index"

@@ -109,6 +109,12 @@ class TestApproximateSegments(TestThreeSegmentsOfBoth):
     ann_min_rows = 10
 
 
+class TestApproximateTokens(TestThreeSegmentsWithDeletions):
+    vectors = False
+    tokens = TOKENS
+    ann_min_rows = 10
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_order_and_number_of_segments_do_not_show(

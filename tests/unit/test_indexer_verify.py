@@ -10,7 +10,7 @@ import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError
 from cir.files import sha256_file
-from cir.indexer.reading.ann import load_or_build
+from cir.indexer.reading import ann, token_codes
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.verify import unnamed, verify
 from cir.indexer.storage.folder import IndexFolder
@@ -126,20 +126,21 @@ def test_verify_never_dies(index: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert all("cannot be checked: IndexError: list index out of range" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("name", ["ann.faiss", "ann.json"])
+@pytest.mark.parametrize("name", ["ann.faiss", "ann.json", "tokens.codes", "tokens.json"])
 def test_verify_reports_damaged_derived_files(index: Path, name: str) -> None:
     pytest.importorskip("faiss")
     segment = gallery_file(index)
     vectors = Segment(segment).vectors
     assert vectors is not None
-    load_or_build(segment.parent, sha256_file(segment), vectors)
+    ann.load_or_build(segment.parent, sha256_file(segment), vectors)
+    token_codes.load_or_build(segment.parent, sha256_file(segment), vectors[:, None])
     assert verify(index) == []
     path = segment.parent / name
     data = path.read_bytes()
     for place in range(0, len(data), max(1, len(data) // 50)):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         (problem,) = verify(index)
-        assert "/ann." in problem
+        assert f"/{Path(name).stem}." in problem
         assert "it is made again" in problem
 
 
