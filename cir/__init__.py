@@ -11,7 +11,10 @@ __version__ = "0.1.0"
 __all__ = [
     "BuildOptions",
     "BuildReport",
+    "ExportReport",
     "Hit",
+    "ImportOptions",
+    "ImportReport",
     "JudgedQuery",
     "ModelCard",
     "Query",
@@ -21,6 +24,8 @@ __all__ = [
     "build_index",
     "compact",
     "errors",
+    "export_vectors",
+    "import_vectors",
     "load_model",
     "merge",
     "open_index",
@@ -44,10 +49,12 @@ if TYPE_CHECKING:
     from cir import errors
     from cir.data.judged_query import JudgedQuery
     from cir.images import scan
+    from cir.indexer.reading.export_vectors import ExportReport, export_vectors
     from cir.indexer.writing.build import BuildOptions, build_index
     from cir.indexer.writing.compact import compact
     from cir.indexer.writing.merge_indexes import merge
     from cir.indexer.writing.remove import remove
+    from cir.indexer.writing.import_vectors import ImportOptions, ImportReport, import_vectors
     from cir.indexer.writing.report import BuildReport
     from cir.models import load_model
     from cir.query import Query
@@ -57,7 +64,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "BuildOptions": "cir.indexer.writing.build",
     "BuildReport": "cir.indexer.writing.report",
+    "ExportReport": "cir.indexer.reading.export_vectors",
     "Hit": "cir.types",
+    "ImportOptions": "cir.indexer.writing.import_vectors",
+    "ImportReport": "cir.indexer.writing.import_vectors",
     "JudgedQuery": "cir.data.judged_query",
     "ModelCard": "cir.types",
     "Query": "cir.query",
@@ -65,6 +75,8 @@ _HOMES = {
     "Searcher": "cir.search.searcher",
     "build_index": "cir.indexer.writing.build",
     "compact": "cir.indexer.writing.compact",
+    "export_vectors": "cir.indexer.reading.export_vectors",
+    "import_vectors": "cir.indexer.writing.import_vectors",
     "load_model": "cir.models",
     "merge": "cir.indexer.writing.merge_indexes",
     "open_index": "cir.search.searcher",

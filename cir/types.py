@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+from cir.errors import UsageError
 from cir.query import Query as Query
 from cir.typed_json import Matching, Printable, Within, from_json, to_json
 
@@ -32,6 +33,7 @@ SpaceId = Annotated[str, Matching("[0-9a-f]{16}")]
 Dims = Annotated[int, Within(1, 8192)]
 Weight = Annotated[int, Within(0, 1_000_000)]
 Name = Annotated[str, Printable(200)]
+_DIGESTS = ("weights_sha256", "config_sha256", "vocabulary_sha256", "preprocess_sha256")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,33 @@ class ModelCard:
     def space(self) -> Space:
         """The native space of this model's vectors, tokens and queries."""
         return Space(dims=self.dims, model_digest=self.digest, simplex=self.simplex)
+
+    @classmethod
+    def named(cls, name: str, dims: int) -> ModelCard:
+        """The card of a model of which only the name is known: its vectors are searched, but cir cannot encode with it.
+
+        Its digest depends on the name alone, and so its space on name and dims: whoever comes to load this model later
+        finds the same index.
+
+        Args:
+            name: such as "clip-vit-b-32"; 200 printable characters at most.
+            dims: D of its vectors.
+
+        Raises:
+            UsageError: a name or dims that no card can have.
+        """
+        given = f"a model of which cir has only the name: {name}"
+        digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
+        values = {"name": name, "dims": dims, "tokens": 0, "vector": True}
+        try:
+            return cls.from_json(values | dict.fromkeys(_DIGESTS, digest))
+        except ValueError as error:
+            raise UsageError(f"no such model: {error}") from None
+
+    @property
+    def only_named(self) -> bool:
+        """Whether the card is one of `named`."""
+        return self.digest == ModelCard.named(self.name, self.dims).digest
 
     @property
     def classes_sha256(self) -> str:

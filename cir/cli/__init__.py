@@ -13,6 +13,8 @@ from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
+from cir.cli.export_vectors import export_vectors
+from cir.cli.import_vectors import import_vectors
 from cir.cli.info import info
 from cir.cli.merge import merge
 from cir.cli.models import models
@@ -52,6 +54,8 @@ for command in (
     remove,
     compact,
     merge,
+    import_vectors,
+    export_vectors,
     info,
     verify,
     models,

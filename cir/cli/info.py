@@ -104,11 +104,11 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
     simplex = _simplex(card)
     rows = {
         "images": f"{len(gallery):,} in {len(manifest.segments)} segment{'s' * (len(manifest.segments) != 1)}",
-        "model": f"{card.name} ({card.digest})",
+        "model": f"{card.name} ({card.digest})" + ", only its name: cir does not have it" * card.only_named,
         "stored": f"{' and '.join(outputs)}, {_size(manifest) / max(1, len(gallery)):,.0f} bytes per image",
         "space": gallery.space.id + (f"; {simplex}" if simplex else ""),
         "columns": ", ".join(gallery.columns) or "none",
-        "photos in": ", ".join(_root(root, gallery) for root in manifest.roots),
+        "photos in": ", ".join(_root(root, gallery) for root in manifest.roots) or "none: vectors were imported",
         "generation": f"{manifest.generation}, {manifest.created}",
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]

@@ -50,7 +50,8 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool, r
     Raises:
         Exception: at the end, the first bug that a line has met.
     """
-    _ = searcher.encoder  # a model that is missing is one error, not one per line
+    if not searcher.card.only_named:  # then queries by stored vectors can be answered nevertheless
+        _ = searcher.encoder  # a model that is missing is one error, not one per line
     bad = hits = 0
     bug: Exception | None = None
     for lines in read_batches(stream, k):

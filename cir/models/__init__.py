@@ -97,8 +97,14 @@ def find_for(card: ModelCard, model_dirs: Sequence[Path] = ()) -> Path:
         model_dirs: folders that are models, or whose subfolders are.
 
     Raises:
-        WeightsError: the model is missing, or the only model of that name has other weights.
+        WeightsError: the model is missing, the only model of that name has other weights, or the index knows no more
+            than its name.
     """
+    if card.only_named:
+        raise WeightsError(
+            f"the vectors were made by {card.name}, which cir does not have, so no text and no picture can be encoded; "
+            "search by stored vectors (-i ID), or by vectors of your own (Searcher.search_vectors)"
+        )
     namesake = None
     for directory in _candidates(card.digest, model_dirs):
         try:

@@ -61,7 +61,7 @@ class Gallery:
         self.manifest = manifest
         self.trust_roots = trust_roots
         known = known_roots()
-        roots = set() if trust_roots else {root for segment in segments for root in segment.root_names}
+        roots = set() if trust_roots else {root for segment in segments for root in segment.root_names if root}
         self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
         self.card = manifest.card
         self.space = manifest.space

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cir.arrays import Floats, Stored
 from cir.errors import MissingImageError
+from cir.given import printable
 from cir.images import ImageFile, locate
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.storage.folder import IndexFolder
@@ -33,12 +34,12 @@ class StoredImage:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the file that was indexed."""
+        """SHA-256 of the file that was indexed, or of the stored vector's bytes if it was imported."""
         return bytes(self.segment.segment.digests[self.row])
 
     @property
     def root(self) -> str:
-        """The folder or zip in which the image was when it was indexed; it may have moved since."""
+        """The folder or zip in which the image was when it was indexed; "" if its vector was imported."""
         return self.segment.segment.roots[self.row]
 
     @property
@@ -69,7 +70,13 @@ class StoredImage:
 
     @property
     def file(self) -> ImageFile:
-        """The image's file. Raises MissingImageError when it is no longer where it was indexed, or may not be read."""
+        """The image's file.
+
+        Raises:
+            MissingImageError: it is no longer where it was indexed, may not be read, or only a vector was imported.
+        """
+        if not self.root:
+            raise MissingImageError(f"no photo is kept for {printable(self.id)}: its vector was imported without one")
         if not self.trusted:
             raise MissingImageError(
                 f"{self.id}: its photo is under {self.root}, which you have not indexed on this machine, so it is not "

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cir.errors import DataError
-from cir.files import make_folder, remove_tree, write_bytes
+from cir.files import make_folder, remove_tree
 from cir.given import instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -133,7 +132,7 @@ def build_index(
                 with suppress(OSError):
                     folder.root.rmdir()
             raise DataError(f"none of the {len(images)} images can be used; the first: {plan.skipped[0].reason}")
-        _write_skipped(folder, plan.skipped)
+        write_skipped(folder, plan.skipped)
         manifest = _publish_plan(writer, scan, encoder, existing, plan, parts)
         build_derived(folder, manifest, options.ann_min_rows)
         remove_tree(folder.work)
@@ -219,11 +218,6 @@ def _publish_plan(
     added = write_rows(writer.folder, existing.rows, plan.rows, find, plan.tombstones)
     roots = [image.root for image in scan.images]
     return writer.publish(next_manifest(old, encoder.card, added, plan.tombstones, roots=roots, keep=scan.options.keep))
-
-
-def _write_skipped(folder: IndexFolder, skipped: Sequence[Skipped]) -> None:
-    lines = (json.dumps(asdict(image), sort_keys=True) + "\n" for image in skipped)
-    write_bytes(folder.skipped, "".join(lines).encode())
 
 
 def _report(

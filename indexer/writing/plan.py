@@ -114,7 +114,8 @@ def make_plan(found: Found, rows: StoredRows, metadata: Metadata, prune: bool) -
             reason = f"{shown(image.id)}: {found.undecodable[digest]}"
             plan.skipped.append(Skipped(image.id, reason, image.root))
             continue
-        if old and old.root != image.root and old.root not in moved:
+        # A photo takes the place of a vector that was imported without one.
+        if old and old.root and old.root != image.root and old.root not in moved:
             parent = os.path.commonpath([old.root, image.root])
             reason = f"{image.id}: this id belongs to an image of {old.root}; index {parent}, which holds both folders"
             plan.skipped.append(Skipped(image.id, reason, image.root))

@@ -1,10 +1,16 @@
-"""The report of a build."""
+"""The report of a build, and the list of what it left out."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from cir.files import write_bytes
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.writing.plan import Skipped
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,9 @@ class BuildReport:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {**asdict(self), "path": str(self.path)}
+
+
+def write_skipped(folder: IndexFolder, skipped: Sequence[Skipped]) -> None:
+    """Replace the list of what the last build or import could not use. Raises DataError when the disk refuses."""
+    lines = (json.dumps(asdict(each), sort_keys=True) + "\n" for each in skipped)
+    write_bytes(folder.skipped, "".join(lines).encode())
