@@ -1,0 +1,87 @@
+"""Queries that people have as vectors already, put into every space in which a gallery is searched."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cir.arrays import Floats, Mask, unit
+from cir.errors import SpaceMismatchError, UsageError
+from cir.given import kind, shown
+from cir.mappings import Maps
+from cir.query_vectors import QueryVectors
+
+if TYPE_CHECKING:
+    from cir.indexer.reading.gallery import Gallery
+
+log = logging.getLogger(__name__)
+
+
+def as_vectors(given: Any, dims: int, name: str) -> Floats:
+    """(B, D) float32, unit-norm: vectors of any length but zero, in any numeric type; one (D,) is a B of one.
+
+    Args:
+        given: what was given.
+        dims: D.
+        name: of the model, for messages.
+
+    Raises:
+        UsageError: another shape, no numbers, a vector of zeros, or values that are not finite.
+    """
+    try:
+        values = np.asarray(given)
+    except ValueError as error:
+        raise UsageError(f"vectors are {shown(given)}: {error}; give an array (B, D)") from None
+    if values.dtype.kind not in "fiu":
+        raise UsageError(f"vectors are {kind(given)} of {values.dtype}; give an array (B, D) of numbers")
+    values = values[None] if values.ndim == 1 else values
+    if values.ndim != 2 or values.shape[1] != dims:
+        raise UsageError(f"vectors have the shape {np.shape(given)}; those of {name} are (B, {dims})")
+    doubled = values.astype(np.float64)
+    norms = np.linalg.norm(doubled, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    if len(bad):
+        raise UsageError(f"vector {bad[0]} is zero or not finite; leave it out")
+    return unit((doubled / norms).astype(np.float32))
+
+
+def in_every_space(gallery: Gallery, vectors: Floats) -> tuple[QueryVectors, Mask | None]:
+    """Vectors of the serving model's own space in every space that a gallery is searched in.
+
+    Args:
+        gallery: the gallery.
+        vectors: (B, D) float32, unit-norm.
+
+    Returns:
+        The queries, and the rows that they can find; None for all. Where a query head is what reaches an older space,
+        its images are left out, with a warning: a head maps no vectors.
+
+    Raises:
+        SpaceMismatchError: none of the images can be found.
+    """
+    by_space, left_out = {}, []
+    for space in gallery.query_spaces:
+        mapping = gallery.mappings.get(space)
+        if space == gallery.space.id:
+            by_space[space] = vectors
+        elif mapping is not None and mapping.maps is Maps.QUERIES:
+            by_space[space] = mapping.map(vectors)
+        else:
+            by_space[space] = np.zeros((len(vectors), gallery.manifest.spaces[space].dims), np.float32)
+            left_out.append(space)
+    if not left_out:
+        return QueryVectors(by_space), None
+    allowed = np.array(gallery.searchable)
+    ids = [image_id for space in left_out for image_id in gallery.ids_in(space)]
+    allowed[[gallery.row(image_id) for image_id in ids]] = False
+    heads = ", ".join(str(gallery.mappings[space].route) for space in left_out)
+    problem = (
+        f"{len(ids):,} images of older models are reached by a query head ({heads}), which encodes pictures and texts "
+        "and maps no vectors"
+    )
+    if len(left_out) == len(by_space):
+        raise SpaceMismatchError(f"{gallery.folder}: {problem}; search with queries, or run `cir backfill`")
+    log.warning("%s: %s; they are left out", gallery.folder, problem)
+    return QueryVectors(by_space), allowed

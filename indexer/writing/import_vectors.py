@@ -1,0 +1,351 @@
+"""Importing vectors that other programs have made: rows without photos, in the space of the model that is named."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cir.arrays import Rows, Stored
+from cir.data.vector_files import VectorTable, read_table
+from cir.errors import DataError, SpaceMismatchError, UsageError
+from cir.files import make_folder, remove_tree
+from cir.given import instance, kind, path_of, shown, whole_number
+from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
+from cir.indexer.storage.generations import adopt_segment, open_segment, read_manifest
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
+from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, write_segment
+from cir.indexer.storage.writer import Writer, writing
+from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest
+from cir.indexer.writing.plan import Skipped, StoredRow
+from cir.indexer.writing.preconditions import refuse_foreign
+from cir.indexer.writing.report import write_skipped
+from cir.known import remember_model
+from cir.types import GalleryEncoder, ModelCard, Progress
+
+_BLOCK_FLOATS = 4 * 1024 * 1024
+# What rounding to float16 moves a norm by at most. Such vectors are stored as they are, so that those of another index
+# keep their bits.
+_UNIT = 1e-3
+_ADVICE = "give a model of cir.load_model(name), or cir.ModelCard.named(name, dims) for one that cir does not have"
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How to import.
+
+    Attributes:
+        id_column: the column of ids, in a parquet file and in a table of metadata.
+        vector_column: the column of vectors, in a parquet file.
+        precision: how a new index stores numbers, "float16" or "float32"; others stay as they are.
+        keep, ann_min_rows: as in `BuildOptions`.
+
+    Raises:
+        UsageError: a number below 1, or another precision.
+    """
+
+    id_column: str = "id"
+    vector_column: str = "vector"
+    precision: str = "float16"
+    keep: int | None = None
+    ann_min_rows: int = ANN_MIN_ROWS
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float16", "float32"):
+            raise UsageError(f"precision is {shown(self.precision)}; write 'float16' or 'float32'")
+        if self.keep is not None:
+            object.__setattr__(self, "keep", whole_number(self.keep, "keep"))
+        object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
+
+
+@dataclass
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        path: the index.
+        generation: the live generation afterwards; an import without changes publishes none.
+        model: name of the model that made the vectors.
+        added, updated, unchanged: number of vectors.
+        normalised: vectors that were not of unit length and are stored so.
+        rewritten: ids that are stored in another form (`cir.images.names.canonical_id`).
+        skipped: (id, reason) of vectors that cannot be used; what the index had under that id stays.
+        unmatched: ids of metadata that no vector has; that metadata is not stored.
+        total: live images and vectors afterwards.
+        seconds: wall time.
+    """
+
+    path: Path
+    generation: int
+    model: str
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    normalised: int = 0
+    rewritten: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    total: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def import_vectors(
+    vectors: Any,
+    out: str | Path,
+    model: ModelCard | GalleryEncoder,
+    *,
+    ids: Any = None,
+    metadata: Any = None,
+    options: ImportOptions | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Make an index of vectors without photos, or add them to one that the same model serves.
+
+    Vectors are normalised to unit length where they are not. Those that are zero or not finite are skipped, and listed
+    in `skipped.jsonl`. An id that the index holds is updated if its vector has changed. Nothing is held in memory but
+    ids and metadata.
+
+    Args:
+        vectors: (N, D) float16, float32 or float64, an array or the path of a `.npy` file; or of a `.parquet` file,
+            which has columns for id, vector and metadata.
+        out: the index folder; created, with its parents.
+        model: what made the vectors: a loaded model, its card, or `ModelCard.named(name, dims)` for one that cir does
+            not have; then the index answers no texts, only vectors and its own ids.
+        ids: N ids, or the path of a file with one per line; not with parquet.
+        metadata: id -> column -> value, or the path of a CSV table; merged into what the index has, "" removes a value.
+        options: names of columns, precision.
+        progress: called with (vectors done, vectors in all), twice as many as there are.
+
+    Raises:
+        DataError: files that cannot be read or do not fit each other or the model, ids that occur twice, no usable
+            vector for a new index, or the disk is full or refuses; what was published stays.
+        UsageError: an argument of another kind, or an index or model with tokens.
+        IndexFormatError: `out` is not an index, or one of another version, or damaged.
+        IndexLockedError: another process is writing to it.
+        SpaceMismatchError: the index was made by another model.
+        MissingDependencyError: a parquet file, and pyarrow is not installed.
+    """
+    started = time.perf_counter()
+    folder = IndexFolder(path_of(out, "the path of an index"))
+    options = instance(options or ImportOptions(), ImportOptions, "options", "write cir.ImportOptions(...)")
+    card = model if isinstance(model, ModelCard) else getattr(model, "card", None)
+    if not isinstance(card, ModelCard):
+        raise UsageError(f"model is {kind(model)}, {shown(model)}; {_ADVICE}")
+    refuse_foreign(folder)
+    table = read_table(vectors, ids, metadata, id_column=options.id_column, vector_column=options.vector_column)
+    if table.dims != card.dims:
+        raise DataError(f"{table.name}: vectors of {table.dims:,} dims; those of {card.name} have {card.dims:,}")
+    fresh = not folder.root.exists()
+    if fresh:
+        _layout(folder, None, card, options)  # a refused request creates no folder
+    make_folder(folder.root)
+    with writing(folder) as writer:
+        manifest = read_manifest(folder) if is_index(folder.root) else None
+        layout = _layout(folder, manifest, card, options)
+        work = _Import(writer, table, layout, manifest or Manifest.empty(card), progress)
+        report = ImportReport(folder.root, 0, card.name, rewritten=table.rewritten, unmatched=list(table.unmatched))
+        try:
+            after = work.run(report, options)
+        finally:
+            remove_tree(work.scratch)
+            clean_work(folder)
+            if not is_index(folder.root):
+                remove_tree(folder.lock)
+                if fresh:
+                    with suppress(OSError):
+                        folder.root.rmdir()
+        directory = getattr(model, "directory", None)
+        if directory is not None:
+            remember_model(card.digest, directory.resolve())
+        build_ann(folder, after, options.ann_min_rows)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _layout(folder: IndexFolder, manifest: Manifest | None, card: ModelCard, options: ImportOptions) -> Layout:
+    """The layout of imported rows. Raises SpaceMismatchError or UsageError where they cannot join the others."""
+    if manifest is not None and manifest.serving != card.digest:
+        raise SpaceMismatchError(
+            f"{folder} is served by {manifest.card.name} ({manifest.serving}), not by {card.name} ({card.digest}); "
+            "vectors of two models are never compared: import these into another index"
+        )
+    if not card.vector:
+        raise UsageError(f"{card.name} gives tokens, not one vector per image; vectors cannot be of that model")
+    segments = list(manifest.segments) if manifest else []
+    native = [entry for entry in segments if entry.space == card.space.id]
+    if native and native[0].tokens:
+        raise UsageError(
+            f"{folder} holds {native[0].tokens} tokens for each image, which imported vectors do not have; import them "
+            "into another index"
+        )
+    first = next(iter([*native, *segments]), None)
+    precision = open_segment(folder, first).layout.precision if first else options.precision
+    return Layout.of(card, tokens=False, precision=precision)
+
+
+@dataclass
+class _Import:
+    """One import, while the index is held for writing."""
+
+    writer: Writer
+    table: VectorTable
+    layout: Layout
+    manifest: Manifest
+    progress: Progress | None
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of temporary files."""
+        return self.writer.folder.work / "import"
+
+    def run(self, report: ImportReport, options: ImportOptions) -> Manifest:
+        """Publish the next generation, without changes none, and fill in the report."""
+        folder, table = self.writer.folder, self.table
+        array = table.open(self.scratch)
+        norms, digests, problems = self._measure(array)
+        stored = _stored_rows(folder, self.manifest, table.ids)
+        skipped = [Skipped(table.ids[row], reason, "") for row, reason in problems.items()]
+        rows: list[int] = []
+        columns: list[Mapping[str, str]] = []
+        tombstones: list[StoredRow] = []
+        roots: dict[int, str] = {}
+        for row in sorted(range(len(table.ids)), key=table.ids.__getitem__):
+            image_id = table.ids[row]
+            if row in problems:
+                continue
+            old = stored.get(image_id)
+            same = old is not None and self._is_stored(old, digests[row])
+            if old is not None and old.root and not same:
+                reason = f"{shown(image_id)}: this id belongs to a photo of {old.root}, which the index encodes itself"
+                skipped.append(Skipped(image_id, reason, ""))
+                continue
+            before = old.metadata if old else {}
+            merged = {name: value for name, value in {**before, **table.metadata.get(image_id, {})}.items() if value}
+            report.added += old is None
+            report.unchanged += same
+            report.updated += old is not None and not same
+            report.normalised += norms[row] != 1
+            if not same or merged != before:
+                rows.append(row)
+                columns.append(merged)
+                tombstones += [old] if old else []
+                if old and old.root:  # only its metadata has changed
+                    roots[row], digests[row] = old.root, np.frombuffer(old.digest, np.uint8)
+        skipped.sort(key=lambda each: each.id)
+        report.skipped = [(each.id, each.reason) for each in skipped]
+        if not self.manifest.generation and not rows:
+            raise DataError(
+                f"{table.name}: none of its {len(table.ids):,} vectors can be used; the first: {skipped[0].reason}"
+            )
+        write_skipped(folder, skipped)
+        after = self.manifest
+        if rows or options.keep not in (None, after.keep):
+            entries = [self._write(array, norms, digests, np.array(rows), (columns, roots))] if rows else []
+            after = self.writer.publish(next_manifest(after, after.card, entries, tombstones, keep=options.keep))
+        report.generation, report.total = after.generation, after.rows
+        return after
+
+    def _is_stored(self, old: StoredRow, digest: NDArray[np.uint8]) -> bool:
+        """Whether a row holds the bytes of this digest, in this space."""
+        if old.segment.layout.space != self.layout.space or old.segment.vectors is None:
+            return False
+        held = hashlib.sha256(old.segment.vectors[old.row].tobytes()).digest() if old.root else old.digest
+        return held == digest.tobytes()
+
+    def _measure(self, array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.uint8], dict[int, str]]:
+        """One pass over all vectors.
+
+        Returns:
+            (N,) what each is divided by, 1 for one that is stored as it is; (N, 32) SHA-256 of what is stored; and row
+            -> reason of those that cannot be used.
+        """
+        norms, digests = np.ones(len(array)), np.zeros((len(array), 32), np.uint8)
+        problems: dict[int, str] = {}
+        for rows in self._blocks(np.arange(len(array)), 0):
+            block = np.asarray(array[rows[0] : rows[-1] + 1], np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):
+                lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
+            for place in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)):
+                row, name = int(rows[place]), shown(self.table.ids[rows[place]])
+                empty = (
+                    "its vector is all zeros" if lengths[place] == 0 else "its vector has values that are not finite"
+                )
+                problems[row] = f"{name}: {empty}"
+                lengths[place] = 1
+            norms[rows] = np.where(np.abs(lengths - 1) <= _UNIT, 1.0, lengths)
+            with np.errstate(over="ignore", invalid="ignore"):
+                stored = self._stored(block, norms[rows])
+            for row, vector in zip(rows, stored, strict=True):
+                digests[row] = np.frombuffer(hashlib.sha256(vector.tobytes()).digest(), np.uint8)
+        return norms, digests, problems
+
+    def _stored(self, block: NDArray[np.float64], norms: NDArray[np.float64]) -> Stored:
+        """Rows as they are stored. Element by element, so that they do not depend on the block they are in."""
+        stored: Stored = (block / norms[:, None]).astype(self.layout.precision)
+        return stored
+
+    def _write(
+        self,
+        array: NDArray[Any],
+        norms: NDArray[np.float64],
+        digests: NDArray[np.uint8],
+        rows: Rows,
+        about: tuple[Sequence[Mapping[str, str]], Mapping[int, str]],
+    ) -> SegmentEntry:
+        """Write rows, by ascending id, into a new segment that no manifest names yet.
+
+        Args:
+            array, norms, digests: of all vectors.
+            rows: which of them to write.
+            about: the metadata of those rows, and row -> root of those that have a photo.
+        """
+        folder, layout, (metadata, roots) = self.writer.folder, self.layout, about
+        finished = self.scratch / "segment"
+        table = RowTable(
+            [self.table.ids[row] for row in rows],
+            digests[rows],
+            [roots.get(row, "") for row in rows.tolist()],
+            metadata,
+        )
+        blocks = (
+            EncodedBlock(self._stored(np.asarray(array[part], np.float64), norms[part]), None)
+            for part in self._blocks(rows, len(array))
+        )
+        write_segment(finished / GALLERY, layout, table, blocks)
+        files = {GALLERY: FileEntry.of(finished / GALLERY)}
+        name = adopt_segment(folder, finished)
+        return SegmentEntry(name, len(rows), layout.model, layout.space, layout.dims, 0, True, files)
+
+    def _blocks(self, rows: Rows, done: int) -> Iterator[Rows]:
+        """Rows in blocks of bounded size."""
+        step = max(1, _BLOCK_FLOATS // self.layout.dims)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
+            if self.progress:
+                self.progress(done + min(start + step, len(rows)), 2 * len(self.table.ids))
+
+
+def _stored_rows(folder: IndexFolder, manifest: Manifest, ids: Collection[str]) -> dict[str, StoredRow]:
+    """The live rows of some ids."""
+    found: dict[str, StoredRow] = {}
+    wanted = frozenset(ids) if manifest.segments else frozenset()
+    for entry in manifest.segments:
+        segment, live = open_segment(folder, entry), manifest.live_rows(entry)
+        for row, image_id in enumerate(segment.ids):
+            if image_id in wanted and live[row]:
+                found[image_id] = StoredRow(
+                    image_id, segment.digests[row].tobytes(), segment.roots[row], segment, entry.name, row
+                )
+    return found
