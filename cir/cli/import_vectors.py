@@ -117,7 +117,10 @@ def _card(
             return ModelCard.named(foreign, vector_dims(vectors, vector_column)), None
         raise UsageError(f"cir has a model {foreign} ({directory}); give it with --model")
     if model is not None:
-        directory = models.find(model, model_dirs)
+        try:
+            directory = models.find(model, model_dirs)
+        except WeightsError as error:
+            raise WeightsError(f"{error}; one that cir does not have is named with --foreign-model") from None
         return read_card(directory), directory.resolve()
     if not is_index(output):
         raise UsageError("say which model made the vectors: --model NAME, or --foreign-model NAME if cir lacks it")
@@ -135,7 +138,7 @@ def summary(report: ImportReport) -> str:
     counted = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
     lines = [f"{report.path}: {report.total:,} images ({counted}), vectors of {report.model}; {report.seconds:.1f} s"]
     if report.normalised:
-        lines.append(f"{report.normalised:,} vectors were not of unit length, and are stored so")
+        lines.append(f"{report.normalised:,} vectors were not of unit length; they are stored normalised")
     if report.rewritten:
         lines.append(f"{report.rewritten:,} ids are stored in the form of paths: composed Unicode, no empty parts")
     lines += [shown(f"  skipped {reason}") for _, reason in report.skipped[:3]]

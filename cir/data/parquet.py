@@ -30,6 +30,7 @@ def is_parquet(path: Path) -> bool:
 def _pyarrow() -> Any:
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise MissingDependencyError(
@@ -75,7 +76,7 @@ class Reader:
 
     @cached_property
     def metadata(self) -> Sequence[Mapping[str, str]]:
-        """Column -> value for each row, without empty values. Columns of lists and the like are left out; a warning says so.
+        """Column -> value for each row, without empty values. A warning names columns of lists and the like: left out.
 
         Raises:
             DataError: a text that cannot be stored.

@@ -208,4 +208,8 @@ def writing_npy(path: Path, shape: tuple[int, int], precision: str) -> Iterator[
         kind = np.dtype(precision).newbyteorder("<")
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        yield lambda block: file.write(np.ascontiguousarray(block, kind).data) and None
+
+        def write(block: Stored) -> None:
+            file.write(np.ascontiguousarray(block, kind).data)
+
+        yield write

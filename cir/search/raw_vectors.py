@@ -32,8 +32,8 @@ def as_vectors(given: Any, dims: int, name: str) -> Floats:
     """
     try:
         values = np.asarray(given)
-    except ValueError as error:
-        raise UsageError(f"vectors are {shown(given)}: {error}; give an array (B, D)") from None
+    except ValueError:
+        raise UsageError(f"vectors are {shown(given)}, of different lengths; give an array (B, D)") from None
     if values.dtype.kind not in "fiu":
         raise UsageError(f"vectors are {kind(given)} of {values.dtype}; give an array (B, D) of numbers")
     values = values[None] if values.ndim == 1 else values
@@ -73,12 +73,14 @@ def in_every_space(gallery: Gallery, vectors: Floats) -> tuple[QueryVectors, Mas
             left_out.append(space)
     if not left_out:
         return QueryVectors(by_space), None
-    allowed = np.array(gallery.searchable)
-    ids = [image_id for space in left_out for image_id in gallery.ids_in(space)]
-    allowed[[gallery.row(image_id) for image_id in ids]] = False
+    allowed = gallery.rows.live()
+    for entry, start in zip(gallery.manifest.segments, gallery.rows.starts, strict=False):
+        if entry.space in left_out:
+            allowed[start : start + entry.rows] = False
+    count = sum(map(gallery.count_in, left_out))
     heads = ", ".join(str(gallery.mappings[space].route) for space in left_out)
     problem = (
-        f"{len(ids):,} images of older models are reached by a query head ({heads}), which encodes pictures and texts "
+        f"{count:,} images of older models are reached by a query head ({heads}), which encodes pictures and texts "
         "and maps no vectors"
     )
     if len(left_out) == len(by_space):

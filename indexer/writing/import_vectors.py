@@ -17,7 +17,9 @@ from cir.arrays import Rows, Stored
 from cir.data.vector_files import VectorTable, read_table
 from cir.errors import DataError, SpaceMismatchError, UsageError
 from cir.files import make_folder, remove_tree
-from cir.given import instance, kind, path_of, shown, whole_number
+from cir.given import instance, kind, path_of, whole_number
+from cir.given import shown as described
+from cir.images.names import shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
 from cir.indexer.storage.generations import adopt_segment, open_segment, read_manifest
@@ -31,7 +33,7 @@ from cir.indexer.writing.report import write_skipped
 from cir.known import remember_model
 from cir.types import GalleryEncoder, ModelCard, Progress
 
-_BLOCK_FLOATS = 4 * 1024 * 1024
+_BLOCK_FLOATS = 1024 * 1024  # in double precision
 # What rounding to float16 moves a norm by at most. Such vectors are stored as they are, so that those of another index
 # keep their bits.
 _UNIT = 1e-3
@@ -60,7 +62,7 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         if self.precision not in ("float16", "float32"):
-            raise UsageError(f"precision is {shown(self.precision)}; write 'float16' or 'float32'")
+            raise UsageError(f"precision is {described(self.precision)}; write 'float16' or 'float32'")
         if self.keep is not None:
             object.__setattr__(self, "keep", whole_number(self.keep, "keep"))
         object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
@@ -142,7 +144,7 @@ def import_vectors(
     options = instance(options or ImportOptions(), ImportOptions, "options", "write cir.ImportOptions(...)")
     card = model if isinstance(model, ModelCard) else getattr(model, "card", None)
     if not isinstance(card, ModelCard):
-        raise UsageError(f"model is {kind(model)}, {shown(model)}; {_ADVICE}")
+        raise UsageError(f"model is {kind(model)}, {described(model)}; {_ADVICE}")
     refuse_foreign(folder)
     table = read_table(vectors, ids, metadata, id_column=options.id_column, vector_column=options.vector_column)
     if table.dims != card.dims:
@@ -236,7 +238,7 @@ class _Import:
             report.added += old is None
             report.unchanged += same
             report.updated += old is not None and not same
-            report.normalised += norms[row] != 1
+            report.normalised += bool(norms[row] != 1)
             if not same or merged != before:
                 rows.append(row)
                 columns.append(merged)
@@ -287,8 +289,8 @@ class _Import:
             norms[rows] = np.where(np.abs(lengths - 1) <= _UNIT, 1.0, lengths)
             with np.errstate(over="ignore", invalid="ignore"):
                 stored = self._stored(block, norms[rows])
-            for row, vector in zip(rows, stored, strict=True):
-                digests[row] = np.frombuffer(hashlib.sha256(vector.tobytes()).digest(), np.uint8)
+            whole = b"".join(hashlib.sha256(vector.tobytes()).digest() for vector in stored)
+            digests[rows] = np.frombuffer(whole, np.uint8).reshape(-1, 32)
         return norms, digests, problems
 
     def _stored(self, block: NDArray[np.float64], norms: NDArray[np.float64]) -> Stored:
