@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from cir.indexer.reading.export_vectors import ExportReport, export_vectors
     from cir.indexer.writing.build import BuildOptions, build_index
     from cir.indexer.writing.compact import compact
+    from cir.indexer.writing.import_vectors import ImportOptions, import_vectors
     from cir.indexer.writing.merge_indexes import merge
     from cir.indexer.writing.remove import remove
-    from cir.indexer.writing.import_vectors import ImportOptions, ImportReport, import_vectors
-    from cir.indexer.writing.report import BuildReport
+    from cir.indexer.writing.report import BuildReport, ImportReport
     from cir.models import load_model
     from cir.query import Query
     from cir.search.searcher import Searcher, open_index
@@ -67,7 +67,7 @@ _HOMES = {
     "ExportReport": "cir.indexer.reading.export_vectors",
     "Hit": "cir.types",
     "ImportOptions": "cir.indexer.writing.import_vectors",
-    "ImportReport": "cir.indexer.writing.import_vectors",
+    "ImportReport": "cir.indexer.writing.report",
     "JudgedQuery": "cir.data.judged_query",
     "ModelCard": "cir.types",
     "Query": "cir.query",

@@ -15,7 +15,7 @@ from cir.errors import UsageError, WeightsError
 from cir.images.names import shown
 
 if TYPE_CHECKING:
-    from cir.indexer.writing.import_vectors import ImportReport
+    from cir.indexer.writing.report import ImportReport
     from cir.types import ModelCard
 
 

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest
 from cir.indexer.writing.plan import Skipped, StoredRow
 from cir.indexer.writing.preconditions import refuse_foreign
-from cir.indexer.writing.report import write_skipped
+from cir.indexer.writing.report import ImportReport, write_skipped
 from cir.known import remember_model
 from cir.types import GalleryEncoder, ModelCard, Progress
 
@@ -66,41 +66,6 @@ class ImportOptions:
         if self.keep is not None:
             object.__setattr__(self, "keep", whole_number(self.keep, "keep"))
         object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
-
-
-@dataclass
-class ImportReport:
-    """What an import did.
-
-    Attributes:
-        path: the index.
-        generation: the live generation afterwards; an import without changes publishes none.
-        model: name of the model that made the vectors.
-        added, updated, unchanged: number of vectors.
-        normalised: vectors that were not of unit length and are stored so.
-        rewritten: ids that are stored in another form (`cir.images.names.canonical_id`).
-        skipped: (id, reason) of vectors that cannot be used; what the index had under that id stays.
-        unmatched: ids of metadata that no vector has; that metadata is not stored.
-        total: live images and vectors afterwards.
-        seconds: wall time.
-    """
-
-    path: Path
-    generation: int
-    model: str
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    normalised: int = 0
-    rewritten: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    unmatched: list[str] = field(default_factory=list)
-    total: int = 0
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "path": str(self.path)}
 
 
 def import_vectors(

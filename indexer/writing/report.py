@@ -1,10 +1,10 @@
-"""The report of a build, and the list of what it left out."""
+"""The reports of a build and of an import, and the list of what they left out."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,41 @@ class BuildReport:
     decode_seconds: float
     encode_seconds: float
     dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        path: the index.
+        generation: the live generation afterwards; an import without changes publishes none.
+        model: name of the model that made the vectors.
+        added, updated, unchanged: number of vectors.
+        normalised: vectors that were not of unit length and are stored so.
+        rewritten: ids that are stored in another form (`cir.images.names.canonical_id`).
+        skipped: (id, reason) of vectors that cannot be used; what the index had under that id stays.
+        unmatched: ids of metadata that no vector has; that metadata is not stored.
+        total: live images and vectors afterwards.
+        seconds: wall time.
+    """
+
+    path: Path
+    generation: int
+    model: str
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    normalised: int = 0
+    rewritten: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    total: int = 0
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def test_vectors_of_a_model_that_cir_has(
     assert "19 images, 0 judged queries, no problems" in cli("verify", index).out
 
 
-def test_vectors_of_a_model_that_cir_lacks(cli: Run, files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_vectors_of_a_model_that_cir_lacks(
+    cli: Run, files: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vectors, ids, _ = files
     index = tmp_path / "clip.index"
     words = ("import", vectors, "--ids", ids, "-o", index)
@@ -64,8 +67,9 @@ def test_vectors_of_a_model_that_cir_lacks(cli: Run, files: tuple[Path, Path, Pa
     assert cli("verify", index).code == 0
     mistake(cli("query", index, "-t", "red"), "clip-vit-b-32, which cir does not have", "-i ID")
     assert len(cli("query", index, "-i", "a/03.jpg", "--json").json["hits"]) == 10
-    lines = [{"references": ["a/03.jpg"]}, {"text": "red"}]
-    batch = cli("query", index, "-", input="".join(json.dumps(line) + "\n" for line in lines))
+    lines = b'{"references": ["a/03.jpg"]}\n{"text": "red"}\n'
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    batch = cli("query", index, "-")
     first, second = map(json.loads, batch.out.splitlines())
     assert batch.code == 2
     assert len(first["hits"]) == 10
