@@ -88,7 +88,7 @@ def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: 
     """Judged queries generated from the metadata of an index: "the same, but in red".
 
     Args:
-        gallery: with metadata.
+        gallery: with metadata; images without a photo are left out.
         columns: kind of change ("colour", "type", "gender", ...: kinds that the caption templates know) -> column.
         count: how many at most; no query is generated twice, so there may be fewer.
         seed: of the random choices.
@@ -106,10 +106,13 @@ def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: 
             raise UsageError(f"no caption templates for changes of {kind!r}; there are {known}")
         if column not in gallery.columns:
             raise UsageError(f"{gallery.folder}: no metadata column {column!r}; there are {', '.join(gallery.columns)}")
-    items = []
+    items, without_photo = [], 0
     for image_id in gallery.ids:
-        metadata = gallery.image(image_id).metadata
-        if all(metadata.get(column) for column in columns.values()):
+        image = gallery.image(image_id)
+        metadata = image.metadata
+        if not image.root:
+            without_photo += 1
+        elif all(metadata.get(column) for column in columns.values()):
             items.append(Item(image_id, {kind: metadata[column] for kind, column in columns.items()}))
     drawn = Catalogue(items, tuple(columns)).judged_queries(4 * count, _weights(tuple(columns)), seed=seed)
     distinct = list({(query.reference, query.changes): query for query in drawn}.values())[:count]
@@ -117,6 +120,8 @@ def generate(gallery: Gallery, columns: Mapping[str, str], count: int, *, seed: 
         raise UsageError(
             f"{gallery.folder}: {len(items):,} images have {' and '.join(columns.values())}, and none equals another "
             "with one attribute changed; name other columns"
+            + f" ({without_photo:,} were imported without a photo, which a judged query needs)"
+            * (without_photo > 0)
         )
     return [
         replace(query, id=f"metadata-{number}", targets=query.targets - {query.reference})

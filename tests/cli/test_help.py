@@ -36,6 +36,8 @@ WITH_JSON = {
     "compare",
     "data check",
     "evaluate",
+    "export",
+    "import",
     "info",
     "models",
     "query",
