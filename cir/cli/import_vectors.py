@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     metavar="NAME",
-    help="Name or folder of the model that made the vectors.  [default: the one that serves the index]",
+    help="Name or folder of the model that made the vectors.  [default: that of the index, if it has had only one]",
 )
 @click.option(
     "--foreign-model",
@@ -124,7 +124,14 @@ def _card(
         return read_card(directory), directory.resolve()
     if not is_index(output):
         raise UsageError("say which model made the vectors: --model NAME, or --foreign-model NAME if cir lacks it")
-    return read_manifest(IndexFolder(output)).card, None
+    manifest = read_manifest(IndexFolder(output))
+    if len(manifest.models) > 1:  # a replacement may have made these the vectors of another model than people think
+        names_of_all = ", ".join(sorted(card.name for card in manifest.models.values()))
+        raise UsageError(
+            f"{output} has had several models ({names_of_all}); say which made these vectors: --model NAME; it must be "
+            f"{manifest.card.name}, which serves it now"
+        )
+    return manifest.card, None
 
 
 def summary(report: ImportReport) -> str:

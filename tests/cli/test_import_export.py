@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from cir.testing.commands import Run, mistake
+from cir.testing.fakes import FakeEncoder, build, folder_of
+from cir.testing.two_models import PROCRUSTES, serve_new
 
 
 @pytest.fixture
@@ -74,6 +76,16 @@ def test_vectors_of_a_model_that_cir_lacks(
     assert batch.code == 2
     assert len(first["hits"]) == 10
     assert "which cir does not have" in second["error"]
+
+
+def test_an_index_that_has_had_two_models_wants_the_name(
+    cli: Run, files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    vectors, ids, _ = files
+    words = ("import", vectors, "--ids", ids, "-o", tmp_path / "i")
+    build(folder_of(tmp_path / "photos", 2), tmp_path / "i", FakeEncoder("old-1", tokens=0))
+    serve_new(tmp_path / "i", PROCRUSTES)
+    mistake(cli(*words), "has had several models (new-1, old-1)", "--model NAME; it must be new-1")
 
 
 def test_an_export_can_be_imported(

@@ -31,7 +31,7 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 kinds = st.sampled_from(["<f2", "<f4", "<f8", ">f2", ">f4", ">f8"])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(st.data(), kinds, st.booleans(), st.integers(1, 5))
 def test_whatever_goes_in_comes_out_and_in_again(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str, fortran: bool, dims: int
