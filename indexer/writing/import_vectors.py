@@ -243,7 +243,7 @@ class _Import:
         for rows in self._blocks(np.arange(len(array)), 0):
             block = np.asarray(array[rows[0] : rows[-1] + 1], np.float64)
             with np.errstate(over="ignore", invalid="ignore"):
-                lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
+                lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
             for place in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)):
                 row, name = int(rows[place]), shown(self.table.ids[rows[place]])
                 empty = (
