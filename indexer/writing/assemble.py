@@ -64,14 +64,27 @@ def write_rows(
     for row in sorted(rows, key=lambda row: row.id):
         layout = find(row.digest)[0].layout
         by_space.setdefault(layout.space, (layout, []))[1].append(row)
+    return write_sources(
+        folder, stored, [(layout, NewRows(new, find)) for layout, new in by_space.values()], tombstones
+    )
+
+
+def write_sources(
+    folder: IndexFolder,
+    stored: StoredRows,
+    sources: Iterable[tuple[Layout, Source]],
+    tombstones: Collection[StoredRow],
+) -> Added:
+    """Write new rows of any source, one segment for each, with the small segments of its layout; as `write_rows`."""
     dropped = _by_segment(tombstones)
     entries: list[SegmentEntry] = []
     absorbed: set[str] = set()
-    for layout, new in by_space.values():
+    for layout, new in sources:
+        size = layout.row_bytes * len(new.ids)
         # A damaged segment stays as it is, for `cir verify` to find.
-        taken = [each for each in to_absorb(stored.segments, layout, layout.row_bytes * len(new)) if is_intact(each)]
+        taken = [each for each in to_absorb(stored.segments, layout, size) if is_intact(each)]
         old: list[Source] = [SegmentRows(each.segment, live_rows(each, dropped[each.name])) for each in taken]
-        entries.append(write_merged(folder, layout, [NewRows(new, find), *old]))
+        entries.append(write_merged(folder, layout, [new, *old]))
         absorbed.update(each.name for each in taken)
     return Added(tuple(entries), frozenset(absorbed))
 

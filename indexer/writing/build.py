@@ -21,9 +21,9 @@ from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import build_derived, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
-from cir.indexer.writing.plan import Found, Metadata, Plan, Skipped, make_plan
+from cir.indexer.writing.plan import Found, Metadata, Plan, make_plan
 from cir.indexer.writing.preconditions import as_images, check_request, choose_layout, refuse_foreign
-from cir.indexer.writing.report import BuildReport
+from cir.indexer.writing.report import BuildReport, write_skipped
 from cir.indexer.writing.stored_rows import StoredRows
 from cir.known import remember_model, remember_roots
 from cir.types import GalleryEncoder, ModelCard, Progress

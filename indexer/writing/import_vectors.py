@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from cir.given import instance, kind, path_of, whole_number
 from cir.given import shown as described
 from cir.images.names import shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
-from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
-from cir.indexer.storage.generations import adopt_segment, open_segment, read_manifest
-from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
-from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, write_segment
+from cir.indexer.storage.folder import IndexFolder, is_index
+from cir.indexer.storage.generations import open_segment, read_manifest
+from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer, writing
-from cir.indexer.writing.assemble import build_ann, clean_work, next_manifest
-from cir.indexer.writing.plan import Skipped, StoredRow
+from cir.indexer.writing.assemble import Added, build_ann, clean_work, next_manifest, write_sources
+from cir.indexer.writing.merging import NewRows
+from cir.indexer.writing.plan import NewRow, Skipped
 from cir.indexer.writing.preconditions import refuse_foreign
 from cir.indexer.writing.report import ImportReport, write_skipped
+from cir.indexer.writing.stored_rows import StoredRow, StoredRows
 from cir.known import remember_model
 from cir.types import GalleryEncoder, ModelCard, Progress
 
@@ -93,7 +95,7 @@ def import_vectors(
         ids: N ids, or the path of a file with one per line; not with parquet.
         metadata: id -> column -> value, or the path of a CSV table; merged into what the index has, "" removes a value.
         options: names of columns, precision.
-        progress: called with (vectors done, vectors in all), twice as many as there are.
+        progress: called with (vectors read, vectors to read): each is read to be checked, and again to be written.
 
     Raises:
         DataError: files that cannot be read or do not fit each other or the model, ids that occur twice, no usable
@@ -171,6 +173,7 @@ class _Import:
     layout: Layout
     manifest: Manifest
     progress: Progress | None
+    _written: int = 0
 
     @property
     def scratch(self) -> Path:
@@ -182,18 +185,18 @@ class _Import:
         folder, table = self.writer.folder, self.table
         array = table.open(self.scratch)
         norms, digests, problems = self._measure(array)
-        stored = _stored_rows(folder, self.manifest, table.ids)
+        stored = StoredRows(folder, self.manifest if self.manifest.generation else None)
+        same_id = stored.find(table.ids)
         skipped = [Skipped(table.ids[row], reason, "") for row, reason in problems.items()]
-        rows: list[int] = []
-        columns: list[Mapping[str, str]] = []
+        rows: list[NewRow] = []
+        places: list[int] = []  # of the same rows in the array
         tombstones: list[StoredRow] = []
-        roots: dict[int, str] = {}
         for row in sorted(range(len(table.ids)), key=table.ids.__getitem__):
-            image_id = table.ids[row]
+            image_id, digest = table.ids[row], digests[row].tobytes()
             if row in problems:
                 continue
-            old = stored.get(image_id)
-            same = old is not None and self._is_stored(old, digests[row])
+            old = same_id.get(image_id)
+            same = old is not None and self._is_stored(old, digest)
             if old is not None and old.root and not same:
                 reason = f"{shown(image_id)}: this id belongs to a photo of {old.root}, which the index encodes itself"
                 skipped.append(Skipped(image_id, reason, ""))
@@ -204,12 +207,11 @@ class _Import:
             report.unchanged += same
             report.updated += old is not None and not same
             report.normalised += bool(norms[row] != 1)
-            if not same or merged != before:
-                rows.append(row)
-                columns.append(merged)
+            if old is None or not same or merged != before:
+                new = NewRow(image_id, digest, "", merged)
+                rows.append(replace(new, digest=old.digest, root=old.root) if old and old.root else new)
+                places.append(row)
                 tombstones += [old] if old else []
-                if old and old.root:  # only its metadata has changed
-                    roots[row], digests[row] = old.root, np.frombuffer(old.digest, np.uint8)
         skipped.sort(key=lambda each: each.id)
         report.skipped = [(each.id, each.reason) for each in skipped]
         if not self.manifest.generation and not rows:
@@ -219,17 +221,18 @@ class _Import:
         write_skipped(folder, skipped)
         after = self.manifest
         if rows or options.keep not in (None, after.keep):
-            entries = [self._write(array, norms, digests, np.array(rows), (columns, roots))] if rows else []
-            after = self.writer.publish(next_manifest(after, after.card, entries, tombstones, keep=options.keep))
+            source = _ImportedRows(rows, lambda inside: self._read(array, norms, np.array(places)[inside]))
+            added = write_sources(folder, stored, [(self.layout, source)], tombstones) if rows else Added()
+            after = self.writer.publish(next_manifest(after, after.card, added, tombstones, keep=options.keep))
         report.generation, report.total = after.generation, after.rows
         return after
 
-    def _is_stored(self, old: StoredRow, digest: NDArray[np.uint8]) -> bool:
+    def _is_stored(self, old: StoredRow, digest: bytes) -> bool:
         """Whether a row holds the bytes of this digest, in this space."""
-        if old.segment.layout.space != self.layout.space or old.segment.vectors is None:
+        vectors = old.segment.segment.vectors
+        if old.segment.layout.space != self.layout.space or vectors is None:
             return False
-        held = hashlib.sha256(old.segment.vectors[old.row].tobytes()).digest() if old.root else old.digest
-        return held == digest.tobytes()
+        return (hashlib.sha256(vectors[old.row].tobytes()).digest() if old.root else old.digest) == digest
 
     def _measure(self, array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.uint8], dict[int, str]]:
         """One pass over all vectors.
@@ -240,22 +243,23 @@ class _Import:
         """
         norms, digests = np.ones(len(array)), np.zeros((len(array), 32), np.uint8)
         problems: dict[int, str] = {}
-        for rows in self._blocks(np.arange(len(array)), 0):
-            block = np.asarray(array[rows[0] : rows[-1] + 1], np.float64)
+        step = max(1, _BLOCK_FLOATS // self.layout.dims)
+        for start in range(0, len(array), step):
+            rows = slice(start, min(start + step, len(array)))
+            block = np.asarray(array[rows], np.float64)
             with np.errstate(over="ignore", invalid="ignore"):
                 lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
-            for place in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)):
-                row, name = int(rows[place]), shown(self.table.ids[rows[place]])
-                empty = (
-                    "its vector is all zeros" if lengths[place] == 0 else "its vector has values that are not finite"
-                )
-                problems[row] = f"{name}: {empty}"
+            for place in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)).tolist():
+                reason = "is all zeros" if lengths[place] == 0 else "has values that are not finite"
+                problems[start + place] = f"{shown(self.table.ids[start + place])}: its vector {reason}"
                 lengths[place] = 1
             norms[rows] = np.where(np.abs(lengths - 1) <= _UNIT, 1.0, lengths)
             with np.errstate(over="ignore", invalid="ignore"):
                 stored = self._stored(block, norms[rows])
             whole = b"".join(hashlib.sha256(vector.tobytes()).digest() for vector in stored)
             digests[rows] = np.frombuffer(whole, np.uint8).reshape(-1, 32)
+            if self.progress:
+                self.progress(rows.stop, 2 * len(array))
         return norms, digests, problems
 
     def _stored(self, block: NDArray[np.float64], norms: NDArray[np.float64]) -> Stored:
@@ -263,56 +267,21 @@ class _Import:
         stored: Stored = (block / norms[:, None]).astype(self.layout.precision)
         return stored
 
-    def _write(
-        self,
-        array: NDArray[Any],
-        norms: NDArray[np.float64],
-        digests: NDArray[np.uint8],
-        rows: Rows,
-        about: tuple[Sequence[Mapping[str, str]], Mapping[int, str]],
-    ) -> SegmentEntry:
-        """Write rows, by ascending id, into a new segment that no manifest names yet.
-
-        Args:
-            array, norms, digests: of all vectors.
-            rows: which of them to write.
-            about: the metadata of those rows, and row -> root of those that have a photo.
-        """
-        folder, layout, (metadata, roots) = self.writer.folder, self.layout, about
-        finished = self.scratch / "segment"
-        table = RowTable(
-            [self.table.ids[row] for row in rows],
-            digests[rows],
-            [roots.get(row, "") for row in rows.tolist()],
-            metadata,
-        )
-        blocks = (
-            EncodedBlock(self._stored(np.asarray(array[part], np.float64), norms[part]), None)
-            for part in self._blocks(rows, len(array))
-        )
-        write_segment(finished / GALLERY, layout, table, blocks)
-        files = {GALLERY: FileEntry.of(finished / GALLERY)}
-        name = adopt_segment(folder, finished)
-        return SegmentEntry(name, len(rows), layout.model, layout.space, layout.dims, 0, True, files)
-
-    def _blocks(self, rows: Rows, done: int) -> Iterator[Rows]:
-        """Rows in blocks of bounded size."""
-        step = max(1, _BLOCK_FLOATS // self.layout.dims)
-        for start in range(0, len(rows), step):
-            yield rows[start : start + step]
-            if self.progress:
-                self.progress(done + min(start + step, len(rows)), 2 * len(self.table.ids))
+    def _read(self, array: NDArray[Any], norms: NDArray[np.float64], rows: Rows) -> Stored:
+        """Some rows as they are stored."""
+        self._written += len(rows)
+        if self.progress:
+            self.progress(len(array) + self._written, 2 * len(array))
+        return self._stored(np.asarray(array[rows], np.float64), norms[rows])
 
 
-def _stored_rows(folder: IndexFolder, manifest: Manifest, ids: Collection[str]) -> dict[str, StoredRow]:
-    """The live rows of some ids."""
-    found: dict[str, StoredRow] = {}
-    wanted = frozenset(ids) if manifest.segments else frozenset()
-    for entry in manifest.segments:
-        segment, live = open_segment(folder, entry), manifest.live_rows(entry)
-        for row, image_id in enumerate(segment.ids):
-            if image_id in wanted and live[row]:
-                found[image_id] = StoredRow(
-                    image_id, segment.digests[row].tobytes(), segment.roots[row], segment, entry.name, row
-                )
-    return found
+class _ImportedRows(NewRows):
+    """New rows whose vectors lie in the imported file."""
+
+    def __init__(self, rows: Sequence[NewRow], read: Callable[[Rows], Stored]) -> None:
+        super().__init__(rows, dict[bytes, tuple[Segment, int]]().__getitem__)  # none is looked up by its content
+        self._read = read
+
+    def vectors(self, rows: Rows) -> Stored:
+        """As `Source`."""
+        return self._read(rows)

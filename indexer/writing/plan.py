@@ -164,7 +164,7 @@ def _gone(found: Found, rows: StoredRows, moved: set[str]) -> dict[str, StoredRo
 
 def _stored_at(places: Collection[tuple[str, str | None]], rows: StoredRows) -> list[StoredRow]:
     """The stored rows whose root and id together name one of some scanned files."""
-    roots = rows.roots
+    roots = rows.roots - {""}  # of vectors that were imported without a photo
     found: dict[str, set[str]] = defaultdict(set)  # id -> its roots
     for place in places:
         file = "/".join(filter(None, place))

@@ -120,7 +120,8 @@ def _chosen(
     if not missing:
         return rows or [], {}
     absent = {root: not os.path.lexists(root) for root in stored.roots}
-    gone = [row for row in (stored if rows is None else rows) if absent[row.root] or _is_gone(row)]
+    with_photo = (row for row in (stored if rows is None else rows) if row.root)  # imported vectors never had one
+    gone = [row for row in with_photo if absent[row.root] or _is_gone(row)]
     if gone_folders:
         return gone, {}
     left = Counter(row.root for row in gone if absent[row.root])

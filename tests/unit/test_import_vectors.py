@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cir import ImportOptions, ImportReport, ModelCard, Query, import_vectors, open_index
+from cir import ImportOptions, ImportReport, ModelCard, Query, compact, import_vectors, merge, open_index, remove
 from cir.arrays import Floats
 from cir.errors import DataError, MissingImageError, SpaceMismatchError, UsageError, WeightsError
 from cir.indexer.reading.gallery import Gallery
@@ -62,7 +63,10 @@ def test_the_same_vectors_again_change_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path / "v") == before
 
 
-def test_changed_vectors_and_metadata_are_rewritten_and_no_others(tmp_path: Path) -> None:
+def test_changed_vectors_and_metadata_are_rewritten_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cir.indexer.writing.assemble.to_absorb", lambda *_: [])  # which would rewrite all nine
     vectors = random_vectors(9)
     run(tmp_path / "v", vectors, names(9), metadata={name: {"a": "1", "b": "2"} for name in names(9)})
     vectors[4] = -vectors[4]
@@ -150,7 +154,7 @@ def test_vectors_join_no_index_of_another_model_or_of_tokens(tmp_path: Path) -> 
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("place", ["write_segment", "adopt_segment", "write_skipped", "next_manifest"])
+@pytest.mark.parametrize("place", ["write_sources", "write_skipped", "next_manifest", "_ImportedRows.vectors"])
 def test_an_import_that_is_stopped_leaves_the_index_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -215,6 +219,22 @@ def test_a_photo_takes_the_place_of_its_imported_vector_and_keeps_the_others(tmp
     assert gallery.image("0001.png").metadata == {"a": "1"}
     with pytest.raises(MissingImageError, match="no photo is kept for other: its vector was imported without one"):
         gallery.image("other").read()
+
+
+def test_an_imported_vector_has_no_photo_that_could_be_missing(tmp_path: Path) -> None:
+    photos = folder_of(tmp_path / "photos", 3)
+    run(tmp_path / "v", random_vectors(2), ["other", "photos/0000.png"])
+    build(photos, tmp_path / "v", FakeEncoder(tokens=0))
+    (photos / "0002.png").unlink()
+    assert remove(tmp_path / "v", missing=True).removed == ["0002.png"]
+    shutil.rmtree(photos)
+    assert remove(tmp_path / "v", gone_folders=True).removed == ["0000.png", "0001.png"]
+    assert Gallery.open(tmp_path / "v").ids == ["other", "photos/0000.png"]
+    run(tmp_path / "w", random_vectors(2, 9), ["new", "third"])
+    merge([tmp_path / "v", tmp_path / "w"], tmp_path / "all")
+    compact(tmp_path / "all")
+    assert Gallery.open(tmp_path / "all").ids == ["new", "other", "photos/0000.png", "third"]
+    assert verify(tmp_path / "all") == []
 
 
 def test_an_imported_vector_does_not_replace_that_of_a_photo(tmp_path: Path) -> None:
