@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cir.arrays import Floats, Mask, unit
+from cir.conditions import Conditions, as_conditions
 from cir.errors import SpaceMismatchError, UsageError
 from cir.given import kind, shown
+from cir.indexer.reading.ranking import RankingOptions
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 
@@ -17,6 +19,34 @@ if TYPE_CHECKING:
     from cir.indexer.reading.gallery import Gallery
 
 log = logging.getLogger(__name__)
+
+
+def search_vectors(
+    gallery: Gallery, vectors: Any, k: int, where: Conditions = None, exact: bool = False
+) -> list[list[tuple[str, float]]]:
+    """The best k (id, score) for each of B vectors, best first, ties by id. No model is needed.
+
+    Vectors of the serving model are mapped to older spaces where a mapping of vectors leads there. Where only a query
+    head does, those images are left out, and a warning counts them.
+
+    Args:
+        gallery: what to search.
+        vectors: (B, D) in the serving model's own space, of any length but zero: they are normalised.
+        k: number of hits.
+        where: conditions that hits meet, as in `Query`: "colour=red", {"colour": "red"}, or several.
+        exact: compare with every image.
+
+    Raises:
+        UsageError: vectors of another shape or not finite, an unknown metadata column, k below 1.
+        SpaceMismatchError: all images are of older spaces that only a query head reaches.
+    """
+    given = as_vectors(vectors, gallery.card.dims, gallery.card.name)
+    conditions = as_conditions(where)
+    queries, allowed = in_every_space(gallery, given)
+    if conditions:
+        chosen = gallery.select(conditions)
+        allowed = chosen if allowed is None else chosen & allowed
+    return gallery.search(queries, RankingOptions(k, allowed, exact))
 
 
 def as_vectors(given: Any, dims: int, name: str) -> Floats:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cir.conditions import Conditions, as_conditions
+from cir.conditions import Conditions
 from cir.errors import CirError, SpaceMismatchError, UsageError
 from cir.forks import no_fork
 from cir.given import Names, instance, kind, names, paths
@@ -25,7 +25,7 @@ from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
 from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
 from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
-from cir.search.raw_vectors import as_vectors, in_every_space
+from cir.search.raw_vectors import search_vectors
 from cir.types import DEFAULT_RECALL, Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
 
 if TYPE_CHECKING:
@@ -243,28 +243,8 @@ class Searcher:
     def search_vectors(
         self, vectors: Any, k: int, *, where: Conditions = None, exact: bool = False
     ) -> list[list[tuple[str, float]]]:
-        """The best k (id, score) for each of B vectors, best first, ties by id. No model is needed.
-
-        Vectors of the serving model are mapped to older spaces where a mapping of vectors leads there. Where only a
-        query head does, those images are left out, and a warning of the logger `cir` counts them.
-
-        Args:
-            vectors: (B, D) in the serving model's own space, of any length but zero: they are normalised.
-            k: number of hits.
-            where: conditions that hits meet, as in `Query`: "colour=red", {"colour": "red"}, or several.
-            exact: as in `search_many`.
-
-        Raises:
-            UsageError: vectors of another shape or not finite, an unknown metadata column, k below 1.
-            SpaceMismatchError: all images are of older spaces that only a query head reaches.
-        """
-        given = as_vectors(vectors, self.card.dims, self.card.name)
-        conditions = as_conditions(where)
-        queries, allowed = in_every_space(self.gallery, given)
-        if conditions:
-            chosen = self.gallery.select(conditions)
-            allowed = chosen if allowed is None else chosen & allowed
-        return self.gallery.search(queries, RankingOptions(k, allowed, exact))
+        """The best k (id, score) for each of (B, D) vectors of the serving model; `raw_vectors.search_vectors`."""
+        return search_vectors(self.gallery, vectors, k, where, exact)
 
     def _encoder_for(self, space: str) -> SpaceEncoder:
         """What encodes queries for a space: the serving model's own head, its head for that space, or a fitted one."""
