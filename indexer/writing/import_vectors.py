@@ -26,7 +26,7 @@ from cir.indexer.storage.generations import open_segment, read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer, writing
-from cir.indexer.writing.assemble import Added, build_ann, clean_work, next_manifest, write_sources
+from cir.indexer.writing.assemble import Added, build_derived, clean_work, next_manifest, write_sources
 from cir.indexer.writing.merging import NewRows
 from cir.indexer.writing.plan import NewRow, Skipped
 from cir.indexer.writing.preconditions import refuse_foreign
@@ -138,7 +138,7 @@ def import_vectors(
         directory = getattr(model, "directory", None)
         if directory is not None:
             remember_model(card.digest, directory.resolve())
-        build_ann(folder, after, options.ann_min_rows)
+        build_derived(folder, after, options.ann_min_rows)
     report.seconds = time.perf_counter() - started
     return report
 
