@@ -30,6 +30,7 @@ __all__ = [
     "merge",
     "open_index",
     "remove",
+    "repair",
     "scan",
 ]
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from cir.indexer.writing.import_vectors import ImportOptions, import_vectors
     from cir.indexer.writing.merge_indexes import merge
     from cir.indexer.writing.remove import remove
+    from cir.indexer.writing.repair import repair
     from cir.indexer.writing.report import BuildReport, ImportReport
     from cir.models import load_model
     from cir.query import Query
@@ -81,6 +83,7 @@ _HOMES = {
     "merge": "cir.indexer.writing.merge_indexes",
     "open_index": "cir.search.searcher",
     "remove": "cir.indexer.writing.remove",
+    "repair": "cir.indexer.writing.repair",
     "scan": "cir.images",
 }
 

@@ -332,6 +332,7 @@ class SearchResult:
         confident: whether the best hit scores as high as right answers usually do (`ModelCard.min_scores`); None if
             unknown: a query without a caption or with negatives, or a model that was not calibrated.
         unsearched: number of images left out, because no validated mapping leads to their space.
+        damaged: number of images left out, because their part of the index is damaged (`cir repair`).
         unread: the ends of the caption and of negatives that are longer than the model reads; empty if all was read.
     """
 
@@ -343,3 +344,4 @@ class SearchResult:
     confident: bool | None = None
     unsearched: int = 0
     unread: tuple[str, ...] = ()
+    damaged: int = 0

@@ -21,6 +21,7 @@ from cir.cli.models import models
 from cir.cli.query import query
 from cir.cli.questions import questions
 from cir.cli.remove import remove
+from cir.cli.repair import repair
 from cir.cli.replace_model import replace_model
 from cir.cli.rollback import rollback
 from cir.cli.score import compare, score
@@ -58,6 +59,7 @@ for command in (
     export_vectors,
     info,
     verify,
+    repair,
     models,
     train,
     convert,

@@ -71,7 +71,7 @@ def backfill(
     limit = _seconds(budget) if budget else None
     if not 0 <= accept_noninferior <= 100:
         raise UsageError("--accept-noninferior is between 0 and 100")
-    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
+    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots, strict=True)
     gallery, encoder = searcher.gallery, searcher.encoder
     guard = RegressionGuard(searcher, margin=accept_noninferior / 100)
     bar, started, state = ProgressBar("encoding again"), time.monotonic(), None

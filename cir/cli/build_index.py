@@ -143,14 +143,13 @@ def _has_metadata(index: Path) -> bool:
 
 def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
     """The model that serves an existing index; the default for a new one."""
-    from cir.indexer.reading.gallery import Gallery
-    from cir.indexer.storage.folder import is_index
+    from cir.indexer.storage.folder import IndexFolder, is_index
+    from cir.indexer.storage.generations import read_manifest
     from cir.models import DEFAULT, find_for
 
     if not is_index(output):
         return DEFAULT
-    gallery = Gallery.open(output)
-    return find_for(gallery.card, model_dirs)
+    return find_for(read_manifest(IndexFolder(output)).card, model_dirs)
 
 
 def _read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:

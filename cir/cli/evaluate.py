@@ -148,7 +148,12 @@ def _open(
     from cir.search.searcher import open_index
 
     searcher = open_index(
-        index, model_dirs=model_dirs, device=device, search_device=search_device, trust_roots=trust_roots
+        index,
+        model_dirs=model_dirs,
+        device=device,
+        search_device=search_device,
+        trust_roots=trust_roots,
+        strict=True,
     )
     absent = set(benchmark.gallery).difference(searcher.ids) if allow_missing else ()
     return benchmark.without(absent), searcher

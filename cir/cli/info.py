@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str
         "created": manifest.created,
         "images": len(gallery),
         "searched": gallery.searched()[0],
+        "damaged": [asdict(segment) for segment in gallery.damaged],
         "deleted": manifest.deleted_rows,
         "keep": manifest.keep,
         "model": {"name": card.name, "digest": card.digest},
@@ -113,6 +115,10 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
     }
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     lines += [f"{'approximate':<11} {line}" for line in _approximate_lines(gallery)]
+    if gallery.damaged:
+        images = sum(segment.images for segment in gallery.damaged)
+        names = ", ".join(segment.name for segment in gallery.damaged)
+        lines.append(f"{'damaged':<11} {images:,} images in segment {names}, left out: see `cir repair --dry-run`")
     earlier = [other for other in history if other.generation != manifest.generation]
     for other in earlier[:EARLIER]:
         spaces = f" in {_spaces(other)} spaces" if _spaces(other) > 1 else ""

@@ -55,6 +55,7 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool, r
     bad = hits = 0
     bug: Exception | None = None
     for lines in read_batches(stream, k):
+        _refresh(searcher)
         answers = _answers(lines, partial(searcher.search_many, exact=exact, recall=recall))
         for line, result in zip(lines, answers, strict=True):
             if isinstance(result, SearchResult):
@@ -73,6 +74,14 @@ def answer_lines(searcher: Searcher, stream: BinaryIO, *, k: int, exact: bool, r
     if bug is not None:
         raise bug
     return 2 if bad else 0 if hits else 1
+
+
+def _refresh(searcher: Searcher) -> None:
+    """Go on with what was built meanwhile; if that cannot be opened, with what is open."""
+    try:
+        searcher.refresh()
+    except CirError as error:
+        click.echo(f"cir: {error}; answers are those of generation {searcher.gallery.manifest.generation}", err=True)
 
 
 def read_batches(stream: BinaryIO, k: int) -> Iterator[list[Line]]:

@@ -64,7 +64,7 @@ def questions(
         raise UsageError("--from and --metadata exclude each other; give one of them")
     if count is not None and not kinds:
         raise UsageError("--count is the number of queries to generate from --metadata; give that too")
-    gallery, wanted = Gallery.open(index, trust_roots=trust_roots), count or stored_questions.GENERATED
+    gallery, wanted = Gallery.open(index, trust_roots=trust_roots, strict=True), count or stored_questions.GENERATED
     before = len(stored_questions.stored(gallery).queries)
     if file:
         stored_questions.store(gallery, stored_questions.read_file(file, gallery, data_root))

@@ -91,7 +91,7 @@ def replace_model(
 
     if sample < 0 or not 0 <= accept_noninferior <= 100:
         raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
-    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots)
+    searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots, strict=True)
     gallery = searcher.gallery
     given = questions.Questions(questions.read_file(file, gallery, data_root)) if file else questions.stored(gallery)
     if given.gone:

@@ -31,6 +31,7 @@ def to_json(result: SearchResult) -> dict[str, Any]:
         "model": result.model,
         "searched": result.searched,
         "unsearched": result.unsearched,
+        "damaged": result.damaged,
         "seconds": round(result.seconds, 4),
         "confident": result.confident,
         "unread": list(result.unread),
@@ -50,6 +51,8 @@ def table(result: SearchResult) -> str:
         lines.append(
             f"{result.unsearched:,} images were not searched: no validated mapping to their space; see `cir info`"
         )
+    if result.damaged:
+        lines.append(f"{result.damaged:,} images were not searched: their part of the index is damaged; see `cir info`")
     if result.confident is False:
         lines.append("not confident: right answers of this model usually score higher than the best hit here")
     return "\n".join(lines)

@@ -60,7 +60,7 @@ class RegressionGuard:
         """Why to stop, if another quarter is re-indexed and recall has dropped significantly; otherwise empty."""
         if not self._queries:
             return ""
-        gallery = Gallery.open(self._path, trust_roots=self._searcher.gallery.trust_roots)
+        gallery = Gallery.open(self._path, trust_roots=self._searcher.gallery.trust_roots, strict=True)
         share = _reindexed_share(gallery)
         due = _checks_due(share)
         if due <= self._passed:

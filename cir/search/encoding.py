@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cir.indexer.reading.gallery import Gallery
     from cir.mappings import SpaceMapping
     from cir.search.prepare import PreparedQuery, Reference
+    from cir.types import ModelCard
 
 # Share of a negative's direction that is subtracted. At 1 a query is more about what it is not than about what it is.
 NEGATIVE_WEIGHT = 0.5
@@ -190,3 +191,13 @@ def _image_vector(gallery: Gallery, space: str, encoder: SpaceEncoder, reference
         if image.query_space == space:
             return image.vector
     return encoder.image(reference, vectors=gallery.layout.vectors or space != gallery.space.id)
+
+
+def check_space(gallery: Gallery, card: ModelCard, space: str) -> None:
+    """Refuse a model whose own space is another. Raises SpaceMismatchError."""
+    if card.space.id != space:
+        raise SpaceMismatchError(
+            f"{gallery.folder} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
+            f"({card.digest}) cannot search; query without --model, or rebuild: "
+            f"cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
+        )

@@ -11,19 +11,20 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from cir.conditions import Conditions
-from cir.errors import CirError, SpaceMismatchError, UsageError
+from cir.errors import CirError, UsageError
 from cir.forks import no_fork
 from cir.given import Names, instance, kind, names, paths
 from cir.images.reference import as_references
-from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.gallery import Gallery, refreshed
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
-from cir.search.encoding import SpaceEncoder, encode_in, encode_in_every_space
+from cir.search.encoding import SpaceEncoder, check_space, encode_in, encode_in_every_space
+from cir.search.one_generation import on_one_generation
 from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
 from cir.search.raw_vectors import search_vectors
 from cir.types import DEFAULT_RECALL, Encoder, Hit, ModelCard, Query, SearchResult, TellsUnread
@@ -42,6 +43,7 @@ def open_index(
     device: str = "auto",
     search_device: str = "auto",
     trust_roots: bool = False,
+    strict: bool = False,
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
 
@@ -52,6 +54,8 @@ def open_index(
         device: where the model runs.
         search_device: where large galleries are compared (`Gallery.open`).
         trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
+        strict: refuse an index with a damaged part; otherwise that is left out, and every result says how many images
+            are missing (`SearchResult.damaged`).
 
     The searcher can be pickled, as these arguments: another process opens the index again. A fork needs no pickle.
 
@@ -63,14 +67,14 @@ def open_index(
     """
     from cir import models
 
-    gallery = Gallery.open(path, trust_roots=trust_roots, device=search_device)
+    gallery = Gallery.open(path, trust_roots=trust_roots, strict=strict, device=search_device)
     # Absolute, because another process that opens it again may have another working directory.
     folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.folder import read_card
 
         model = models.find(model, folders).absolute()
-        _check_space(gallery, read_card(model), gallery.space.id)
+        check_space(gallery, read_card(model), gallery.space.id)
 
     def load(card: ModelCard) -> Encoder:
         if model is not None and card.digest == gallery.card.digest:
@@ -87,6 +91,7 @@ def open_index(
         device=device,
         search_device=search_device,
         trust_roots=trust_roots,
+        strict=strict,
     )
     return searcher
 
@@ -119,6 +124,24 @@ class Searcher:
             )
         return self._reopen, ()
 
+    def _fixed(self) -> Self:
+        """This searcher with the gallery of this moment; encoders that it loads stay loaded."""
+        fixed = object.__new__(type(self))
+        vars(fixed).update(vars(self))
+        return fixed
+
+    @no_fork
+    def refresh(self) -> bool:
+        """Go on with the generation that is live now; returns whether it is another, and reads one line if it is not.
+
+        Searches that have begun end on the generation that they began with.
+
+        Raises:
+            IndexFormatError: it cannot be opened; the searcher stays as it is.
+        """
+        before, self.gallery = self.gallery, refreshed(self.gallery)
+        return self.gallery is not before
+
     @property
     def card(self) -> ModelCard:
         """Card of the model that serves the index."""
@@ -145,11 +168,12 @@ class Searcher:
         space = card.space.id
         if space not in self._encoders:
             encoder = self._load(card)
-            _check_space(self.gallery, encoder.card, space)
+            check_space(self.gallery, encoder.card, space)
             self._encoders[space] = encoder
         return self._encoders[space]
 
     @no_fork
+    @on_one_generation
     def picture(self, reference: Any, min_side: int | None = None) -> Image:
         """The decoded picture of one reference, in any form that `Query` takes.
 
@@ -172,6 +196,7 @@ class Searcher:
         return self.search_many([as_query(query)], exact=exact, recall=recall)[0]
 
     @no_fork
+    @on_one_generation
     def search_many(
         self, queries: Query | Iterable[Query], *, exact: bool = False, recall: float = DEFAULT_RECALL
     ) -> list[SearchResult]:
@@ -191,18 +216,23 @@ class Searcher:
         """
         started = time.perf_counter()
         prepared = prepare(self.gallery, queries)
+        damaged = sum(segment.images for segment in self.gallery.damaged)
         groups = self._groups(prepared, exact, recall)  # conditions are checked before a model is loaded
         vectors = encode_in_every_space(self.gallery, self._encoder_for, prepared)
         results = self._rank(prepared, vectors, groups)
         seconds = (time.perf_counter() - started) / max(1, len(prepared))
-        return [replace(result, seconds=seconds, unread=self._unread(result.query)) for result in results]
+        return [
+            replace(result, seconds=seconds, unread=self._unread(result.query), damaged=damaged) for result in results
+        ]
 
     @no_fork
+    @on_one_generation
     def encode(self, queries: Query | Iterable[Query]) -> QueryVectors:
         """B queries as unit-norm vectors in every space of the index. Raises as `search_many`."""
         return encode_in_every_space(self.gallery, self._encoder_for, prepare(self.gallery, queries))
 
     @no_fork
+    @on_one_generation
     def encode_native(self, space: str, queries: Query | Iterable[Query]) -> Floats:
         """(B, D) float32, unit-norm: queries encoded by the model that made a space, whichever mapping is in use.
 
@@ -214,6 +244,7 @@ class Searcher:
         return encode_in(self.gallery, space, encoder, prepare(self.gallery, queries))
 
     @no_fork
+    @on_one_generation
     def rank(
         self,
         vectors: QueryVectors,
@@ -317,13 +348,3 @@ class Searcher:
             older = [hit.id for hit in result.hits if self.gallery.image(hit.id).space != native]
             if older:
                 log_usage(self.gallery.folder, older)
-
-
-def _check_space(gallery: Gallery, card: ModelCard, space: str) -> None:
-    """Refuse a model whose own space is another. Raises SpaceMismatchError."""
-    if card.space.id != space:
-        raise SpaceMismatchError(
-            f"{gallery.folder} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
-            f"({card.digest}) cannot search; query without --model, or rebuild: "
-            f"cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
-        )

@@ -141,7 +141,7 @@ def queries_for(gallery: Gallery, *captions: str) -> QueryVectors:
 
 def answer(out: Path, k: int = 100) -> Answer:
     """What an index of fake vectors answers to two queries."""
-    gallery = Gallery.open(out)
+    gallery = Gallery.open(out, strict=True)
     return gallery.search(queries_for(gallery, "first", "second"), RankingOptions(k))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +19,30 @@ from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.device_scan import search_device
 from cir.indexer.reading.live_segment import LiveSegment
+from cir.indexer.reading.opening import Opened, open_live
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.columns import check_comparable
-from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.generations import open_segment, read_manifest
-from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.manifest import SegmentEntry
 from cir.indexer.storage.mappings import read_mapping
-from cir.indexer.storage.segment import Layout, Segment
+from cir.indexer.storage.segment import Layout
 from cir.known import is_known, known_roots
 from cir.query_vectors import QueryVectors
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a gallery is opened, and opened again: arguments of `Gallery.open`."""
+
+    ann_min_rows: int
+    trust_roots: bool
+    device: torch.device | None
+    strict: bool
 
 
 class Gallery:
@@ -45,21 +59,19 @@ class Gallery:
         layout: what rows of the serving model are stored as.
         trust_roots: whether photos are read wherever the index says they are.
         untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
+        damaged: the segments that are left out since they are damaged; the gallery has none of their images.
     """
 
-    def __init__(
-        self,
-        folder: IndexFolder,
-        manifest: Manifest,
-        segments: Sequence[Segment],
-        ann_min_rows: int,
-        trust_roots: bool,
-        device: str,
-    ) -> None:
+    def __init__(self, opened: Opened, how: _How, before: Gallery | None = None) -> None:
         """Use `Gallery.open`."""
-        self.folder = folder
-        self.manifest = manifest
-        self.trust_roots = trust_roots
+        self._opened = opened
+        self._how = how
+        self.folder = folder = opened.folder
+        self.manifest = manifest = opened.manifest
+        self.damaged = opened.damaged
+        self.trust_roots = trust_roots = how.trust_roots
+        self._entries = [entry for entry in manifest.segments if entry.name in opened.segments]
+        segments = [opened.segments[entry.name] for entry in self._entries]
         known = known_roots()
         roots = set() if trust_roots else {root for segment in segments for root in segment.root_names if root}
         self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
@@ -69,20 +81,10 @@ class Gallery:
         precision = segments[0].layout.precision if segments else "float16"
         self.layout = native[0] if native else Layout.of(self.card, precision=precision)
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
-        live = [manifest.live_rows(entry) if entry.name in manifest.deleted else None for entry in manifest.segments]
+        live = [manifest.live_rows(entry) if entry.name in manifest.deleted else None for entry in self._entries]
         self.rows = GalleryRows(segments, live)
-        accelerator = search_device(device)
         self._segments = [
-            LiveSegment(
-                segment,
-                entry.files[segment.path.name],
-                counted,
-                self.space.id,
-                None if entry.space == self.space.id else self.mappings.get(entry.space),
-                ann_min_rows,
-                accelerator,
-            )
-            for entry, segment, counted in zip(manifest.segments, segments, live, strict=True)
+            self._live_segment(entry, counted, before) for entry, counted in zip(self._entries, live, strict=True)
         ]
         self._ranking = Ranking(self._segments, self.rows)
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
@@ -95,8 +97,9 @@ class Gallery:
         ann_min_rows: int = ANN_MIN_ROWS,
         trust_roots: bool = False,
         device: str = "cpu",
+        strict: bool = False,
     ) -> Gallery:
-        """Open the live generation of an index.
+        """Open the live generation of an index. Damaged segments are left out, with a warning each (`damaged`).
 
         Args:
             path: the index folder.
@@ -104,16 +107,16 @@ class Gallery:
             trust_roots: read photos also below folders that this user has not indexed (`cir.known`): somebody else may
                 have made the index.
             device: where large segments are compared: "cpu", "cuda", "mps", or "auto" for a GPU where there is one.
+            strict: refuse an index with a damaged segment.
 
         Raises:
             UsageError: not a path, or a device that this machine does not have.
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
-            CorruptIndexError: a file is missing, has another size than it had, or cannot be read.
+            CorruptIndexError: the manifest, a mapping or all segments are damaged; or one segment, with `strict`.
         """
         folder = IndexFolder(path_of(path, "the path of an index"))
-        manifest = read_manifest(folder)
-        segments = [open_segment(folder, entry) for entry in manifest.segments]
-        return cls(folder, manifest, segments, ann_min_rows, trust_roots, device)
+        how = _How(ann_min_rows, trust_roots, search_device(device), strict)
+        return cls(open_live(folder, strict=strict), how)
 
     def __len__(self) -> int:
         return sum(self.rows.live_counts)
@@ -287,3 +290,39 @@ class Gallery:
     def _of(self, space: str) -> list[int]:
         """Numbers of the segments of a space."""
         return [number for number, live in enumerate(self._segments) if live.segment.layout.space == space]
+
+    def _live_segment(self, entry: SegmentEntry, live: Mask | None, before: Gallery | None) -> LiveSegment:
+        """A segment with some of its rows live; what an older gallery has loaded for it is used again."""
+        if before is not None and before._reaches(entry) == self._reaches(entry):
+            for other, segment in zip(before._entries, before._segments, strict=True):
+                if other == entry:
+                    return segment.with_live(live)
+        return LiveSegment(
+            self._opened.segments[entry.name],
+            entry.files[GALLERY],
+            live,
+            self.space.id,
+            None if entry.space == self.space.id else self.mappings.get(entry.space),
+            self._how.ann_min_rows,
+            self._how.device,
+        )
+
+    def _reaches(self, entry: SegmentEntry) -> tuple[str, str]:
+        """What decides how a segment is searched: the space that serves, and the mapping that leads to the other."""
+        mapping = self.manifest.mappings.get(entry.space)
+        return self.space.id, mapping.name if mapping else ""
+
+
+def refreshed(gallery: Gallery) -> Gallery:
+    """A gallery of the generation that is live now; the same one where that has not changed, which costs one read.
+
+    Segments of both generations stay open, with what was loaded for them. The given gallery goes on to answer, also
+    when its files have been removed: the system keeps what is mapped.
+
+    Raises:
+        IndexFormatError: as for `Gallery.open`; the given gallery can still be used.
+    """
+    if gallery._opened.is_live:
+        return gallery
+    opened = open_live(gallery.folder, strict=gallery._how.strict, before=gallery._opened)
+    return Gallery(opened, gallery._how, gallery)

@@ -7,6 +7,7 @@ searched, and puts its scores on the serving model's scale.
 from __future__ import annotations
 
 import logging
+from copy import copy
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -83,6 +84,12 @@ class LiveSegment:
         self._device = device
         self._on_device: dict[str, DeviceScan] = {}  # by field
         self._lock = Lock()
+
+    def with_live(self, live: Mask | None) -> LiveSegment:
+        """The same segment, and what was loaded for it, with other rows live."""
+        other = copy(self)
+        other._live = live
+        return other
 
     def scores(self, field: str, rows: Rows, query: Floats) -> Floats:
         """(n,) float32 scores of rows of the segment for one query, on the serving model's scale."""
@@ -166,9 +173,16 @@ class LiveSegment:
             near.append(best)
         return near
 
+    def _nothing_to_load(self) -> bool:
+        """Whether there is no approximate index and none can be made, or it would be made for nothing."""
+        if not self._missing and not self.segment.path.exists():
+            self._missing = True  # a generation that is no longer kept
+            log.warning("%s was removed, so it is searched exactly, which is slower", self.segment.path)
+        return self._missing
+
     def _load_ann(self) -> Ann | None:
         with self._lock:
-            if self._ann is None and not self._missing:
+            if self._ann is None and not self._nothing_to_load():
                 try:
                     self._ann = load_or_build(self._derived, self._digest, self.stored("vectors"))
                 except MissingDependencyError as error:
@@ -178,7 +192,7 @@ class LiveSegment:
 
     def _load_codes(self) -> TokenCodes | None:
         with self._lock:
-            if self._codes is None and not self._missing:
+            if self._codes is None and not self._nothing_to_load():
                 self._codes = token_codes.load_or_build(self._derived, self._digest, self.stored("tokens"))
                 self._missing = self._codes is None
             return self._codes

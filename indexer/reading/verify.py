@@ -14,11 +14,11 @@ import numpy as np
 
 from cir.arrays import Stored, unit_norm_mask
 from cir.errors import CirError, IndexVersionError
-from cir.files import is_temporary, sha256_file
+from cir.files import is_temporary
 from cir.indexer.reading.ann import FILE as ANN
 from cir.indexer.reading.token_codes import FILE as CODES
 from cir.indexer.storage.derived import problem_of, record_of
-from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.folder import GALLERY, IndexFolder, way_out
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import MAPPED, origins_of, read_mapping
@@ -26,7 +26,7 @@ from cir.indexer.storage.questions import check_questions
 from cir.indexer.storage.segment import Segment
 
 # What no answer depends on: hints, reports, and the unpublished.
-NOT_CHECKED = ("skipped.jsonl", "retrieved.log", "backfill.json", "work/", "LOCK")
+NOT_CHECKED = ("skipped.jsonl", "retrieved.log", "backfill.json", "quarantine/", "work/", "LOCK")
 _STEP_FLOATS = 4 * 1024 * 1024
 
 
@@ -40,7 +40,8 @@ class _Check:
     def __init__(self, folder: IndexFolder) -> None:
         self._folder = folder
         self.problems: list[str] = []
-        self._seen: set[str] = set()  # segments and mappings that several generations share
+        self._segments: dict[str, Segment] = {}  # by name; several generations share them
+        self._seen: set[str] = set()  # mappings, likewise
         self._mappings: set[str] = set()  # names of all
 
     @contextmanager
@@ -54,7 +55,7 @@ class _Check:
             self.problems.append(str(error))
         except Exception as error:
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            self.problems.append(f"{path}: cannot be checked: {reason}; restore it from a copy")
+            self.problems.append(f"{path}: cannot be checked: {reason}; {way_out(self._folder)}")
 
     def generations(self, manifests: Sequence[Manifest]) -> None:
         """Everything that generations name."""
@@ -78,11 +79,9 @@ class _Check:
                     read_mapping(self._folder, mapping)
 
     def _segment(self, entry: SegmentEntry) -> Segment:
-        segment = open_segment(self._folder, entry)
-        if entry.name not in self._seen:
-            self._seen.add(entry.name)
-            if sha256_file(segment.path) != entry.files[GALLERY].sha256:
-                self.problems.append(f"{segment.path} contradicts its digest; restore it from a copy")
+        segment = self._segments.get(entry.name)
+        if segment is None:
+            segment = self._segments[entry.name] = open_segment(self._folder, entry, reread=True)
             for column in (segment.ids, segment.roots, *segment.metadata.values()):
                 with self.of(segment.path):
                     column.check()
@@ -91,27 +90,39 @@ class _Check:
             for name, stored in (("vectors", segment.vectors), ("tokens", segment.tokens)):
                 if stored is not None:
                     self.problems += _checked_norms(f"{segment.path}: {name}", stored, segment)
-            self._derived(segment.path.parent, entry.files[GALLERY].sha256)
+            for path, problem in derived_problems(self._folder, entry, self._mappings):
+                self.problems.append(f"{problem}; remove {path}: it is made again")
         return segment
 
-    def _derived(self, folder: Path, gallery_sha256: str) -> None:
-        """Files that a reader makes again when they are lost or stale; a damaged one is a problem nevertheless.
 
-        A file without its record, or a record without its file, is a lost one: a writer was killed between the two.
-        """
-        origins = origins_of(gallery_sha256, self._mappings)
-        for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-            self._check_derived(place / MAPPED, origins)
-            self._check_derived(place / ANN, origins.values())
-        for name in (ANN, CODES):
-            self._check_derived(folder / name, [gallery_sha256])
+def derived_problems(folder: IndexFolder, entry: SegmentEntry, mappings: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """The derived files of a segment that are damaged, with reasons. A reader makes them again.
 
-    def _check_derived(self, path: Path, origins: Collection[str]) -> None:
+    A file without its record, or a record without its file, is a lost one: a writer was killed between the two.
+
+    Args:
+        folder: the index.
+        entry: the segment.
+        mappings: names of the mappings of all generations.
+    """
+    for path, origins in _derived(folder.gallery(entry.name).parent, entry.files[GALLERY].sha256, mappings):
         if os.path.lexists(path) and os.path.lexists(record_of(path)):
-            with self.of(path):
+            try:
                 problem = problem_of(path, origins, reread=True)
-                if problem:
-                    self.problems.append(f"{problem}; remove {path}: it is made again")
+            except OSError as error:
+                problem = f"{path} cannot be read: {error.strerror or error}"
+            if problem:
+                yield path, problem
+
+
+def _derived(folder: Path, gallery_sha256: str, mappings: Collection[str]) -> Iterator[tuple[Path, Collection[str]]]:
+    """Where derived files of a segment are, and what each may have been made from."""
+    origins = origins_of(gallery_sha256, mappings)
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        yield place / MAPPED, origins
+        yield place / ANN, origins.values()
+    for name in (ANN, CODES):
+        yield folder / name, [gallery_sha256]
 
 
 def verify(path: str | Path) -> list[str]:

@@ -10,6 +10,7 @@ from cir.errors import CorruptIndexError
 from cir.files import is_temporary, read_regular
 
 GALLERY = "gallery.h5"
+QUARANTINE = "quarantine"
 LARGEST_JSON = 1 << 28  # bytes of a manifest or mapping that are read at most
 
 
@@ -25,6 +26,7 @@ class IndexFolder:
         skipped.jsonl               images that the last build could not use
         retrieved.log               ids retrieved from older spaces
         backfill.json               what the regression guard of a backfill has measured
+        quarantine/                 damaged files that a repair has put aside; lost.jsonl: what was lost with them
         work/                       partial output of a running or interrupted build
         LOCK                        held by the writer
 
@@ -104,6 +106,11 @@ def checked(folder: IndexFolder, path: Path) -> Path:
     return path
 
 
+def way_out(folder: IndexFolder) -> str:
+    """What to do about a damaged file of an index."""
+    return f"restore it from a copy, or run `cir repair {folder}`"
+
+
 def read_file(folder: IndexFolder, path: Path, limit: int = LARGEST_JSON) -> bytes:
     """The bytes of a file of an index: a regular one, of at most `limit` bytes.
 
@@ -113,16 +120,19 @@ def read_file(folder: IndexFolder, path: Path, limit: int = LARGEST_JSON) -> byt
     try:
         return read_regular(checked(folder, path), limit)
     except OSError as error:
-        raise CorruptIndexError(f"{path} cannot be read: {error.strerror or error}; restore it from a copy") from None
+        raise CorruptIndexError(f"{path} cannot be read: {error.strerror or error}; {way_out(folder)}") from None
 
 
 def has_lost_pointer(folder: IndexFolder) -> bool:
     """Whether generations were published here, but nothing says which one is live.
 
-    A first build that is killed leaves encoded parts, so generations without parts and pointer were published.
+    A first build that is killed leaves encoded parts and at most its own generation, so others were published.
     """
+    if folder.current.is_file():
+        return False
     working = folder.work.is_dir() and any(folder.work.iterdir())
-    return not folder.current.exists() and not working and bool(numbered(folder.manifests, ".json"))
+    found = [int(path.stem) for path in numbered(folder.manifests, ".json")]
+    return any(number > 1 or not working for number in found)
 
 
 def is_index(path: Path) -> bool:

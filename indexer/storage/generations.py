@@ -7,28 +7,40 @@ which a generation is published, and what cannot be reached from it does not cou
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from cir.checked import agrees, is_checked
 from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError
-from cir.files import disk_errors, make_folder, move, parse_json, sha256_bytes, sync
-from cir.indexer.storage.folder import IndexFolder, checked, has_lost_pointer, numbered, read_file
+from cir.files import disk_errors, make_folder, move, parse_json, sha256_bytes, sha256_file, sync
+from cir.indexer.storage.folder import IndexFolder, checked, has_lost_pointer, numbered, read_file, way_out
 from cir.indexer.storage.lock import writer_of
 from cir.indexer.storage.manifest import FORMAT, EarlierGeneration, Manifest, SegmentEntry
 from cir.indexer.storage.segment import Segment
 
+_LARGE = 100_000_000  # bytes; a file of more takes a moment to digest
 _POINTER = re.compile(r"(\d{6,18})\.json ([0-9a-f]{64})\n?")
 
 
-def read_manifest(folder: IndexFolder) -> Manifest:
+log = logging.getLogger(__name__)
+
+
+def read_manifest(folder: IndexFolder, pointer: tuple[int, str] | None = None) -> Manifest:
     """The live generation of an index.
+
+    Args:
+        folder: the index.
+        pointer: what `read_pointer` has just returned; it is read if None.
 
     Raises:
         IndexFormatError: there is no index at this path.
         IndexVersionError: another version of this package wrote it.
         CorruptIndexError: the manifest is missing or contradicts its digest.
     """
-    return _read(folder, *read_pointer(folder), f" in {folder.current.name}")
+    return _read(folder, *(pointer or read_pointer(folder)), f" in {folder.current.name}")
 
 
 def read_pointer(folder: IndexFolder) -> tuple[int, str]:
@@ -38,7 +50,7 @@ def read_pointer(folder: IndexFolder) -> tuple[int, str]:
     found = _POINTER.fullmatch(read_file(folder, folder.current, 1000).decode("ascii", "replace"))
     if found is None:
         raise CorruptIndexError(
-            f"{folder.current} cannot be read: it does not name a manifest and its digest; restore it from a copy"
+            f"{folder.current} cannot be read: it does not name a manifest and its digest; {way_out(folder)}"
         )
     return int(found[1]), found[2]
 
@@ -52,10 +64,10 @@ def _read(folder: IndexFolder, generation: int, sha256: str, where: str = "") ->
     path = folder.manifest(generation)
     data = read_file(folder, path)
     if sha256_bytes(data) != sha256:
-        raise CorruptIndexError(f"{path} contradicts its digest{where}; restore it from a copy")
+        raise CorruptIndexError(f"{path} contradicts its digest{where}; {way_out(folder)}")
     manifest = parse_manifest(data, path)
     if manifest.generation != generation:
-        raise CorruptIndexError(f"{path} is generation {manifest.generation}; restore it from a copy")
+        raise CorruptIndexError(f"{path} is generation {manifest.generation}; {way_out(folder)}")
     return manifest
 
 
@@ -86,8 +98,32 @@ def adopt_segment(folder: IndexFolder, finished: Path) -> str:
     return name
 
 
-def open_segment(folder: IndexFolder, entry: SegmentEntry) -> Segment:
-    """A published segment, after a check of its size and rows. Raises CorruptIndexError."""
+@dataclass(frozen=True)
+class DamagedSegment:
+    """A segment that is left out since its file is missing, damaged or unreadable.
+
+    Attributes:
+        name: of the segment.
+        reason: what is wrong, in one line.
+        images: how many live images are left out with it.
+    """
+
+    name: str
+    reason: str
+    images: int
+
+
+def open_segment(folder: IndexFolder, entry: SegmentEntry, *, reread: bool = False) -> Segment:
+    """A published segment, after a check of its size, digest and rows.
+
+    Args:
+        folder: the index.
+        entry: what the manifest says about it.
+        reread: read the file to the end even if this user has done so before and it has not changed since.
+
+    Raises:
+        CorruptIndexError: it is missing, damaged or cannot be read.
+    """
     path = checked(folder, folder.gallery(entry.name))
     expected = entry.files[path.name].bytes
     try:
@@ -96,13 +132,55 @@ def open_segment(folder: IndexFolder, entry: SegmentEntry) -> Segment:
         raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     if size != expected:
         problem = "is missing" if size is None else f"has {size} bytes instead of {expected}"
-        raise CorruptIndexError(f"{path} {problem}; restore it from a copy, or build the index again")
+        raise CorruptIndexError(f"{path} {problem}; {way_out(folder)}")
+    try:
+        sound = _has_digest(path, entry.files[path.name].sha256, reread)
+    except OSError as error:
+        raise CorruptIndexError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    if not sound:  # HDF5 must not see it
+        raise CorruptIndexError(f"{path} contradicts its digest; {way_out(folder)}")
     segment = Segment(path)
     layout = segment.layout
     found = (len(segment), layout.model, layout.space, layout.dims, layout.tokens, layout.vectors)
     if found != (entry.rows, entry.model, entry.space, entry.dims, entry.tokens, entry.vectors):
-        raise CorruptIndexError(f"{path} holds other rows or vectors than the manifest says; restore it from a copy")
+        raise CorruptIndexError(f"{path} holds other rows or vectors than the manifest says; {way_out(folder)}")
     return segment
+
+
+def open_segments(
+    folder: IndexFolder, manifest: Manifest, already: Mapping[str, Segment] | None = None
+) -> tuple[dict[str, Segment], tuple[DamagedSegment, ...]]:
+    """The sound segments of a generation by name, and the others.
+
+    Args:
+        folder: the index.
+        manifest: the generation.
+        already: segments of it that are open, by name.
+    """
+    sound: dict[str, Segment] = {}
+    damaged: list[DamagedSegment] = []
+    for entry in manifest.segments:
+        try:
+            opened = already.get(entry.name) if already else None
+            sound[entry.name] = opened or open_segment(folder, entry)
+        except CorruptIndexError as error:
+            damaged.append(DamagedSegment(entry.name, str(error), int(manifest.live_rows(entry).sum())))
+    return sound, tuple(damaged)
+
+
+def check_segments(folder: IndexFolder, manifest: Manifest) -> None:
+    """Refuse a generation with a damaged segment: a writer must not go on from it. Raises CorruptIndexError."""
+    for entry in manifest.segments:
+        open_segment(folder, entry)
+
+
+def _has_digest(path: Path, sha256: str, reread: bool) -> bool:
+    if reread:
+        return sha256_file(path) == sha256
+    size = path.stat().st_size
+    if size > _LARGE and not is_checked(path, sha256):
+        log.info("reading %s to check its digest, %.0f MB; this is done once for each file", path, size / 1e6)
+    return agrees(path, sha256)
 
 
 def _no_index(folder: IndexFolder) -> str:
@@ -114,7 +192,7 @@ def _no_index(folder: IndexFolder) -> str:
     if writer:
         return f"{folder} is being built for the first time by {writer}; it can be searched when that is done"
     if has_lost_pointer(folder):
-        return f"{folder} has lost its {folder.current.name}, which says what is live; restore that file from a copy"
+        return f"{folder} has lost its {folder.current.name}, which says what is live; {way_out(folder)}"
     if folder.work.is_dir() or folder.lock.exists():
         return f"an unfinished index: {folder}; run the same `cir build-index` again to finish it"
     return f"not an index: no {folder.current.name} in {folder}; make one with `cir build-index IMAGES -o {folder}`"

@@ -14,6 +14,7 @@ import numpy as np
 
 from cir import __version__
 from cir.arrays import Mask, Rows
+from cir.checked import remember_checked
 from cir.files import sha256_file
 from cir.indexer.storage.folder import GALLERY
 from cir.typed_json import from_json, to_json
@@ -36,8 +37,10 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
-        """Measure a file."""
-        return cls(path.stat().st_size, sha256_file(path))
+        """Measure a file that has just been written; whoever opens it later need not read all of it (`cir.checked`)."""
+        sha256 = sha256_file(path)
+        remember_checked(path, sha256)
+        return cls(path.stat().st_size, sha256)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cir.errors import CorruptIndexError, DataError
 from cir.evidence import Evidence
 from cir.files import parse_json, sha256_bytes, write_atomically, write_bytes
 from cir.indexer.storage.derived import problem_of, write_record
-from cir.indexer.storage.folder import IndexFolder, read_file
+from cir.indexer.storage.folder import IndexFolder, read_file, way_out
 from cir.indexer.storage.manifest import FileEntry, MappingEntry
 from cir.mappings import Route, SpaceMapping
 
@@ -49,7 +49,7 @@ def read_mapping(folder: IndexFolder, entry: MappingEntry) -> SpaceMapping:
         path = folder.mappings / name
         data = read_file(folder, path)
         if sha256_bytes(data) != file.sha256:
-            raise CorruptIndexError(f"{path} contradicts its digest; restore it from a copy")
+            raise CorruptIndexError(f"{path} contradicts its digest; {way_out(folder)}")
         contents[Path(name).suffix] = data
     try:
         arrays: Mapping[str, Floats] = load(contents[_ARRAYS]) if _ARRAYS in contents else {}

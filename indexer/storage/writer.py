@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -28,23 +28,28 @@ class Writer:
         self.folder = folder
         self._lock = lock
 
-    def publish(self, manifest: Manifest, *, forget: bool = False) -> Manifest:
+    def publish(self, manifest: Manifest, *, earlier: Sequence[EarlierGeneration] | None = None) -> Manifest:
         """Make a generation live: its manifest first, then the pointer. Returns it with its number and its ancestry.
 
-        With `forget` it has none, and `remove_unreachable` removes the generations before it.
+        Args:
+            manifest: the generation.
+            earlier: its ancestry, newest first, in place of the live generation and those before it, which
+                `remove_unreachable` removes unless they are named.
 
         Raises:
             DataError: the disk refuses; the live generation stays.
             IndexLockedError: the lock was removed meanwhile; the live generation stays.
         """
-        earlier: tuple[EarlierGeneration, ...] = ()
-        if is_index(self.folder.root):
+        number = 0
+        if earlier is not None:
+            number = last_number(self.folder)
+        elif is_index(self.folder.root):
             live, (number, digest) = read_manifest(self.folder), read_pointer(self.folder)
             earlier = (EarlierGeneration(number, digest, live.serving), *live.earlier)
         manifest = replace(
             manifest,
-            generation=1 + (earlier[0].generation if earlier else 0),
-            earlier=() if forget else kept(earlier, manifest.serving, manifest.keep),
+            generation=1 + number,
+            earlier=kept(tuple(earlier or ()), manifest.serving, manifest.keep),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         data = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
@@ -54,6 +59,14 @@ class Writer:
         self._lock.check()
         write_bytes(self.folder.current, f"{path.name} {sha256_bytes(data)}\n".encode("ascii"))
         return manifest
+
+
+def last_number(folder: IndexFolder) -> int:
+    """The highest number of a generation that was ever published, as far as an index still tells; 0 for none."""
+    numbers = [int(path.stem) for path in numbered(folder.manifests, ".json")]
+    with suppress(IndexFormatError):
+        numbers.append(read_pointer(folder)[0])
+    return max(numbers, default=0)
 
 
 @contextmanager

@@ -97,7 +97,8 @@ def backfill(
         if manifest.serving != encoder.card.digest:
             raise SpaceMismatchError(f"{index} is served by {manifest.card.name}, not {encoder.card.name}")
         layout = choose_layout(folder, manifest, encoder.card, True)
-        task = _Task(writer, Gallery.open(folder.root, trust_roots=trust_roots), encoder, layout, workers, ann_min_rows)
+        gallery = Gallery.open(folder.root, trust_roots=trust_roots, strict=True)
+        task = _Task(writer, gallery, encoder, layout, workers, ann_min_rows)
         waiting = _older_rows(folder, manifest)
         state = BackfillProgress(manifest.rows, len(waiting), generation=manifest.generation)
         limit = len(waiting) if count is None else count

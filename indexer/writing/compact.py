@@ -73,7 +73,9 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         added = _compacted(folder, before)
         forget = keep == 0 and bool(before.earlier or added.entries)
         if added.entries or forget or keep not in (None, 0, before.keep):
-            manifest = writer.publish(next_manifest(before, before.card, added, keep=keep or None), forget=keep == 0)
+            manifest = writer.publish(
+                next_manifest(before, before.card, added, keep=keep or None), earlier=[] if keep == 0 else None
+            )
             build_derived(folder, manifest, ann_min_rows)
         if keep is not None:
             remove_unreachable(folder)

@@ -172,7 +172,9 @@ def is_intact(segment: StoredSegment) -> bool:
 def check_intact(segment: StoredSegment) -> None:
     """Raise CorruptIndexError unless the file of a segment is as it was published."""
     if not is_intact(segment):
-        raise CorruptIndexError(f"{segment.segment.path} contradicts its digest; restore it from a copy")
+        raise CorruptIndexError(
+            f"{segment.segment.path} contradicts its digest; restore it from a copy, or run `cir repair`"
+        )
 
 
 def write_merged(folder: IndexFolder, layout: Layout, sources: Sequence[Source]) -> SegmentEntry:

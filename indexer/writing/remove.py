@@ -114,7 +114,7 @@ def _chosen(
                 "ids are paths relative to the folder that was indexed"
             )
     if conditions:
-        gallery = Gallery.open(folder.root)
+        gallery = Gallery.open(folder.root, strict=True)
         meeting = set(gallery.rows.ids_where(gallery.select(conditions)))
         rows = list(stored.find(meeting).values()) if rows is None else [row for row in rows if row.id in meeting]
     if not missing:

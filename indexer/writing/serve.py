@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cir.errors import StaleEvidenceError, UsageError
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.generations import check_segments, read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import write_mapping
 from cir.indexer.storage.writer import writing
@@ -50,6 +50,7 @@ def serve_model(
 
     Raises:
         StaleEvidenceError: the index has changed since it was measured.
+        CorruptIndexError: a segment is damaged.
         UsageError: a space has no mapping and may not go unsearched, or the model may not succeed (`check_successor`).
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the old generation stays.
@@ -63,6 +64,7 @@ def serve_model(
                 f"{index}: generation {manifest.generation} is not the one measured, {generation}; measure again"
             )
         check_successor(manifest, encoder.card)
+        check_segments(folder, manifest)
         reached = {*mappings, *unsearched, encoder.card.space.id}
         unknown = {entry.space for entry in manifest.segments} - reached
         if unknown:

@@ -31,6 +31,7 @@ WITH_JSON = {
     "compact",
     "merge",
     "remove",
+    "repair",
     "backfill",
     "build-index",
     "compare",

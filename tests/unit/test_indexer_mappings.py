@@ -20,6 +20,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.mappings import read_mapping, write_mapping
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.history import generations, rollback
+from cir.indexer.writing.repair import repair
 from cir.indexer.writing.serve import serve_model
 from cir.mappings import SpaceMapping
 from cir.testing.fakes import Answer, FakeEncoder, build, folder_of
@@ -51,6 +52,20 @@ def index(photos: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(index: Path) -> IndexFolder:
     return IndexFolder(index)
+
+
+def test_repair_takes_a_damaged_mapping_out(index: Path, folder: IndexFolder) -> None:
+    serve_new(index, RIDGE)
+    (path,) = folder.mappings.glob("*.json")
+    path.write_bytes(b"{}")
+    with pytest.raises(CorruptIndexError, match="cir repair"):
+        Gallery.open(index)
+    report = repair(index)
+    assert (report.base, report.generation, report.lost) == (2, 3, 0)
+    assert verify(index) == []
+    gallery = Gallery.open(index)
+    assert gallery.searched() == (0, len(gallery))
+    assert rollback(index, 1)[1].card == OLD.card  # the generation before the damage
 
 
 def search(index: Path, k: int = 5) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 
 from cir.errors import CorruptIndexError, IndexFormatError
-from cir.files import sha256_file
+from cir.files import sha256_file, write_json
 from cir.indexer.reading import ann, token_codes
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.verify import unnamed, verify
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.generations import read_manifest, read_pointer
 from cir.indexer.storage.segment import Segment
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.history import rollback
@@ -25,6 +26,16 @@ from cir.testing.fakes import Rows, make_index, random_rows
 def index(tmp_path: Path) -> Path:
     rows = random_rows(["a", "b", "c"], 1, tokens=4)
     return make_index(tmp_path / "x.index", [rows, random_rows(["d"], 2, tokens=4)], 4)
+
+
+def sign(index: Path) -> None:
+    """Give the manifest the digest that the first segment has now."""
+    folder, path = IndexFolder(index), gallery_file(index)
+    manifest = folder.manifest(read_pointer(folder)[0])
+    values = json.loads(manifest.read_bytes())
+    values["segments"][0]["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}}
+    write_json(manifest, values)
+    folder.current.write_text(f"{manifest.name} {sha256_file(manifest)}\n")
 
 
 def gallery_file(index: Path) -> Path:
@@ -90,10 +101,10 @@ def test_verify_looks_into_every_column(tmp_path: Path) -> None:
         kept = gallery_file(index).read_bytes()
         with h5py.File(gallery_file(index), "r+") as file:
             file[name][place] = value
+        sign(index)
         problems = verify(index)
         gallery_file(index).write_bytes(kept)
         assert len([problem for problem in problems if reason in problem]) == 1, problems
-        assert any("contradicts its digest" in problem for problem in problems)
 
 
 def test_verify_walks_the_generations(index: Path) -> None:

@@ -1,0 +1,87 @@
+"""Opening the live generation of an index: its manifest and its segments; damaged segments are left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cir.errors import CorruptIndexError
+from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.generations import DamagedSegment, open_segments, read_manifest, read_pointer
+from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.segment import Segment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A generation and its open segments.
+
+    Attributes:
+        folder: the index.
+        pointer: number and SHA-256 of its manifest.
+        manifest: the generation.
+        segments: those that are sound, by name.
+        damaged: the others, which are left out.
+    """
+
+    folder: IndexFolder
+    pointer: tuple[int, str]
+    manifest: Manifest
+    segments: Mapping[str, Segment]
+    damaged: tuple[DamagedSegment, ...]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the index still has the same generation; reads a line. Raises as `read_pointer`."""
+        return read_pointer(self.folder) == self.pointer
+
+
+def open_live(folder: IndexFolder, *, strict: bool, before: Opened | None = None) -> Opened:
+    """Open the live generation.
+
+    Args:
+        folder: the index.
+        strict: refuse an index with a damaged segment, in place of a warning.
+        before: a generation that is open; what both name is not opened again.
+
+    Raises:
+        IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
+        CorruptIndexError: the manifest is damaged; or a segment, with `strict`; or all of them.
+    """
+    while True:
+        pointer = read_pointer(folder)
+        try:
+            opened = _open(folder, pointer, before)
+        except CorruptIndexError:
+            if read_pointer(folder) == pointer:
+                raise
+            continue
+        # A writer may have removed this generation while it was opened; then there is a newer one.
+        if not opened.damaged or opened.is_live:
+            break
+    if opened.damaged and strict:
+        raise CorruptIndexError(opened.damaged[0].reason)
+    if opened.damaged and not opened.segments:
+        count = len(opened.damaged)
+        which = "its only segment is damaged" if count == 1 else f"all {count} segments are damaged; the first"
+        raise CorruptIndexError(f"{folder}: {which}: {opened.damaged[0].reason}")
+    for segment in opened.damaged:
+        log.warning("%s; its %s images are left out", segment.reason, f"{segment.images:,}")
+    return opened
+
+
+def _open(folder: IndexFolder, pointer: tuple[int, str], before: Opened | None) -> Opened:
+    manifest = read_manifest(folder, pointer)
+    kept = _still_open(before, manifest) if before else {}
+    sound, damaged = open_segments(folder, manifest, kept)
+    return Opened(folder, pointer, manifest, sound, damaged)
+
+
+def _still_open(before: Opened, manifest: Manifest) -> dict[str, Segment]:
+    """The open segments of a generation that another one names too, by name."""
+    entries = {entry.name: entry for entry in before.manifest.segments}
+    names = (entry.name for entry in manifest.segments if entries.get(entry.name) == entry)
+    return {name: before.segments[name] for name in names if name in before.segments}
