@@ -32,6 +32,7 @@ FILE = "ann.faiss"
 _ADD_ROWS = 65_536
 _RANGE_ROWS = 16_384  # vectors from which the range of the codes is taken
 _GPU_MAX_K = 2048
+_WRITTEN = 1 << 20  # bytes at a time
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +157,9 @@ def load_or_build(folder: Path, origin: str, vectors: Stored, queries: Floats | 
     index = _build(vectors)
     curve = measure(vectors, index.nlist, lambda rows, nprobe, count: _probe(index, rows, nprobe, count), queries)
     try:
-        with write_atomically(folder / FILE, need=vectors.size) as temporary:
-            _faiss().write_index(index, str(temporary))
+        with write_atomically(folder / FILE, need=vectors.size) as temporary, temporary.open("wb") as file:
+            faiss = _faiss()  # which prints what goes wrong when it closes a file of its own
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, _WRITTEN))
         write_record(folder / FILE, origin, to_json(curve))
     except (DataError, OSError, RuntimeError) as error:  # a reader may have no right to write; faiss: RuntimeError
         log.warning("the approximate index of %s could not be stored: %s", folder, error)

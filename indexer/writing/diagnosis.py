@@ -95,7 +95,7 @@ def diagnose(folder: IndexFolder) -> Diagnosis:
             read_mapping(folder, mapping)
         except CorruptIndexError as error:
             found.mappings[space] = str(error)
-    mappings = {mapping.name for mapping in found.base.mappings.values()}
+    mappings = {mapping.name for space, mapping in found.base.mappings.items() if space not in found.mappings}
     for generation in found.base.earlier:
         mappings |= _look_at(found, generation, check)
     digests = {entry.name: entry for entry in (*found.base.segments, *found.sources)}
@@ -121,7 +121,7 @@ def _check_segment(
 
 
 def _look_at(found: Diagnosis, generation: EarlierGeneration, check: Callable[[SegmentEntry], str | None]) -> set[str]:
-    """Check an earlier generation; returns the names of its mappings."""
+    """Check an earlier generation; returns the names of its mappings if it can be restored."""
     try:
         manifest = read_earlier(found.folder, generation)
     except CorruptIndexError as error:
@@ -137,8 +137,8 @@ def _look_at(found: Diagnosis, generation: EarlierGeneration, check: Callable[[S
         reasons.append(str(error))
     if reasons:
         found.forgotten[generation.generation] = reasons[0]
-    else:
-        found.earlier.append(generation)
+        return set()
+    found.earlier.append(generation)
     return {mapping.name for mapping in manifest.mappings.values()}
 
 

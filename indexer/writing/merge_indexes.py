@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cir.data.judged_query import JudgedQuery
-from cir.errors import MissingImageError, SpaceMismatchError, UsageError
+from cir.errors import IndexLockedError, MissingImageError, SpaceMismatchError, UsageError
 from cir.files import disk_errors, is_temporary, make_folder, move, remove_tree, sync
 from cir.given import path_of, paths, shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -94,9 +95,10 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
     _check_alike(parts)
     shared = _Shared.of(parts)
     folder = IndexFolder(target.absolute().parent / f".tmp-merge-{target.name}")
-    make_folder(folder.root)
-    with writing(folder) as writer:
+    with ExitStack() as stack:
         try:
+            make_folder(folder.root)
+            writer = stack.enter_context(writing(folder))
             _remove_leftovers(folder)
             entries = _write_segments(folder, parts, shared)
             manifest = writer.publish(_manifest(folder, parts, entries))
@@ -107,6 +109,8 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
             with disk_errors(target):
                 sync(folder.root)
                 move(folder.root, target)
+        except IndexLockedError:
+            raise
         except BaseException:
             remove_tree(folder.root)
             raise

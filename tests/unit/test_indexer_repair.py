@@ -20,6 +20,7 @@ from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing import repair as module
 from cir.indexer.writing.repair import repair
 from cir.testing.fakes import FakeEncoder, answer, build, contents, folder_of, make_index, random_rows
+from cir.testing.two_models import OLD, RIDGE, serve_new
 
 
 @pytest.fixture
@@ -253,3 +254,17 @@ def test_an_interrupted_repair_can_be_repeated(index: Path, monkeypatch: pytest.
     assert verify(index) == []
     assert (index / "quarantine" / "000002-segment-000001.h5").read_bytes() == data
     assert len((index / "quarantine" / "lost.jsonl").read_text().splitlines()) == 5
+
+
+def test_what_a_lost_mapping_derived_goes_with_it(tmp_path: Path) -> None:
+    index = tmp_path / "x.index"
+    build(folder_of(tmp_path / "photos", 6), index, OLD)
+    serve_new(index, RIDGE)
+    Gallery.open(index)  # maps the vectors
+    assert list(index.glob("segments/000001/*/mapped.npy"))
+    (array,) = index.glob("mappings/*.safetensors")
+    flip(array)
+    assert str(array) in verify(index)[0]
+    report = repair(index)
+    assert (report.lost, report.images) == (0, 6)
+    assert verify(index) == []
