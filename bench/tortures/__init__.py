@@ -6,7 +6,8 @@
     commands    the commands that write, with the answers before and after
     worlds      an index with everything in it
     cases       findings, and how they are counted
-    kills, damage, crafted, full_disks, readers, hostile    the kinds
+    system_calls    sees each write, sync and rename of a process before it happens, and refuses some
+    kills, refusals, damage, crafted, full_disks, readers, hostile    the kinds
 
 Nothing here knows a file format of the index: files are found by walking its folder, and answers are asked for through
 the public API in a process that may crash.

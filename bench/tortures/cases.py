@@ -25,6 +25,7 @@ FAULTS = {
     "hang": "no end within the limit",
     "unclear": "not one clear line, or another exit code",
     "unnamed": "a damaged file that verify neither names nor says it leaves out",
+    "unmended": "damage that is still there after a repair",
     "leftover": "temporary files, segments or generations that were never published",
     "script": "the torture script itself failed",
 }
@@ -41,12 +42,14 @@ class Tally:
         seed: of the whole run; case n of a kind has a generator of its own, so that it can be run alone.
         counts: things that happened, by name.
         findings: rows of the result.
+        seconds: that all of it took.
     """
 
     kind: str
     seed: int
     counts: Counter[str] = field(default_factory=Counter)
     findings: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0
 
 
 @dataclass
@@ -147,11 +150,19 @@ def name_of(step: Step) -> str:
 
 @dataclass
 class Arena:
-    """Where cases run, one after another."""
+    """Where cases run, one after another.
+
+    Attributes:
+        scratch: a folder for all of them.
+        seed: of the whole run.
+        only: the number of the one case that runs; all if None.
+        seconds: that a writer and its readers go on; 0 for a short while.
+    """
 
     scratch: Path
     seed: int
     only: int | None = None
+    seconds: float = 0
 
     @contextmanager
     def case(self, tally: Tally, number: int) -> Iterator[Case | None]:

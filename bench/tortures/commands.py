@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tortures.processes import Ended, Runner
-from tortures.states import Row, State, write_photos
+from tortures.states import Row, State, stored_vectors, write_photos
 from tortures.steps import ANN_MIN_ROWS, Step, cir
 
 RIDGE, PROCRUSTES = "ridge", "procrustes"
@@ -27,6 +27,7 @@ class Command:
         step: the command.
         before, after: what the index answers without it and with it; no index before a first build.
         mixed: whether images may be as before or as after, one by one: a backfill.
+        damaged: whether it starts from a damaged index: nothing is expected of that before the command has finished.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Command:
     before: State | None
     after: State
     mixed: bool = False
+    damaged: bool = False
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -96,6 +98,12 @@ def builds_from_csv(photos: Path, state: State) -> MakeStep:
     return step
 
 
+def imports(state: State) -> MakeStep:
+    """An import of vectors that leads to a state of the old model."""
+    vectors = {name: stored_vectors(row.seed, row.model)[0].tolist() for name, row in state.rows.items()}
+    return lambda index: Step("add_vectors", {"index": str(index), "rows": vectors, "metadata": table_of(state)})
+
+
 def serves(route: str) -> MakeStep:
     """The new model takes over."""
     return lambda index: Step("serve", {"index": str(index), "route": route})
@@ -116,11 +124,11 @@ def asks(file: Path, state: State, count: int) -> tuple[MakeStep, State]:
     return lambda index: cir("questions", index, "--from", file), replace(state, questions=asked)
 
 
-def every_command(folder: Path) -> list[Command]:
-    """All commands, for kills; photos and files are written below the folder."""
-    small, whole = State(rows_of(24, metadata=50)), changed(State(rows_of(60, metadata=50)))
+def every_command(folder: Path, size: int = 60) -> list[Command]:
+    """All commands, with indexes of about that many images; photos and files are written below the folder."""
+    small, whole = State(rows_of(size * 2 // 5, metadata=50)), changed(State(rows_of(size, metadata=50)))
     fewer = State({name: row for name, row in whole.rows.items() if int(name[:4]) % 3})
-    old = State(rows_of(40), "old-1").made_by("old-1")
+    old = State(rows_of(size * 2 // 3), "old-1").made_by("old-1")
     photos = folder / "photos"
     made, stays = builds(folder / "old-photos", old), builds(folder / "photos-of-questions", whole)
     forget = [builds(photos, state, prune=True, keep=1) for state in (small, whole, fewer)]
@@ -141,7 +149,68 @@ def every_command(folder: Path) -> list[Command]:
             small,
         ),
         Command("questions", (stays,), ask, whole, asked),
+        _tokens(folder, size),
+        _import(small, whole),
+        *_life(folder, photos, (small, whole, fewer)),
     ]
+
+
+def _tokens(folder: Path, size: int) -> Command:
+    """Images of which only tokens are stored, enough for compact codes."""
+    small, whole = (State(rows_of(count), "tokens-1").made_by("tokens-1") for count in (size * 2 // 5, size))
+    photos = folder / "photos-of-tokens"
+    return Command("append of tokens", (builds(photos, small),), builds(photos, whole, ann=True), small, whole)
+
+
+def _import(*states: State) -> Command:
+    """Vectors without photos."""
+    small, whole = (
+        State({name: replace(row, model="old-1", imported=True) for name, row in state.rows.items()}, "old-1")
+        for state in states
+    )
+    return Command("import", (imports(small),), imports(whole), small, whole)
+
+
+def _life(folder: Path, photos: Path, states: tuple[State, State, State]) -> list[Command]:
+    """The commands that move rows about and encode nothing."""
+    small, whole, fewer = states
+    made = builds(photos, whole)
+    gone = sorted(whole.rows.keys() - fewer.rows.keys())
+    some, others = _without(whole, gone), _without(whole, sorted(fewer.rows))
+    parts = [folder / "merged" / name for name in ("a.index", "b.index")]
+    built = [
+        builds(folder / f"photos-of-{part.stem}", state) for part, state in zip(parts, (some, others), strict=True)
+    ]
+    kept = {name: row for name, row in small.rows.items() if whole.rows[name] == row}  # with the same content
+    return [
+        Command("remove", (made,), lambda index: Step("remove", {"index": str(index), "ids": gone}), whole, fewer),
+        Command(
+            "compact",
+            (made, lambda index: Step("remove", {"index": str(index), "ids": gone})),
+            lambda index: Step("compact", {"index": str(index), "keep": 0}),
+            fewer,
+            fewer,
+        ),
+        Command(
+            "merge",
+            tuple(lambda _, part=part, build=build: build(part) for part, build in zip(parts, built, strict=True)),
+            lambda index: Step("merge", {"indexes": list(map(str, parts)), "index": str(index)}),
+            None,
+            whole,
+        ),
+        Command(
+            "repair",
+            (builds(photos, small), made, lambda index: Step("spoil", {"index": str(index)})),
+            lambda index: cir("repair", index),
+            State({}),
+            replace(small, rows=kept),
+            damaged=True,
+        ),
+    ]
+
+
+def _without(state: State, names: Sequence[str]) -> State:
+    return replace(state, rows={name: row for name, row in state.rows.items() if name not in set(names)})
 
 
 def commands_for_disks(folder: Path, metadata: int) -> list[Command]:

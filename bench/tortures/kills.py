@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,12 @@ def torture(arena: Arena, tally: Tally, kills: int) -> None:
     """Kill until that many processes were killed."""
     folder, number = arena.scratch / "kills", 0
     runner = Runner(arena.scratch)
-    commands = [_measured(runner, folder, command) for command in every_command(folder)]
+    # Each is measured when a case first needs it.
+    measured = [cache(partial(_measured, runner, folder, command)) for command in every_command(folder)]
     while tally.counts["kills"] < kills and (arena.only is None or number <= arena.only):
         with arena.case(tally, number) as case:
             if case:
-                _torture(case, commands[number % len(commands)], kills)
+                _torture(case, measured[number % len(measured)](), kills)
         number += 1
     shutil.rmtree(folder)
 
@@ -84,7 +86,7 @@ def _torture(case: Case, measured: Measured, kills: int) -> None:
     made = {line["generation"] for line in _lines(ended.out)}
     case.ask(index, command.after, after="run again")
     case.verify(index, after="run again")
-    case.no_leftovers(index, after="run again")
+    case.no_leftovers(index.parent, after="run again")
     listed, live = _info(case, index)
     case.count("generations pruned", len(published.keys() - listed.keys()))
     ghosts = listed.keys() - published.keys() - made - {live}
@@ -103,6 +105,8 @@ def _check(case: Case, command: Command, index: Path, published: Listed) -> List
     probe = case.folder / "probe.index"
     if command.before is None and case.runner.run(Step("ask", {"index": str(index)})).code == 2:
         case.run(cir("info", index), codes=(2,))
+        return published
+    if command.damaged:
         return published
     case.ask(index, *command.states, mixed=command.mixed, after="after the kill")
     case.verify(index, after="after the kill")
@@ -161,7 +165,9 @@ def _measured(runner: Runner, folder: Path, command: Command) -> Measured:
     index, undisturbed = folder / f"{command.name}.index", folder / f"{command.name}-undisturbed.index"
     command.prepare(runner, index)
     published: Listed = {}
-    if index.exists():
+    if command.damaged:
+        shutil.copytree(index, undisturbed)
+    elif index.exists():
         info = must(runner, cir("info", index, "--json")).json
         published = {entry["generation"]: entry["images"] for entry in info["generations"]}
         shutil.copytree(index, undisturbed)
@@ -169,5 +175,7 @@ def _measured(runner: Runner, folder: Path, command: Command) -> Measured:
     operations = runner.operations
     if ended.code != 0:
         raise RuntimeError(f"{command.name}: {ended}\n{ended.err}")
-    must(runner, Step("ask", {"index": str(undisturbed)}))
+    seen = must(runner, Step("ask", {"index": str(undisturbed)})).json
+    if command.damaged:  # no list can be asked for before it
+        published = dict.fromkeys(range(1, seen["generation"]), 0)
     return Measured(command, index, published, _bytes(undisturbed), operations, ended.wall)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from tortures import steps
 from tortures.steps import Step, perform
+from tortures.system_calls import Watch
 
 MEMORY = 2 << 30  # address space that a process may add to what it starts with
 LIMIT = 60.0  # seconds, on a machine that may be busy
@@ -74,6 +75,7 @@ class Bounds:
         file_bytes: the largest file it may write.
         memory: address space that it may add.
         seconds: the time after which it counts as hung.
+        watch: sees its calls of the system, and refuses some.
     """
 
     kill_after: float | None = None
@@ -82,6 +84,7 @@ class Bounds:
     file_bytes: int | None = None
     memory: int = MEMORY
     seconds: float = LIMIT
+    watch: Watch | None = None
 
 
 @dataclass
@@ -120,6 +123,9 @@ class Runner:
         ends = os.pidfd_open(pid)
         try:
             seconds = bounds.seconds if bounds.kill_after is None else bounds.kill_after
+            if bounds.watch and not bounds.watch.see_to(pid, ends, seconds):
+                hung = True
+                os.kill(pid, signal.SIGKILL)
             while not select.select([ends], [], [], 0.001 if meanwhile else seconds)[0]:
                 if meanwhile:
                     meanwhile()
@@ -176,6 +182,8 @@ def _become(step: Step, bounds: Bounds, name: Path, fresh: bool) -> NoReturn:
         counted = [0]
         if bounds.watched is not None:
             sys.addaudithook(_counting(str(bounds.watched), bounds.kill_at, counted))
+        if bounds.watch is not None:
+            bounds.watch.begin()
         try:
             perform(step)
         except SystemExit as end:

@@ -23,11 +23,15 @@ NEAR = 2e-4  # what float16 and the order of a sum may move a score by
 
 @dataclass(frozen=True)
 class Row:
-    """An image of a state: the seed of its pixels, the model that made its vectors, and its metadata."""
+    """An image of a state: the seed of its pixels, the model that made its vectors, and its metadata.
+
+    One that was imported has no picture.
+    """
 
     seed: int
     model: str = "fake-1"
     metadata: tuple[tuple[str, str], ...] = ()
+    imported: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,10 @@ def png(seed: int) -> bytes:
 
 
 @cache
-def digest(seed: int) -> str:
-    """SHA-256 of a picture's file."""
-    return hashlib.sha256(png(seed)).hexdigest()
+def digest(row: Row) -> str:
+    """SHA-256 of a picture's file, or of the vector that was imported."""
+    content = stored_vectors(row.seed, row.model).astype(np.float16).tobytes() if row.imported else png(row.seed)
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_photos(folder: Path, rows: Mapping[str, Row]) -> Path:
@@ -131,11 +136,13 @@ def _differs(found: Mapping[str, Any], states: Sequence[State]) -> str:
         missing, more = first.rows.keys() - found["metadata"].keys(), found["metadata"].keys() - first.rows.keys()
         return f"{len(missing)} images missing ({min(missing, default='')}), {len(more)} too many"
     hits = dict(found["hits"])
+    if len(hits) != found["searched"]:
+        return f"{len(hits)} images are ranked, and {found['searched']} are said to be searched"
     for image_id in first.rows:
         rows = [(state.rows[image_id], state) for state in states]
         if found["metadata"][image_id] not in [dict(row.metadata) for row, _ in rows]:
             return f"metadata of {image_id}"
-        if found["digests"][image_id] not in [digest(row.seed) for row, _ in rows]:
+        if found["digests"][image_id] not in [digest(row) for row, _ in rows]:
             return f"digest of {image_id}"
         if not any(_near(hits.get(image_id), score(row.seed, row.model, s.serving, s.route)) for row, s in rows):
             return f"score of {image_id}: {hits.get(image_id)}"

@@ -14,17 +14,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 
 from cir import models
 from cir.cli import cli, main
-from cir.errors import UsageError
+from cir.errors import CirError, UsageError
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.reading.verify import NOT_CHECKED, unnamed, verify
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.questions import read_questions
 from cir.indexer.writing.backfill import backfill as run_backfill
 from cir.indexer.writing.build import BuildOptions, build_index
+from cir.indexer.writing.compact import compact as compact_index
+from cir.indexer.writing.history import generations
+from cir.indexer.writing.import_vectors import ImportOptions, import_vectors
+from cir.indexer.writing.merge_indexes import merge as merge_indexes
+from cir.indexer.writing.remove import remove as remove_images
+from cir.indexer.writing.repair import repair
 from cir.indexer.writing.serve import serve_model
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
@@ -36,7 +44,8 @@ from cir.types import ModelCard, Query
 ANN_MIN_ROWS = 20
 CAPTION = "in red, with long sleeves"
 TOP = 5
-ENCODERS: dict[str, FakeEncoder] = {encoder.card.name: encoder for encoder in (FakeEncoder(), OLD, NEW)}
+TOKENS = FakeEncoder("tokens-1", vector=False)
+ENCODERS: dict[str, FakeEncoder] = {encoder.card.name: encoder for encoder in (FakeEncoder(), OLD, NEW, TOKENS)}
 ROUTES = {mapping.route.value: mapping for mapping in MAPPINGS}
 
 
@@ -87,6 +96,41 @@ def backfill(index: str, part: int, count: int | None = None) -> None:
         print(json.dumps({"generation": state.generation}), flush=True)
 
 
+def remove(index: str, ids: list[str]) -> None:
+    """Remove those of some images that are there; prints the generation."""
+    gallery = Gallery.open(index)
+    generation, left = gallery.manifest.generation, [image_id for image_id in ids if image_id in gallery]
+    print(json.dumps({"generation": remove_images(index, ids=left).generation if left else generation}))
+
+
+def compact(index: str, keep: int | None = None) -> None:
+    """Join the segments; prints the generation."""
+    print(json.dumps({"generation": compact_index(index, keep=keep, ann_min_rows=ANN_MIN_ROWS).generation}))
+
+
+def merge(indexes: list[str], index: str) -> None:
+    """Make one index out of several, unless it is there."""
+    if not Path(index).exists():
+        merge_indexes(indexes, index, ann_min_rows=ANN_MIN_ROWS)
+    print(json.dumps({"generation": 1}))
+
+
+def add_vectors(index: str, rows: Mapping[str, list[float]], metadata: Mapping[str, Mapping[str, str]]) -> None:
+    """Import vectors of the old model by id; prints the generation."""
+    options = ImportOptions(ann_min_rows=ANN_MIN_ROWS)
+    vectors = np.array(list(rows.values()), np.float32)
+    report = import_vectors(vectors, index, OLD.card, ids=list(rows), metadata=metadata, options=options)
+    print(json.dumps({"generation": report.generation}))
+
+
+def spoil(index: str) -> None:
+    """Flip a bit of the newest segment, where its ids can still be read."""
+    path = max(Path(index).glob("segments/*/gallery.h5"))
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+
+
 def use(index: str) -> None:
     """One query as a user asks it, which logs what it retrieves from older spaces."""
     searcher = Searcher(Gallery.open(index), lambda card: ENCODERS[card.name], keep_usage=True)
@@ -115,6 +159,8 @@ def look(gallery: Gallery) -> dict[str, Any]:
     return {
         "generation": gallery.manifest.generation,
         "model": gallery.card.name,
+        "left_out": sum(segment.images for segment in gallery.damaged),
+        "searched": gallery.searched()[0],
         "hits": hits,
         "top": top,
         "metadata": {image_id: image.metadata for image_id, image in images.items()},
@@ -124,13 +170,52 @@ def look(gallery: Gallery) -> dict[str, Any]:
 
 def ask(index: str) -> None:
     """Open an index, search it, read everything that it says of its images, and its judged questions; prints JSON."""
+    print(json.dumps(seen(index)))
+
+
+def seen(index: str) -> dict[str, Any]:
+    """What a reader sees of an index that it opens: `look`, and the judged questions."""
     gallery = Gallery.open(index, ann_min_rows=ANN_MIN_ROWS)
     questions = read_questions(IndexFolder(Path(index)))
     asked = [[query.id, query.reference, query.caption, sorted(query.targets)] for query in questions.queries]
-    print(json.dumps({**look(gallery), "questions": asked}))
+    return {**look(gallery), "questions": asked}
 
 
-STEPS: dict[str, Callable[..., None]] = {step.__name__: step for step in (build, serve, backfill, use, ask)}
+def inspect(index: str) -> None:
+    """What `verify` says of an index, and then what a reader sees of it; prints JSON, whatever is damaged."""
+    print(json.dumps(inspected(Path(index))))
+
+
+def mend(index: str) -> None:
+    """As `inspect`, before a repair and after it; prints both, and what the repair reports or refuses."""
+    before = inspected(Path(index))
+    try:
+        repaired: object = repair(index, ann_min_rows=ANN_MIN_ROWS).to_json()
+    except CirError as error:
+        repaired = str(error)
+    print(json.dumps({"before": before, "repair": repaired, "after": inspected(Path(index))}))
+
+
+def inspected(index: Path) -> dict[str, Any]:
+    """Problems, generations, names that `verify` leaves out, and what is seen, or why nothing is."""
+    said: dict[str, Any] = {"problems": [], "unread": [], "generations": [], "refused": "", "seen": None}
+    try:
+        said["problems"] = verify(index)
+        said["generations"] = [manifest.generation for manifest in generations(index)[0]]
+        said["unread"] = [*NOT_CHECKED, *unnamed(index)]
+    except CirError as error:
+        said["problems"].append(str(error))
+    try:
+        said["seen"] = seen(str(index))
+    except CirError as error:
+        said["refused"] = str(error)
+    return said
+
+
+STEPS: dict[str, Callable[..., None]] = {
+    step.__name__: step
+    for step in (build, serve, backfill, remove, compact, merge, add_vectors, spoil, use, ask, inspect, mend)
+}
 
 
 def perform(step: Step) -> None:

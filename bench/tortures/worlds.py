@@ -23,6 +23,7 @@ class World:
         live: what it must answer; each image may be as in either state.
         rebuild: builds it again from the same photos, which changes nothing.
         generations: earlier generation -> the states that it may restore.
+        listed: the generations that are kept, newest first.
     """
 
     index: Path
@@ -30,6 +31,7 @@ class World:
     live: tuple[State, State]
     rebuild: Step
     generations: Mapping[int, tuple[State, ...]]
+    listed: tuple[int, ...]
 
     def copy(self, folder: Path) -> Path:
         """A copy of the index."""
@@ -72,4 +74,19 @@ def everything(runner: Runner, folder: Path) -> World:
     if wrong := differs(last, *live, mixed=True):
         raise RuntimeError(f"the index to start from is wrong: {wrong}")
     rebuild = Step("build", {**step.arguments, "model": "new-1"})
-    return World(index, photos, live, rebuild, {n: s for n, s in generations.items() if n != last["generation"]})
+    listed = tuple(must(runner, Step("inspect", {"index": str(index)})).json["generations"])
+    earlier = {number: states for number, states in generations.items() if number != last["generation"]}
+    return World(index, photos, live, rebuild, earlier, listed)
+
+
+def of_tokens(runner: Runner, folder: Path) -> World:
+    """Two builds with a model that gives only tokens, and the compact codes of them."""
+    photos, index = folder / "photos-of-tokens", folder / "tokens.index"
+    first, last = (State(rows_of(count, metadata=60), "tokens-1").made_by("tokens-1") for count in (40, 70))
+    must(runner, builds(photos, first, ann=True)(index))
+    step = builds(photos, last, ann=True)(index)
+    must(runner, step)
+    seen = must(runner, Step("inspect", {"index": str(index)})).json
+    if wrong := differs(seen["seen"], last):
+        raise RuntimeError(f"the index of tokens to start from is wrong: {wrong}")
+    return World(index, photos, (last, last), step, {1: (first,)}, tuple(seen["generations"]))

@@ -14,7 +14,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHORT = ("--kills=12", "--flips=12", "--crafted=12", "--full-disks=6", "--readers=1", "--hostile=1")
+SHORT = {
+    "kills": 4,
+    "refusals": 4,
+    "flips": 6,
+    "truncations": 5,
+    "harms": 3,
+    "crafted": 3,
+    "full-disks": 2,
+    "readers": 1,
+}
 PLANT = """
 import sys
 from torture import main
@@ -24,9 +33,21 @@ main()
 # A fault, the words that should find it, and the name under which it is found.
 PLANTED = {
     "verify sees nothing": (
-        "import cir.indexer.reading.verify as module; module.verify = lambda path: []",
+        "import tortures.steps; tortures.steps.verify = lambda path: []",
         ("--flips=8",),
         "unnamed",
+    ),
+    "repair does nothing": (
+        "import tortures.steps\n"
+        "repair = tortures.steps.repair\n"
+        "tortures.steps.repair = lambda index, **k: repair(index, dry_run=True)",
+        ("--harms=8",),
+        "unmended",
+    ),
+    "what could not be written is left there": (
+        "import cir.files; cir.files.remove_tree = lambda path: None",
+        ("--refusals=6",),
+        "leftover",
     ),
     "a search forgets its best hit": (
         "from cir.indexer.reading.gallery import Gallery; search = Gallery.search\n"
@@ -65,10 +86,19 @@ def torture(folder: Path, *words: str, plant: str = "") -> tuple[int, dict[str, 
 
 
 def test_the_short_form_finds_nothing(tmp_path: Path) -> None:
-    code, result, printed = torture(tmp_path, *SHORT)
+    code, result, printed = torture(tmp_path, *(f"--{kind}={count}" for kind, count in SHORT.items()))
     assert result["findings"] == []
     assert code == 0, printed
-    assert result["kinds"]["kills"]["kills"] == 12
+    assert result["kinds"]["kills"]["kills"] == SHORT["kills"]
+    assert result["kinds"]["truncations"]["cases"] == SHORT["truncations"]
+    refusals = result["kinds"]["refusals"]
+    assert refusals.get("cases") == SHORT["refusals"] or refusals["not supported here"]
+
+
+def test_hostile_pictures_are_survived(tmp_path: Path) -> None:
+    code, result, printed = torture(tmp_path, "--hostile=1")
+    assert result["findings"] == []
+    assert code == 0, printed
 
 
 @pytest.mark.parametrize("name", PLANTED)
