@@ -197,16 +197,19 @@ class _Import:
                 continue
             old = same_id.get(image_id)
             same = old is not None and self._is_stored(old, digest)
-            if old is not None and old.root and not same:
+            if old is not None and not same and old.root:
                 reason = f"{shown(image_id)}: this id belongs to a photo of {old.root}, which the index encodes itself"
                 skipped.append(Skipped(image_id, reason, ""))
                 continue
-            before = old.metadata if old else {}
-            merged = {name: value for name, value in {**before, **table.metadata.get(image_id, {})}.items() if value}
             report.added += old is None
             report.unchanged += same
             report.updated += old is not None and not same
             report.normalised += bool(norms[row] != 1)
+            given = table.metadata.get(image_id, {})
+            if same and not given:
+                continue
+            before = old.metadata if old else {}
+            merged = {name: value for name, value in {**before, **given}.items() if value}
             if old is None or not same or merged != before:
                 new = NewRow(image_id, digest, "", merged)
                 rows.append(replace(new, digest=old.digest, root=old.root) if old and old.root else new)
