@@ -104,7 +104,7 @@ def in_every_space(gallery: Gallery, vectors: Floats) -> tuple[QueryVectors, Mas
     if not left_out:
         return QueryVectors(by_space), None
     allowed = gallery.rows.live()
-    for entry, start in zip(gallery.manifest.segments, gallery.rows.starts, strict=False):
+    for entry, start in zip(gallery.entries, gallery.rows.starts, strict=False):
         if entry.space in left_out:
             allowed[start : start + entry.rows] = False
     count = sum(map(gallery.count_in, left_out))

@@ -59,6 +59,7 @@ class Gallery:
         layout: what rows of the serving model are stored as.
         trust_roots: whether photos are read wherever the index says they are.
         untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
+        entries: what the manifest says about the segments that the gallery has, in the order of `rows`.
         damaged: the segments that are left out since they are damaged; the gallery has none of their images.
     """
 
@@ -70,8 +71,8 @@ class Gallery:
         self.manifest = manifest = opened.manifest
         self.damaged = opened.damaged
         self.trust_roots = trust_roots = how.trust_roots
-        self._entries = [entry for entry in manifest.segments if entry.name in opened.segments]
-        segments = [opened.segments[entry.name] for entry in self._entries]
+        self.entries = [entry for entry in manifest.segments if entry.name in opened.segments]
+        segments = [opened.segments[entry.name] for entry in self.entries]
         known = known_roots()
         roots = set() if trust_roots else {root for segment in segments for root in segment.root_names if root}
         self.untrusted_roots = frozenset(root for root in roots if not is_known(root, known))
@@ -81,10 +82,10 @@ class Gallery:
         precision = segments[0].layout.precision if segments else "float16"
         self.layout = native[0] if native else Layout.of(self.card, precision=precision)
         self.mappings = {space: read_mapping(folder, entry) for space, entry in manifest.mappings.items()}
-        live = [manifest.live_rows(entry) if entry.name in manifest.deleted else None for entry in self._entries]
+        live = [manifest.live_rows(entry) if entry.name in manifest.deleted else None for entry in self.entries]
         self.rows = GalleryRows(segments, live)
         self._segments = [
-            self._live_segment(entry, counted, before) for entry, counted in zip(self._entries, live, strict=True)
+            self._live_segment(entry, counted, before) for entry, counted in zip(self.entries, live, strict=True)
         ]
         self._ranking = Ranking(self._segments, self.rows)
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
@@ -294,7 +295,7 @@ class Gallery:
     def _live_segment(self, entry: SegmentEntry, live: Mask | None, before: Gallery | None) -> LiveSegment:
         """A segment with some of its rows live; what an older gallery has loaded for it is used again."""
         if before is not None and before._reaches(entry) == self._reaches(entry):
-            for other, segment in zip(before._entries, before._segments, strict=True):
+            for other, segment in zip(before.entries, before._segments, strict=True):
                 if other == entry:
                     return segment.with_live(live)
         return LiveSegment(

@@ -148,3 +148,15 @@ def test_a_query_head_maps_no_vectors_and_a_warning_says_so(
     assert {name for name, _ in hits} == {"0007.png", "0008.png"}
     assert "5 images of older models are reached by a query head" in caplog.text
     assert searcher.search_vectors(query, 9, where=()) == [hits]
+
+
+def test_rows_are_those_of_the_segments_that_are_sound(half_reindexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cir.indexer.writing.assemble.to_absorb", lambda *_: [])
+    build(folder_of(half_reindexed.parent / "more", 3, start=20), half_reindexed, FakeEncoder("old-1", tokens=0))
+    first, *_ = sorted((half_reindexed / "segments").iterdir())
+    serve_new(half_reindexed, HEAD)
+    add_new(half_reindexed)
+    (first / "gallery.h5").write_bytes(b"")
+    searcher = open_index(half_reindexed)
+    (hits,) = searcher.search_vectors(np.ones(NEW.card.dims), 9)
+    assert {name for name, _ in hits} == {"0007.png", "0008.png"}
