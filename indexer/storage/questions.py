@@ -96,6 +96,18 @@ def read_photo(folder: IndexFolder, digest: bytes) -> bytes | None:
     return data if hashlib.sha256(data).digest() == digest else None
 
 
+def photos_of(folder: IndexFolder) -> frozenset[str]:
+    """SHA-256 (64 hex digits) of the photos that an index keeps. Raises DataError when the file cannot be read."""
+    if not folder.questions.exists():
+        return frozenset()
+    try:
+        with zipfile.ZipFile(checked(folder, folder.questions)) as archive:
+            names = archive.namelist()
+    except UNREADABLE as error:
+        raise DataError(f"{folder.questions}: cannot be read: {error}; store the questions again") from None
+    return frozenset(name.removeprefix("photos/") for name in names if name.startswith("photos/"))
+
+
 def check_questions(folder: IndexFolder) -> list[str]:
     """What is wrong with the stored judged queries; nothing if there are none. Raises DataError or OSError."""
     if not folder.questions.exists():

@@ -21,7 +21,7 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import read_mapping, write_mapping
-from cir.indexer.storage.questions import StoredQuestions, put_questions, read_photo, read_questions
+from cir.indexer.storage.questions import StoredQuestions, photos_of, put_questions, read_photo, read_questions
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.assemble import build_derived, clean_work
@@ -283,13 +283,13 @@ def _manifest(folder: IndexFolder, parts: Sequence[_Index], entries: Sequence[Se
 
 
 def _write_questions(folder: IndexFolder, parts: Sequence[_Index]) -> tuple[int, list[str]]:
-    """Take over the judged queries; returns how many, and the ids of those whose photos are not all there."""
+    """Take over judged queries and their photos; returns how many queries, and the ids of those that contradict."""
     queries: dict[str, JudgedQuery] = {}
     digests: dict[str, str] = {}
     owners: dict[str, IndexFolder] = {}
     left: list[str] = []
     for part in parts:
-        stored = read_questions(part.folder)
+        stored, photos_here = read_questions(part.folder), photos_of(part.folder)
         for query in stored.queries:
             own = {name: stored.digests[name] for name in (query.reference, *query.targets) if name}
             if queries.get(query.id) == query and all(digests[name] == digest for name, digest in own.items()):
@@ -301,7 +301,7 @@ def _write_questions(folder: IndexFolder, parts: Sequence[_Index]) -> tuple[int,
                 continue
             queries[query.id] = query
             digests |= own
-            owners |= {digest: part.folder for digest in own.values() if digest not in owners}
+            owners |= {digest: part.folder for digest in own.values() if digest in photos_here}
     if queries:
         photos = {digest: _Photo(owner, digest) for digest, owner in owners.items()}
         put_questions(folder, StoredQuestions(tuple(queries.values()), digests), photos)

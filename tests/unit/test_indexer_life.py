@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cir import checked, compact, merge, remove
-from cir.errors import CorruptIndexError, IndexFormatError, SpaceMismatchError, UsageError
+from cir.errors import CorruptIndexError, IndexFormatError, UsageError
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import IndexFolder
@@ -19,7 +19,7 @@ from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.history import rollback
 from cir.indexer.writing.merging import to_absorb
 from cir.indexer.writing.stored_rows import StoredRows, StoredSegment
-from cir.testing.fakes import FakeEncoder, answer, build, contents, folder_of, make_index, paint, random_rows
+from cir.testing.fakes import FakeEncoder, answer, build, contents, folder_of, make_index, random_rows
 
 
 def manifest_of(index: Path):
@@ -269,67 +269,3 @@ def test_removing_what_is_gone(tmp_path: Path) -> None:
     assert remove(out, missing=True, ids=["0000.png", "0001.png"]).removed == ["0001.png"]
     assert remove(out, gone_folders=True).removed == ["0006.png", "0007.png", "0008.png"]
     assert len(Gallery.open(out)) == 5
-
-
-# Merging indexes.
-
-
-def test_merging_two_indexes(tmp_path: Path) -> None:
-    first, second, out = (tmp_path / f"{name}.index" for name in ("first", "second", "both"))
-    build(
-        folder_of(tmp_path / "a", 6),
-        first,
-        metadata={"0004.png": {"colour": "red", "size": "M"}, "0005.png": {"a": "b"}},
-    )
-    other = folder_of(tmp_path / "b", 5, start=4)
-    build(other, second, metadata={"0004.png": {"colour": "blue", "year": "2011"}, "0006.png": {"colour": "green"}})
-    before = contents(first), contents(second)
-    report = merge([first, second], out)
-    assert (report.images, report.twice, report.differing, report.questions) == (9, 2, ["0004.png"], 0)
-    assert before == (contents(first), contents(second))
-    gallery = Gallery.open(out)
-    assert gallery.ids == [f"{number:04d}.png" for number in range(9)]
-    assert gallery.image("0004.png").metadata == {"colour": "red", "size": "M", "year": "2011"}
-    assert gallery.image("0005.png").metadata == {"a": "b"}
-    assert gallery.image("0006.png").metadata == {"colour": "green"}
-    assert [Path(gallery.image(f"000{number}.png").root).name for number in (0, 4, 5, 6)] == ["a", "a", "a", "b"]
-    assert all(gallery.image(image_id).read() for image_id in gallery.ids)
-    assert len(gallery.manifest.segments) == 1
-    assert [Path(root).name for root in gallery.manifest.roots] == ["a", "b"]
-    assert verify(out) == []
-    everything = tmp_path / "all.index"
-    build(folder_of(tmp_path / "c", 9), everything)
-    assert answer(out) == answer(everything)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
-    encoder = FakeEncoder()
-    build(other, out, encoder)
-    assert encoder.encoded == 0
-
-
-def test_what_cannot_be_merged(tmp_path: Path) -> None:
-    a, b, out = tmp_path / "a.index", tmp_path / "b.index", tmp_path / "both.index"
-    build(folder_of(tmp_path / "a", 3), a)
-    build(folder_of(tmp_path / "b", 3), b)
-    paint(tmp_path / "b" / "0001.png", 77)
-    build(tmp_path / "b", b)
-    with pytest.raises(
-        UsageError, match=r"different images have the same id: '0001.png'; index their folders together"
-    ):
-        merge([a, b], out)
-    for given in ([a], [a, tmp_path / "b" / ".." / "a.index"]):
-        with pytest.raises(UsageError, match="at least two indexes"):
-            merge(given, out)
-    with pytest.raises(UsageError, match="exists and holds"):
-        merge([a, b], tmp_path / "a")
-    with pytest.raises(UsageError, match="exists; name a new folder"):
-        merge([a, b], tmp_path / "a" / "0000.png")
-    with pytest.raises(IndexFormatError, match="no such index"):
-        merge([a, tmp_path / "none"], out)
-    build(tmp_path / "b", tmp_path / "other.index", FakeEncoder("other"))
-    with pytest.raises(SpaceMismatchError, match=r"served by model fake-1 and .* is served by model other"):
-        merge([a, tmp_path / "other.index"], out)
-    build(tmp_path / "b", tmp_path / "plain.index", tokens=False)
-    with pytest.raises(UsageError, match=r"one vector and 4 tokens per image in float16 and .* one vector per image"):
-        merge([a, tmp_path / "plain.index"], out)
-    assert not out.exists()
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
