@@ -22,9 +22,10 @@ from cir.indexer.reading.exact import rescore, scan
 from cir.typed_json import Within
 
 DEPTHS = (10, 30, 100, 300, 1000)
-OVERFETCH = (1, 2, 4)  # candidates for each row wanted; their approximate order is that of 8-bit codes
+OVERFETCH = (4, 16, 64)  # candidates for each row wanted; their approximate order is that of the codes
+_MOST = 16_384  # candidates that are looked at for one query
 QUERIES = 200  # of each kind
-RESCORE = 8  # codes that are scanned in the time in which one candidate is scored from its stored vector
+RESCORE = 20  # codes that are scanned in the time in which one candidate is scored from its stored vector
 _ENOUGH, _ENOUGH_BELOW = 0.999, 0.99  # recall at the first depth and at the others: more effort is not measured
 _TIMED = 20  # queries for each time
 _Z = 1.645  # of a one-sided bound of 95 %
@@ -182,7 +183,7 @@ class _Judged:
 
     def recalls(self, probe: Probe, nprobe: int) -> list[Recall]:
         """Recall at every depth, for each overfetch."""
-        found = probe(self._queries, nprobe, OVERFETCH[-1] * self._depths[-1] + 1)
+        found = probe(self._queries, nprobe, min(OVERFETCH[-1] * self._depths[-1] + 1, _MOST))
         shares = np.empty((len(OVERFETCH), len(self._queries), len(self._depths)))
         for number, (best, needed) in enumerate(zip(self._best, self._needed, strict=True)):
             rows = found[number]

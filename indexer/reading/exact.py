@@ -80,6 +80,22 @@ def rescore(stored: Stored, rows: Rows, query: Floats) -> Floats:
     return scores
 
 
+def best_of(stored: Stored, rows: Rows, query: Floats, count: int) -> Rows:
+    """Those of some rows that may be among the best `count` of them for a (D,) query."""
+    if len(rows) <= count:
+        return rows
+    block, kernel = stored[rows], kernel_for(query[None], stored.dtype)
+    best = Best(count, kernel.slack)
+    best.add(rows, block_scores(kernel, block))
+    return best.rows()[0]
+
+
+def block_scores(kernel: Kernel, block: Stored) -> Floats:
+    """(n, D) rows, or (n, T, D) whose maximum over T counts -> (n, B) float32 scores by a kernel."""
+    scores = kernel.scores(block.reshape(-1, block.shape[-1]))
+    return scores if block.ndim == 2 else _max_of_tokens(scores.reshape(*block.shape[:2], -1))
+
+
 class _Scan:
     """The scan of one range of rows by one thread.
 
@@ -105,17 +121,12 @@ class _Scan:
             stop = min(start + step, self._range.stop)
             if self._picked is not None:
                 rows = self._picked[start:stop]
-                self.best.add(rows, self._scores(self._stored[rows]))
+                self.best.add(rows, block_scores(self._kernel, self._stored[rows]))
                 continue
-            scores = self._scores(self._stored[start:stop])
+            scores = block_scores(self._kernel, self._stored[start:stop])
             if self._usable is not None:
                 scores[~self._usable[start:stop]] = -np.inf
             self.best.add(start, scores)
-
-    def _scores(self, block: Stored) -> Floats:
-        """(n, B) float32 scores of a block of rows."""
-        scores = self._kernel.scores(block.reshape(-1, block.shape[-1]))
-        return scores if block.ndim == 2 else _max_of_tokens(scores.reshape(*block.shape[:2], -1))
 
 
 class Best:

@@ -19,7 +19,7 @@ from cir.errors import MissingDependencyError
 from cir.indexer.reading import token_codes
 from cir.indexer.reading.ann import Ann, load_or_build
 from cir.indexer.reading.device_scan import MIN_BYTES, DeviceScan
-from cir.indexer.reading.exact import rescore, scan
+from cir.indexer.reading.exact import best_of, rescore, scan
 from cir.indexer.reading.token_codes import TokenCodes
 from cir.indexer.storage.manifest import FileEntry
 from cir.indexer.storage.mappings import mapped_folder, mapped_vectors
@@ -167,10 +167,11 @@ class LiveSegment:
         """For each query rows from the approximate index; of a scan where the probed lists hold too few usable ones."""
         near = []
         for number, rows in enumerate(found):
-            best = rows[rows >= 0]
-            if len(best) < count:
-                best = self._scan("vectors", queries[number : number + 1], count, usable)[0]
-            near.append(best)
+            some = rows[rows >= 0]
+            if len(some) < count:
+                near += self._scan("vectors", queries[number : number + 1], count, usable)
+            else:
+                near.append(best_of(self.stored("vectors"), some, queries[number], count))
         return near
 
     def _nothing_to_load(self) -> bool:

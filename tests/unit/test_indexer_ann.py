@@ -198,6 +198,9 @@ class FakeGpuIndex:
     def __init__(self, index: object) -> None:
         self.index = index
 
+    def add(self, vectors: Stored) -> None:
+        self.index.add(vectors)  # type: ignore[attr-defined]
+
     def search(self, queries: Stored, count: int) -> tuple[Stored, Stored]:
         return self.index.search(queries, count)  # type: ignore[attr-defined,no-any-return]
 
@@ -207,7 +210,7 @@ def test_without_gpus_the_index_stays_where_it_is(monkeypatch: pytest.MonkeyPatc
     fake = SimpleNamespace(get_num_gpus=lambda: 0, index_cpu_to_all_gpus=lambda *args, **options: None)
     monkeypatch.setitem(sys.modules, "faiss", fake)
     index = object()
-    assert ann.to_gpus(index) is index
+    assert ann.to_gpus(index, np.empty((0, DIMS), np.float16)) is index
 
 
 def test_with_gpus_it_is_cloned_and_filtering_fetches_more(

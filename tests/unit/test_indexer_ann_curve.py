@@ -52,7 +52,7 @@ def clusters(rows: int, seed: int = 0) -> Stored:
         (10, 1, 0.9, (1, 1)),
         (5, 1, 0.9, (1, 1)),  # fewer rows are not harder
         (10, 1, 0.95, (2, 1)),  # 260 codes; 4 candidates for each of 10 rows cost more than another list
-        (2, 1, 0.95, (1, 4)),
+        (1, 1, 0.95, (1, 4)),
         (10, 1, 0.99, (4, 1)),
         (10, 1, 0.999, None),
         (100, 1, 0.9, (2, 1)),
