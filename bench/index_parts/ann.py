@@ -85,7 +85,7 @@ def _faiss_search(made: world.World, vectors: Stored) -> Search:
     index = engine.raw_faiss(made.index)
 
     def search(query: Floats, nprobe: int) -> Rows:
-        rows = engine.faiss_rows(index, query, nprobe, engine.OVERFETCH * K)
+        rows = engine.faiss_rows(index, query, nprobe, engine.FETCHED)
         scores = vectors[rows].astype(np.float32) @ query
         return rows[np.argsort(-scores)[:K]]
 

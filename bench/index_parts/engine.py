@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,17 @@ from cir.errors import CirError as CirError
 from cir.files import make_folder, sha256_bytes
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
-from cir.indexer.storage import segment as segment_module
 from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
 from cir.indexer.storage.generations import adopt_segment, open_segment, read_manifest
 from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
 from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment, write_segment
 from cir.indexer.storage.writer import writing
+from cir.indexer.writing.compact import compact as compact_index
+from cir.indexer.writing.import_vectors import import_vectors
+from cir.indexer.writing.remove import remove as remove
 from cir.query_vectors import QueryVectors
 from cir.typed_json import to_json
-from cir.types import ModelCard
+from cir.types import DEFAULT_RECALL, ModelCard
 
 K = 10
 ANN_ROWS = 10_000  # below the default, so that short runs of these measurements take the same way
@@ -46,7 +47,7 @@ def write_index(
         work = folder.work / "segment"
         make_folder(work)
         digests = np.random.default_rng(len(ids)).integers(0, 256, (len(ids), 32), np.uint8)
-        table = RowTable(ids=ids, digests=digests, roots=["/photos"] * len(ids), metadata=_metadata(metadata, len(ids)))
+        table = RowTable(ids=ids, digests=digests, roots=["/photos"] * len(ids), metadata=metadata)
         given = (EncodedBlock(None, block) if layout.tokens else EncodedBlock(block, None) for block in blocks)
         write_segment(work / GALLERY, layout, table, given)
         files = {GALLERY: FileEntry.of(work / GALLERY)}
@@ -56,12 +57,6 @@ def write_index(
         )
         old = read_manifest(folder) if is_index(path) else Manifest.empty(card)
         writer.publish(old.succeed(segments=[*old.segments, entry]))
-
-
-def _metadata(metadata: Mapping[str, Sequence[str]], rows: int) -> Any:
-    if hasattr(segment_module, "by_column"):
-        return metadata
-    return [dict(zip(metadata, values, strict=True)) for values in zip(*metadata.values(), strict=True)] or [{}] * rows
 
 
 def only_segment(path: Path) -> Segment:
@@ -95,8 +90,8 @@ def search(
     recall: float | None = None,
 ) -> list[list[tuple[str, float]]]:
     """The ten best of each query."""
-    wanted = {} if recall is None else {"recall": recall}
-    return gallery.search(queries, RankingOptions(K, allowed=allowed, exact=exact, **wanted))
+    wanted = DEFAULT_RECALL if recall is None else recall
+    return gallery.search(queries, RankingOptions(K, allowed=allowed, exact=exact, recall=wanted))
 
 
 def rows_of(hits: list[tuple[str, float]]) -> Rows:
@@ -106,11 +101,8 @@ def rows_of(hits: list[tuple[str, float]]) -> Rows:
 
 # The approximate index.
 
-DEFAULT_RECALL: float | None = None
-RECALLS: tuple[float | None, ...] = (
-    (None,) if "recall" not in RankingOptions.__annotations__ else (None, 0.8, 0.9, 0.95, 0.98, 0.995, 0.999)
-)
-OVERFETCH = 4
+RECALLS: tuple[float | None, ...] = (None, 0.8, 0.9, 0.95, 0.98, 0.995, 0.999)
+FETCHED = 64 * K  # candidates of FAISS that are scored again
 
 
 def build_ann(path: Path) -> None:
@@ -136,17 +128,13 @@ def faiss_rows(index: Any, query: Floats, nprobe: int, count: int) -> Rows:
 
 def effort(gallery: Gallery) -> tuple[int, int]:
     """Lists and candidates that the engine takes for ten hits at its default recall; 0 lists if it scans."""
-    ann, options = _ann(gallery), RankingOptions(K)
-    if not hasattr(ann, "curve"):
-        return ann._nprobe, OVERFETCH * K
-    point = ann.effort(K, len(gallery), options.recall)
+    point = _ann(gallery).effort(K, len(gallery), DEFAULT_RECALL)
     return (point.nprobe, point.overfetch * K) if point else (0, 0)
 
 
 def described(gallery: Gallery) -> Any:
     """What the engine itself has measured about its approximate index."""
-    ann = _ann(gallery)
-    return to_json(ann.curve) if hasattr(ann, "curve") else None
+    return to_json(_ann(gallery).curve)
 
 
 def _ann(gallery: Gallery) -> Any:
@@ -170,26 +158,9 @@ def plain_card(name: str, dims: int, tokens: int = 0) -> ModelCard:
 
 def append(path: Path, card: ModelCard, ids: Sequence[str], vectors: Stored) -> None:
     """Add vectors without photos to an index."""
-    module = _module("cir.indexer.writing.import_vectors")
-    if module is None:
-        write_index(path, card, ids, {}, [vectors])
-    else:
-        module.import_vectors(vectors, path, card, ids=ids)
-
-
-def remove(path: Path, ids: Sequence[str]) -> None:
-    """Remove images by id."""
-    module = _module("cir.indexer.writing.remove")
-    if module is not None:
-        module.remove(path, ids=ids)
+    import_vectors(vectors, path, card, ids=ids)
 
 
 def compact(path: Path) -> None:
     """Write all live rows into one segment, and build its approximate index."""
-    module = _module("cir.indexer.writing.compact")
-    if module is not None:
-        module.compact(path, ann_min_rows=ANN_ROWS)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    compact_index(path, ann_min_rows=ANN_ROWS)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cir.arrays import Floats, Rows, unit
 
-PER_LIST = 40  # vectors of the sample for each centre; more do not make better lists (measured at 1e6)
+PER_LIST = 40  # vectors of the sample for each centre; more do not make lists of more equal length (measured at 1e6)
 ROUNDS = 8
 _BLOCK_ROWS = 4096
 
