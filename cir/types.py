@@ -258,6 +258,7 @@ class GalleryEncoder(TakesPictures, Protocol):
         """Entered around `workers` threads that call the encoder at once, to divide the cores among them."""
 
 
+@runtime_checkable
 class QueryEncoder(TakesPictures, Protocol):
     """Turns a reference and a caption into one vector, in the model's own space or an older one it has a head for."""
 

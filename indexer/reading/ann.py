@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -137,7 +138,8 @@ def to_gpus(index: Any, vectors: Stored) -> Any:
     if faiss.get_num_gpus() == 0:
         return index
     kind, metric = faiss.ScalarQuantizer.QT_8bit, index.metric_type
-    empty = faiss.IndexIVFScalarQuantizer(index.quantizer, index.d, index.nlist, kind, metric)
+    centres = faiss.clone_index(index.quantizer)  # the index that owns it is let go
+    empty = faiss.IndexIVFScalarQuantizer(centres, index.d, index.nlist, kind, metric)
     empty.train(_sample(vectors, _CODE_ROWS))
     options = faiss.GpuMultipleClonerOptions()
     options.useFloat16 = True
@@ -147,14 +149,16 @@ def to_gpus(index: Any, vectors: Stored) -> Any:
     return there
 
 
-def load_or_build(folder: Path, origin: str, vectors: Stored, queries: Floats | None = None) -> Ann:
+def load_or_build(
+    folder: Path, origin: str, vectors: Stored, queries: Callable[[], Floats | None] = lambda: None
+) -> Ann:
     """The index of a segment: read if the file is sound and not stale; otherwise built, and stored if possible.
 
     Args:
         folder: the segment's folder.
         origin: digest of what the index must derive from: of the segment file, or of mapped vectors.
         vectors: (N, D), N at least 1.
-        queries: (Q, D) float32, unit-norm: real queries on which recall is measured too when it is built.
+        queries: gives (Q, D) float32, unit-norm: real queries on which recall is measured too; called if it is built.
 
     Raises:
         MissingDependencyError: faiss is not installed.
@@ -165,7 +169,7 @@ def load_or_build(folder: Path, origin: str, vectors: Stored, queries: Floats | 
         return stored
     log.info("building the approximate index of %s", folder)
     index = _build(vectors)
-    curve = measure(vectors, index.nlist, lambda rows, nprobe, count: _probe(index, rows, nprobe, count), queries)
+    curve = measure(vectors, index.nlist, lambda rows, nprobe, count: _probe(index, rows, nprobe, count), queries())
     try:
         with write_atomically(folder / FILE, need=vectors.size) as temporary, temporary.open("wb") as file:
             faiss = _faiss()  # which prints what goes wrong when it closes a file of its own

@@ -22,7 +22,7 @@ from cir.indexer.reading.exact import rescore, scan
 from cir.typed_json import Within
 
 DEPTHS = (10, 30, 100, 300, 1000)
-OVERFETCH = (4, 16, 64)  # candidates for each row wanted; their approximate order is that of the codes
+OVERFETCH = (4, 8, 16, 32, 64)  # candidates for each row wanted; their approximate order is that of the codes
 _MOST = 16_384  # candidates that are looked at for one query
 QUERIES = 200  # of each kind
 RESCORE = 20  # codes that are scanned in the time in which one candidate is scored from its stored vector

@@ -84,7 +84,7 @@ def best_of(stored: Stored, rows: Rows, query: Floats, count: int) -> Rows:
     """Those of some rows that may be among the best `count` of them for a (D,) query."""
     if len(rows) <= count:
         return rows
-    block, kernel = stored[rows], kernel_for(query[None], stored.dtype)
+    block, kernel = stored.take(rows, axis=0), kernel_for(query[None], stored.dtype)
     best = Best(count, kernel.slack)
     best.add(rows, block_scores(kernel, block))
     return best.rows()[0]

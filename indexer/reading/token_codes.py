@@ -143,14 +143,16 @@ class TokenCodes:
         return [column if rows is None else rows[column] for column in best]
 
 
-def load_or_build(folder: Path, origin: str, tokens: Stored, queries: Floats | None = None) -> TokenCodes | None:
+def load_or_build(
+    folder: Path, origin: str, tokens: Stored, queries: Callable[[], Floats | None] = lambda: None
+) -> TokenCodes | None:
     """The codes of a segment: mapped if the file is sound and not stale; otherwise made and stored.
 
     Args:
         folder: the segment's folder.
         origin: digest of the segment file.
         tokens: (N, T, D), unit-norm, N at least 1.
-        queries: (B, D) float32, unit-norm: real queries on which recall is measured too when codes are made.
+        queries: gives (B, D) float32, unit-norm: real queries to measure recall on, too; called if codes are made.
 
     Returns:
         None if they cannot be stored: a reader may have no right to write, and memory is no place for them.
@@ -161,7 +163,7 @@ def load_or_build(folder: Path, origin: str, tokens: Stored, queries: Floats | N
     log.info("making the token codes of %s", folder)
     try:
         with write_atomically(folder / FILE, need=tokens.size) as temporary:
-            measured = _make(tokens, temporary, queries)
+            measured = _make(tokens, temporary, queries())
         write_record(folder / FILE, origin, to_json(measured))
     except (DataError, OSError) as error:
         log.warning("the token codes of %s could not be stored, and it is searched exactly: %s", folder, error)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from cir.errors import MissingDependencyError
 from cir.files import remove_tree
@@ -15,6 +16,7 @@ from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import open_segment
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.segment import Layout
+from cir.indexer.writing.judged_vectors import judged_vectors
 from cir.indexer.writing.merging import (
     SEGMENT,
     FindVectors,
@@ -27,7 +29,7 @@ from cir.indexer.writing.merging import (
 )
 from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows, live_rows
-from cir.types import ModelCard
+from cir.types import GalleryEncoder, ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +127,19 @@ def next_manifest(
     return after.succeed(segments=live, deleted=remaining)
 
 
-def build_derived(folder: IndexFolder, manifest: Manifest, min_rows: int) -> None:
+def build_derived(
+    folder: IndexFolder, manifest: Manifest, min_rows: int, encoder: GalleryEncoder | None = None
+) -> None:
     """Build the approximate index of segments of `min_rows` vectors and more, so that no search has to.
 
     Segments without vectors get codes of their tokens, where those are as many.
+
+    Args:
+        folder: the index.
+        manifest: the generation whose segments are looked at.
+        min_rows: see above.
+        encoder: the serving model, if it is loaded: it encodes the judged queries of the index, on which what is built
+            for its own space is measured too.
     """
     for entry in manifest.segments:
         # Vectors that a mapping reaches are searched as mapped, which have an index of their own.
@@ -136,13 +147,15 @@ def build_derived(folder: IndexFolder, manifest: Manifest, min_rows: int) -> Non
         if not wanted or (entry.vectors and entry.space in manifest.mappings):
             continue
         segment, digest = open_segment(folder, entry), entry.files[GALLERY].sha256
+        asked = encoder if entry.space == manifest.space.id else None
+        queries = partial(judged_vectors, folder, asked)
         if segment.vectors is not None:
             try:
-                ann.load_or_build(segment.path.parent, digest, segment.vectors)
+                ann.load_or_build(segment.path.parent, digest, segment.vectors, queries)
             except MissingDependencyError as error:
                 log.warning("%s is searched exactly, which is slower: %s", folder, error)
         elif segment.tokens is not None:
-            token_codes.load_or_build(segment.path.parent, digest, segment.tokens)
+            token_codes.load_or_build(segment.path.parent, digest, segment.tokens, queries)
 
 
 def clean_work(folder: IndexFolder) -> None:

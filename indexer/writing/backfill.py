@@ -197,7 +197,7 @@ class _Task:
         stored = StoredRows(self.folder, manifest)
         added = write_rows(self.folder, stored, list(map(NewRow.copy, rows)), parts.find, rows)
         manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, added, rows))
-        build_derived(self.folder, manifest, self.ann_min_rows)
+        build_derived(self.folder, manifest, self.ann_min_rows, self.encoder)
         remove_tree(self.work)
         clean_work(self.folder)
         return manifest

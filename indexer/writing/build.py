@@ -134,7 +134,7 @@ def build_index(
             raise DataError(f"none of the {len(images)} images can be used; the first: {plan.skipped[0].reason}")
         write_skipped(folder, plan.skipped)
         manifest = _publish_plan(writer, scan, encoder, existing, plan, parts)
-        build_derived(folder, manifest, options.ann_min_rows)
+        build_derived(folder, manifest, options.ann_min_rows, encoder)
         remove_tree(folder.work)
     scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.rows for row in plan.rows)
     return _report(folder, manifest, existing, plan, scan, time.perf_counter() - started)

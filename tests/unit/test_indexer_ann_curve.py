@@ -99,7 +99,8 @@ def test_an_absurd_curve_is_refused(change: dict[str, object]) -> None:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ann.Ann:
     pytest.importorskip("faiss")
-    return ann.load_or_build(tmp_path_factory.mktemp("ann"), "d", clusters(8000), clusters(40, 3).astype(np.float32))
+    queries = clusters(40, 3).astype(np.float32)
+    return ann.load_or_build(tmp_path_factory.mktemp("ann"), "d", clusters(8000), lambda: queries)
 
 
 def found(index: ann.Ann, queries: Floats, usable: np.ndarray[tuple[int], np.dtype[np.bool_]], wanted: float) -> float:

@@ -228,7 +228,7 @@ def test_a_reader_without_the_right_to_write_searches_exactly(tmp_path: Path, ca
 
 def test_given_queries_are_measured_too(tmp_path: Path) -> None:
     tokens = clustered(400)
-    codes = load_or_build(tmp_path, "d", tokens, asked(tokens, 5))
+    codes = load_or_build(tmp_path, "d", tokens, lambda: asked(tokens, 5))
     assert codes is not None
     assert codes.curve.queries == {"stored": 128, "between": 128, "given": 5}
 
