@@ -35,6 +35,7 @@ FILE = "ann.faiss"
 _ADD_ROWS = 65_536
 _CODE_ROWS = 16_384  # vectors from which the codes are learnt
 _CODE_ROUNDS = 8
+_CODE_BITS = 4
 _GPU_MAX_K = 2048
 _WRITTEN = 1 << 20  # bytes at a time
 
@@ -217,11 +218,13 @@ def _build(vectors: Stored) -> Any:
     rows, dims = vectors.shape
     lists = list_count(rows)
     codes = dims // 2 if dims % 2 == 0 else dims
-    index = faiss.index_factory(dims, f"IVF{lists},PQ{codes}x4", faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(dims, f"IVF{lists},PQ{codes}x{_CODE_BITS}", faiss.METRIC_INNER_PRODUCT)
     centres = centres_of(_sample(vectors, PER_LIST * lists), lists)
     index.quantizer.add(centres)
     index.pq.cp.niter = _CODE_ROUNDS
-    index.train(_sample(vectors, _CODE_ROWS))  # of the codes; the lists are trained
+    sample = _sample(vectors, _CODE_ROWS)
+    # Of the codes; the lists are trained. Fewer vectors than values of a code are refused, so they are repeated.
+    index.train(np.resize(sample, (max(len(sample), 1 << _CODE_BITS), dims)))
     for start in range(0, rows, _ADD_ROWS):
         values = vectors[start : start + _ADD_ROWS].astype(np.float32)
         nearest = nearest_of(values, centres)
