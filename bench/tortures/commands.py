@@ -150,7 +150,7 @@ def every_command(folder: Path, size: int = 60) -> list[Command]:
         ),
         Command("questions", (stays,), ask, whole, asked),
         _tokens(folder, size),
-        _import(small, whole),
+        *_imports(small, whole),
         *_life(folder, photos, (small, whole, fewer)),
     ]
 
@@ -162,13 +162,16 @@ def _tokens(folder: Path, size: int) -> Command:
     return Command("append of tokens", (builds(photos, small),), builds(photos, whole, ann=True), small, whole)
 
 
-def _import(*states: State) -> Command:
+def _imports(*states: State) -> list[Command]:
     """Vectors without photos."""
     small, whole = (
         State({name: replace(row, model="old-1", imported=True) for name, row in state.rows.items()}, "old-1")
         for state in states
     )
-    return Command("import", (imports(small),), imports(whole), small, whole)
+    return [
+        Command("first import", (), imports(whole), None, whole),
+        Command("import", (imports(small),), imports(whole), small, whole),
+    ]
 
 
 def _life(folder: Path, photos: Path, states: tuple[State, State, State]) -> list[Command]:

@@ -1,7 +1,8 @@
 """Real `kill -9` at random moments of every command that writes.
 
-Half of the kills come after a random time; the others at a random operation on a file of the index, so that the short
-moments between two renames are hit as often as the long ones. A case kills the same command one to three times, and
+A third of the kills comes after a random time, a third at a random operation of Python on a file of the index, and a
+third at a write, sync or rename of whatever library, so that the short moments between two renames are hit as often as
+the long ones. A case kills the same command one to three times, and
 then lets it finish.
 """
 
@@ -18,6 +19,7 @@ from tortures.cases import Arena, Case, Tally
 from tortures.commands import Command, every_command, must
 from tortures.processes import Bounds, Runner
 from tortures.steps import Step, cir
+from tortures.system_calls import Refusal, Watch, supported
 
 Listed = dict[int, int]  # generation -> images, as `cir info` lists them
 
@@ -31,7 +33,7 @@ class Measured:
         index: what it starts from; no such folder for a first build.
         published: generations listed before.
         bytes: size of the index after it.
-        operations, seconds: of the run.
+        operations, calls, seconds: of the run; what Python does with files, and writes, syncs and renames.
     """
 
     command: Command
@@ -39,6 +41,7 @@ class Measured:
     published: Listed
     bytes: int
     operations: int
+    calls: int
     seconds: float
 
 
@@ -136,7 +139,12 @@ def _moment(case: Case, measured: Measured, index: Path) -> tuple[Bounds, str]:
     """When to kill, and in words; most commands do most in their last third."""
     late = case.rng.random() < 0.5
     share = case.rng.uniform(0.6, 1.0) if late else case.rng.random()
-    if case.rng.random() < 0.5:
+    how = case.rng.choice(("time", "operation", "call" if measured.calls else "operation"))
+    if how == "call":
+        call = max(1, round(share * measured.calls))
+        watch = Watch(case.folder, Refusal(call, kill=True))
+        return Bounds(watch=watch), f"at call {call} of about {measured.calls}"
+    if how == "time":
         seconds = share * measured.seconds
         return Bounds(kill_after=seconds, watched=index), f"after {1000 * seconds:.0f} ms"
     operation = max(1, round(share * measured.operations))
@@ -171,11 +179,12 @@ def _measured(runner: Runner, folder: Path, command: Command) -> Measured:
         info = must(runner, cir("info", index, "--json")).json
         published = {entry["generation"]: entry["images"] for entry in info["generations"]}
         shutil.copytree(index, undisturbed)
-    ended = runner.run(command.step(undisturbed), Bounds(watched=undisturbed))
-    operations = runner.operations
+    watch = Watch(folder) if supported() else None
+    ended = runner.run(command.step(undisturbed), Bounds(watched=undisturbed, watch=watch))
+    operations, calls = runner.operations, len(watch.seen) if watch else 0
     if ended.code != 0:
         raise RuntimeError(f"{command.name}: {ended}\n{ended.err}")
     seen = must(runner, Step("ask", {"index": str(undisturbed)})).json
     if command.damaged:  # no list can be asked for before it
         published = dict.fromkeys(range(1, seen["generation"]), 0)
-    return Measured(command, index, published, _bytes(undisturbed), operations, ended.wall)
+    return Measured(command, index, published, _bytes(undisturbed), operations, calls, ended.wall)

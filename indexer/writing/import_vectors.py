@@ -183,6 +183,7 @@ class _Import:
     def run(self, report: ImportReport, options: ImportOptions) -> Manifest:
         """Publish the next generation, without changes none, and fill in the report."""
         folder, table = self.writer.folder, self.table
+        make_folder(self.scratch)  # says until the end that a first generation is not finished
         array = table.open(self.scratch)
         norms, digests, problems = self._measure(array)
         stored = StoredRows(folder, self.manifest if self.manifest.generation else None)

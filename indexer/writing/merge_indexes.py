@@ -19,11 +19,12 @@ from cir.given import path_of, paths, shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import read_mapping, write_mapping
 from cir.indexer.storage.questions import StoredQuestions, photos_of, put_questions, read_photo, read_questions
 from cir.indexer.storage.segment import Layout, Segment
-from cir.indexer.storage.writer import writing
+from cir.indexer.storage.writer import Writer
 from cir.indexer.writing.assemble import build_derived, clean_work
 from cir.indexer.writing.merging import NewRows, SegmentRows, Source, check_intact, write_merged
 from cir.indexer.writing.plan import NewRow
@@ -98,8 +99,9 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
     with ExitStack() as stack:
         try:
             make_folder(folder.root)
-            writer = stack.enter_context(writing(folder))
+            lock = stack.enter_context(writer_lock(folder))
             _remove_leftovers(folder)
+            writer = Writer(folder, lock)
             entries = _write_segments(folder, parts, shared)
             manifest = writer.publish(_manifest(folder, parts, entries))
             build_derived(folder, manifest, ann_min_rows)

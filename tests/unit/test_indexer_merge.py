@@ -122,3 +122,14 @@ def test_half_reindexed_indexes_are_merged(tmp_path: Path) -> None:
     assert verify(out) == []
     (*_, last) = backfill(out, NEW)
     assert last.left == 0
+
+
+def test_a_merge_killed_before_it_published_is_begun_again(tmp_path: Path) -> None:
+    first, second, out = tmp_path / "a.index", tmp_path / "b.index", tmp_path / "both.index"
+    build(folder_of(tmp_path / "a", 3), first)
+    build(folder_of(tmp_path / "b", 3, start=3), second)
+    merge([first, second], out)
+    out.rename(tmp_path / ".tmp-merge-both.index")
+    (tmp_path / ".tmp-merge-both.index" / "CURRENT").unlink()  # its manifest is there
+    assert merge([first, second], out).images == 6
+    assert verify(out) == []
