@@ -1,12 +1,13 @@
 """Does an index survive? Kills, refused writes, damaged files, full disks, readers beside a writer, hostile pictures.
 
     python bench/torture.py --refusals 100000 --output bench/results/DATE-torture-refusals.json
-    python bench/torture.py --kills 260 --flips 1100 --truncations 900 --harms 200 --crafted 200 --full-disks 60 \\
-        --hostile 1 --output bench/results/DATE-torture.json
+    python bench/torture.py --kills 260 --flips 1100 --truncations 900 --harms 200 \\
+        --output bench/results/DATE-torture-damage.json
     python bench/torture.py --readers 1 --seconds 600 --output bench/results/DATE-torture-readers.json
+    python bench/torture.py --crafted 200 --full-disks 60 --hostile 1 --output bench/results/DATE-torture-others.json
 
 Each number is that of cases; 0, the default, leaves a kind out. The same seed gives the same cases. The first two lines
-may run beside each other, the last one wants two cores.
+take a quarter of an hour each, and may run beside each other; the third wants all cores.
 
 Everything runs with a fake model, in processes of its own, and what an index must answer is computed with numpy from
 the pictures. `--only N` runs case N of the kinds that are asked for; give the same numbers besides. Full disks are
