@@ -93,12 +93,16 @@ def _faiss_search(made: world.World, vectors: Stored) -> Search:
 
 
 def _raw(made: world.World, gallery: Gallery) -> dict[str, Callable[[Floats], Any]]:
-    """FAISS alone at the effort that the engine has chosen: no scoring, no ids."""
+    """FAISS at the effort that the engine has chosen, without ids: with its own scoring of candidates, and without."""
     nprobe, fetch = engine.effort(gallery)
     if not nprobe:  # it scans
         return {}
     index = engine.raw_faiss(made.index)
-    return {"raw faiss": lambda query: engine.faiss_rows(index, query, nprobe, fetch)}
+    refined = engine.refined_faiss(made.index)
+    return {
+        "raw faiss": lambda query: engine.refined_rows(refined, query, nprobe, fetch),
+        "raw faiss, scan alone": lambda query: engine.faiss_rows(index, query, nprobe, fetch),
+    }
 
 
 def _point(

@@ -37,6 +37,7 @@ _CODE_ROWS = 16_384  # vectors from which the codes are learnt
 _CODE_ROUNDS = 8
 _CODE_BITS = 4
 _GPU_MAX_K = 2048
+_EFFORTS = 1000  # that are remembered: choosing one takes a tenth of a search
 _WRITTEN = 1 << 20  # bytes at a time
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Ann:
         self._index = to_gpus(index, vectors)
         self._on_gpu = self._index is not index
         self._rows = int(index.ntotal)
+        self._efforts: dict[tuple[int, int, float], Point | None] = {}
         self._parameters: dict[int, Any] = {}  # by nprobe, without a filter; a search only reads them
         self._lock = Lock()
         self._warned = False
@@ -70,6 +72,14 @@ class Ann:
             rows_left: how many rows may be found.
             recall: wanted, up to 1.
         """
+        asked = count, rows_left, recall
+        if asked not in self._efforts:
+            if len(self._efforts) >= _EFFORTS:
+                self._efforts.clear()
+            self._efforts[asked] = self._effort(*asked)
+        return self._efforts[asked]
+
+    def _effort(self, count: int, rows_left: int, recall: float) -> Point | None:
         effort = self.curve.effort(count, max(1, rows_left) / self._rows, recall)
         if effort is None:
             if rows_left == self._rows and count <= self.curve.depths[0] and not self._warned:

@@ -84,10 +84,10 @@ def best_of(stored: Stored, rows: Rows, query: Floats, count: int) -> Rows:
     """Those of some rows that may be among the best `count` of them for a (D,) query."""
     if len(rows) <= count:
         return rows
-    block, kernel = stored.take(rows, axis=0), kernel_for(query[None], stored.dtype)
-    best = Best(count, kernel.slack)
-    best.add(rows, block_scores(kernel, block))
-    return best.rows()[0]
+    kernel = kernel_for(query[None], stored.dtype)
+    scores = block_scores(kernel, stored.take(rows, axis=0))[:, 0]
+    kth = len(rows) - count
+    return rows[scores >= np.partition(scores, kth)[kth] - 2 * kernel.slack[0]]
 
 
 def block_scores(kernel: Kernel, block: Stored) -> Floats:
