@@ -60,15 +60,38 @@ def read_earlier(folder: IndexFolder, entry: EarlierGeneration) -> Manifest:
     return _read(folder, entry.generation, entry.sha256)
 
 
+def files_of_earlier(folder: IndexFolder, entry: EarlierGeneration) -> tuple[set[str], set[str]]:
+    """Names of the segments and of the mapping files of an earlier generation.
+
+    What else its manifest says is not looked at: its digest vouches for it, and every writer asks for all generations.
+
+    Raises:
+        CorruptIndexError: the manifest is not as it was.
+    """
+    path = folder.manifest(entry.generation)
+    try:
+        values = parse_json(_signed(folder, path, entry.sha256))
+        mappings = {name for mapping in values["mappings"].values() for name in mapping["files"]}
+        return {segment["name"] for segment in values["segments"]}, mappings
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, IndexFormatError):
+            raise
+        raise CorruptIndexError(f"{path} is not a manifest; {way_out(folder)}") from None
+
+
 def _read(folder: IndexFolder, generation: int, sha256: str, where: str = "") -> Manifest:
     path = folder.manifest(generation)
-    data = read_file(folder, path)
-    if sha256_bytes(data) != sha256:
-        raise CorruptIndexError(f"{path} contradicts its digest{where}; {way_out(folder)}")
-    manifest = parse_manifest(data, path)
+    manifest = parse_manifest(_signed(folder, path, sha256, where), path)
     if manifest.generation != generation:
         raise CorruptIndexError(f"{path} is generation {manifest.generation}; {way_out(folder)}")
     return manifest
+
+
+def _signed(folder: IndexFolder, path: Path, sha256: str, where: str = "") -> bytes:
+    data = read_file(folder, path)
+    if sha256_bytes(data) != sha256:
+        raise CorruptIndexError(f"{path} contradicts its digest{where}; {way_out(folder)}")
+    return data
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:

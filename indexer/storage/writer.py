@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cir.errors import IndexFormatError
 from cir.files import remove_temporaries, remove_tree, sha256_bytes, write_bytes
 from cir.indexer.storage.folder import IndexFolder, has_lost_pointer, is_index, numbered
-from cir.indexer.storage.generations import read_earlier, read_manifest, read_pointer
+from cir.indexer.storage.generations import files_of_earlier, read_manifest, read_pointer
 from cir.indexer.storage.lock import WriterLock, writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, kept
 
@@ -102,14 +102,16 @@ def remove_unreachable(folder: IndexFolder) -> None:
         except IndexFormatError:
             return
         generations = {live.generation, *(entry.generation for entry in live.earlier)}
-        named = [live]
-        for entry in live.earlier:
+        segments = {entry.name for entry in live.segments}
+        mappings = {name for mapping in live.mappings.values() for name in mapping.files}
+        for earlier in live.earlier:
             try:
-                named.append(read_earlier(folder, entry))
+                more_segments, more_mappings = files_of_earlier(folder, earlier)
             except IndexFormatError:
                 sound = False
-        segments = {entry.name for manifest in named for entry in manifest.segments}
-        mappings = {name for manifest in named for mapping in manifest.mappings.values() for name in mapping.files}
+            else:
+                segments |= more_segments
+                mappings |= more_mappings
     for path in numbered(folder.manifests, ".json"):
         if int(path.stem) not in generations:
             remove_tree(path)

@@ -17,7 +17,7 @@ from cir.files import sha256_bytes
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.generations import read_earlier, read_manifest
+from cir.indexer.storage.generations import files_of_earlier, read_earlier, read_manifest
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, MappingEntry, kept, runs_of
 from cir.indexer.storage.writer import writing
 from cir.query_vectors import QueryVectors
@@ -100,6 +100,9 @@ def test_generations_are_numbered_dated_and_linked(folder: IndexFolder) -> None:
     assert second.roots == ("/photos", "/more")
     assert read_manifest(folder) == second
     assert read_earlier(folder, second.earlier[0]) == first
+    segments = {entry.name for entry in first.segments}
+    mappings = {name for mapping in first.mappings.values() for name in mapping.files}
+    assert files_of_earlier(folder, second.earlier[0]) == (segments, mappings)
     new = FakeEncoder("new-1", tokens=0, dims=8)
     mappings = {first.space.id: MappingEntry(f"{'a' * 16}--{'b' * 16}-{'c' * 8}", {})}
     third = publish(folder, second.succeed(card=new.card, mappings=mappings, deleted={"000001": ((1, 1),)}))
