@@ -104,12 +104,12 @@ def test_generations_are_numbered_dated_and_linked(folder: IndexFolder) -> None:
     mappings = {name for mapping in first.mappings.values() for name in mapping.files}
     assert files_of_earlier(folder, second.earlier[0]) == (segments, mappings)
     new = FakeEncoder("new-1", tokens=0, dims=8)
-    mappings = {first.space.id: MappingEntry(f"{'a' * 16}--{'b' * 16}-{'c' * 8}", {})}
-    third = publish(folder, second.succeed(card=new.card, mappings=mappings, deleted={"000001": ((1, 1),)}))
+    reached = {first.space.id: MappingEntry(f"{'a' * 16}--{'b' * 16}-{'c' * 8}", {})}
+    third = publish(folder, second.succeed(card=new.card, mappings=reached, deleted={"000001": ((1, 1),)}))
     assert (third.generation, third.previous, third.serving) == (3, 2, new.card.digest)
     assert third.models == {**first.models, new.card.digest: new.card}
     assert third.spaces == {**first.spaces, new.card.space.id: new.card.space}
-    assert (third.mappings, third.rows, third.roots) == (mappings, 2, second.roots)
+    assert (third.mappings, third.rows, third.roots) == (reached, 2, second.roots)
     back = publish(folder, first.succeed(segments=[]))
     assert (back.generation, back.previous, back.serving, back.rows) == (4, 3, first.serving, 0)
     assert [entry.generation for entry in back.earlier] == [3, 2, 1]
