@@ -87,7 +87,8 @@ def best_of(stored: Stored, rows: Rows, query: Floats, count: int) -> Rows:
     kernel = kernel_for(query[None], stored.dtype)
     scores = block_scores(kernel, stored.take(rows, axis=0))[:, 0]
     kth = len(rows) - count
-    return rows[scores >= np.partition(scores, kth)[kth] - 2 * kernel.slack[0]]
+    best: Rows = rows[scores >= np.partition(scores, kth)[kth] - 2 * kernel.slack[0]]
+    return best
 
 
 def block_scores(kernel: Kernel, block: Stored) -> Floats:
