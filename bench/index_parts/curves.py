@@ -65,7 +65,7 @@ def _life(setting: Setting, made: world.World) -> dict[str, Any]:
     new = vectors[:CHANGED][::-1].copy()
     clocked("append", lambda: engine.append(index, card, added, new))
     step = max(1, made.rows // CHANGED)
-    clocked("remove", lambda: engine.remove(index, ids[::step][:CHANGED]))
+    clocked("remove", lambda: engine.remove(index, ids=ids[::step][:CHANGED]))
     figures["after_changes"] = _asked(setting, made, index)
     clocked("compact", lambda: engine.compact(index))
     figures["after_compacting"] = _asked(setting, made, index)

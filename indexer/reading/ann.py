@@ -93,6 +93,8 @@ class Ann:
                     recall,
                 )
             return None
+        if self._on_gpu and count * effort.overfetch * self._rows > _GPU_MAX_K * rows_left:
+            return None  # more candidates than GPUs give, of which a filter leaves some
         return None if RESCORE * rows_left <= self.curve.cost(effort, count) else effort
 
     def search(
@@ -137,6 +139,11 @@ class Ann:
             _faiss().GpuParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
             rows: Rows = self._index.search(queries, min(fetch, self._rows, _GPU_MAX_K))[1]
         return rows if mask is None else np.where((rows >= 0) & mask[rows], rows, -1)
+
+
+def suits(rows: int, min_rows: int) -> bool:
+    """Whether a segment of so many rows gets an approximate index, where `min_rows` are asked for."""
+    return rows >= max(min_rows, 1 << _CODE_BITS)
 
 
 def to_gpus(index: Any, vectors: Stored) -> Any:
@@ -232,6 +239,7 @@ def _build(vectors: Stored) -> Any:
     centres = centres_of(_sample(vectors, PER_LIST * lists), lists)
     index.quantizer.add(centres)
     index.pq.cp.niter = _CODE_ROUNDS
+    index.pq.cp.min_points_per_centroid = 1  # else it warns on stderr about small segments, once for each two dims
     sample = _sample(vectors, _CODE_ROWS)
     # Of the codes; the lists are trained. Fewer vectors than values of a code are refused, so they are repeated.
     index.train(np.resize(sample, (max(len(sample), 1 << _CODE_BITS), dims)))

@@ -17,7 +17,7 @@ import numpy as np
 from cir.arrays import Floats, Mask, Rows, Stored, unit
 from cir.errors import MissingDependencyError
 from cir.indexer.reading import token_codes
-from cir.indexer.reading.ann import Ann, load_or_build
+from cir.indexer.reading.ann import Ann, load_or_build, suits
 from cir.indexer.reading.device_scan import MIN_BYTES, DeviceScan
 from cir.indexer.reading.exact import best_of, rescore, scan
 from cir.indexer.reading.token_codes import TokenCodes
@@ -157,7 +157,7 @@ class LiveSegment:
         self, queries: Floats, count: int, recall: float, left: int, usable: Mask | None
     ) -> list[Rows] | None:
         """Candidates by the approximate index of vectors; None where a scan is quicker or the only way."""
-        ann = self._load_ann() if len(self.segment) >= self._ann_min_rows else None
+        ann = self._load_ann() if suits(len(self.segment), self._ann_min_rows) else None
         effort = None if ann is None else ann.effort(count, left, recall)
         if ann is None or effort is None:
             return None

@@ -143,7 +143,7 @@ def build_derived(
     """
     for entry in manifest.segments:
         # Vectors that a mapping reaches are searched as mapped, which have an index of their own.
-        wanted = entry.rows * (1 if entry.vectors else entry.tokens) >= max(1, min_rows)
+        wanted = ann.suits(entry.rows * (1 if entry.vectors else entry.tokens), min_rows)
         if not wanted or (entry.vectors and entry.space in manifest.mappings):
             continue
         segment, digest = open_segment(folder, entry), entry.files[GALLERY].sha256

@@ -253,3 +253,14 @@ def test_on_a_real_gpu(tmp_path: Path, vectors: Stored) -> None:
     wanted = scan(vectors, queries, 10)
     found = search(index, queries)
     assert np.mean([len(set(few) & set(many)) / len(few) for few, many in zip(wanted, found, strict=True)]) > 0.99
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16])
+def test_a_handful_of_vectors_is_scanned(tmp_path: Path, rows: int, capfd: pytest.CaptureFixture[str]) -> None:
+    ids = [f"{number:02}.jpg" for number in range(rows)]
+    index = make_index(tmp_path / "x.index", [random_rows(ids, 1)])
+    gallery = Gallery.open(index, ann_min_rows=1)
+    queries = QueryVectors({gallery.space.id: unit_rows(np.random.default_rng(2).standard_normal((1, DIMS)))})
+    assert len(gallery.search(queries, RankingOptions(100))[0]) == rows
+    assert bool(list(index.rglob(ann.FILE))) == (rows >= 16)
+    assert capfd.readouterr().err == ""
