@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.options import index_argument, json_option
+from cir.given import MOST_KEPT
 
 if TYPE_CHECKING:
     from cir.indexer.writing.compact import CompactReport
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @index_argument
 @click.option(
     "--keep",
-    type=click.IntRange(0, 10_000),
+    type=click.IntRange(0, MOST_KEPT),
     metavar="N",
     help="Keep N earlier generations for `cir rollback` from now on, and remove the files of others at once. 0 "
     "removes all that are there, those around a change of model included.  [default: as before]",

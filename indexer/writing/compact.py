@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cir.given import path_of, whole_number
+from cir.given import MOST_KEPT, path_of, whole_number
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, numbered
 from cir.indexer.storage.generations import read_manifest
@@ -59,13 +59,13 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         ann_min_rows: segments of at least this many vectors get an approximate index.
 
     Raises:
-        UsageError: `keep` is no whole number, or below 0.
+        UsageError: `keep` is no whole number from 0 to 10,000.
         IndexFormatError: no index, or a damaged one.
         IndexLockedError: another process is writing to it.
         DataError: the disk is full or refuses; the live generation stays.
     """
     folder = IndexFolder(path_of(index, "the path of an index"))
-    keep = None if keep is None else whole_number(keep, "keep", least=0)
+    keep = None if keep is None else whole_number(keep, "keep", least=0, most=MOST_KEPT)
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
         before = manifest = read_manifest(folder)
