@@ -26,7 +26,7 @@ from cir.given import path_of
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.derived import record_of
-from cir.indexer.storage.folder import QUARANTINE, IndexFolder, numbered
+from cir.indexer.storage.folder import QUARANTINE, IndexFolder, numbered, way_out
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, SegmentEntry, runs_of
@@ -237,9 +237,9 @@ def _put_aside(found: Diagnosis) -> list[str]:
     for name, path in files.items():
         if path.is_file() and not path.is_symlink():
             aside.append(f"{number:06d}-{name}")
-            _link(path, folder.root / QUARANTINE / aside[-1])
+            _link(path, folder.quarantine / aside[-1])
     if aside:
-        sync(folder.root / QUARANTINE)
+        sync(folder.quarantine)
     return aside
 
 
@@ -261,7 +261,7 @@ def _write_lost(folder: IndexFolder, plan: _Plan) -> None:
     lines = [json.dumps({"generation": generation, **line}) for each in plan.lost for line in _lines(each)]
     if not lines:
         return
-    path = folder.root / QUARANTINE / LOST
+    path = folder.quarantine / LOST
     before = path.read_text("utf-8").splitlines() if path.is_file() else []
     own = json.dumps({"generation": generation})[:-1] + ","
     kept = [line for line in before if not line.startswith(own)]
@@ -284,13 +284,14 @@ def _report(found: Diagnosis, plan: _Plan, manifest: Manifest | None, aside: lis
     problems += [*found.mappings.values(), *found.forgotten.values(), *found.derived.values()]
     problems += [found.questions] if found.questions else []
     root = found.folder.root
+    advice = f"; {way_out(found.folder)}"  # which is what is being done
     return RepairReport(
         path=root,
         dry_run=manifest is None,
         base=found.base.generation,
         generation=found.base.generation if manifest is None else manifest.generation,
         images=plan.manifest.rows,
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(dict.fromkeys(problem.replace(advice, "") for problem in problems)),
         segments=tuple(plan.lost),
         forgotten=tuple(sorted(found.forgotten)),
         remade=tuple(str(path.relative_to(root)) for path in found.derived),
