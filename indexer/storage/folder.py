@@ -88,11 +88,6 @@ class IndexFolder:
         return self.root / "backfill.json"
 
     @property
-    def quarantine(self) -> Path:
-        """Damaged files that a repair has put aside."""
-        return self.root / QUARANTINE
-
-    @property
     def work(self) -> Path:
         """Partial output of a running or interrupted build."""
         return self.root / "work"
@@ -138,7 +133,7 @@ def has_lost_pointer(folder: IndexFolder) -> bool:
         return False
     manifests, segments = numbered(folder.manifests, ".json"), numbered(folder.segments)
     working = folder.work.is_dir() and any(folder.work.iterdir())
-    later = (folder.mappings, folder.questions, folder.usage, folder.guard, folder.quarantine)
+    later = (folder.mappings, folder.questions, folder.usage, folder.guard, folder.root / QUARANTINE)
     first = (
         all(int(path.stem) == 1 for path in (*manifests, *segments))
         and not any(path.exists() for path in later)
@@ -160,7 +155,7 @@ def foreign_files(folder: IndexFolder) -> list[str]:
         path.name
         for path in (
             *(folder.current, folder.manifests, folder.segments, folder.mappings, folder.questions, folder.skipped),
-            *(folder.usage, folder.guard, folder.quarantine, folder.work, folder.lock),
+            *(folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
         )
     }
     names = (path.name for path in folder.root.iterdir())

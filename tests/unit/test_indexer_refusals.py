@@ -174,7 +174,9 @@ def test_each_of_several_broken_photos_of_the_same_bytes_is_named(photos: Path, 
 
 
 @pytest.mark.parametrize("keep", [10_001, 2**63, 10**30])
-@pytest.mark.parametrize("step", [compact, lambda _, keep: BuildOptions(keep=keep), lambda _, keep: ImportOptions(keep=keep)])
+@pytest.mark.parametrize(
+    "step", [compact, lambda _, keep: BuildOptions(keep=keep), lambda _, keep: ImportOptions(keep=keep)]
+)
 def test_more_generations_than_an_index_keeps(out: Path, photos: Path, step: Any, keep: int) -> None:
     build(photos, out)
     before = contents(out)
