@@ -23,7 +23,7 @@ class CompactReport:
 
     Attributes:
         path: the index.
-        generation: the live generation afterwards; where there was nothing to do it is the one before.
+        generation_before, generation: the live one; the same where there was nothing to do.
         images: live images.
         segments_before, segments: of the live generation.
         dropped: deleted rows that are in no segment of the live generation any more.
@@ -33,6 +33,7 @@ class CompactReport:
     """
 
     path: Path
+    generation_before: int
     generation: int
     images: int
     segments_before: int
@@ -83,6 +84,7 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         everything = sum(_size(path) for path in numbered(folder.segments))
     return CompactReport(
         path=folder.root,
+        generation_before=before.generation,
         generation=manifest.generation,
         images=manifest.rows,
         segments_before=len(before.segments),
