@@ -21,6 +21,8 @@ from cir.errors import UsageError
 T = TypeVar("T")
 Names = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None  # what `names` reads
 
+MOST_KEPT = 10_000  # earlier generations that an index can be told to keep
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
@@ -119,11 +121,11 @@ def one_name(value: Any, name: str) -> str:
     return str.__str__(value)
 
 
-def whole_number(value: Any, name: str, least: int = 1) -> int:
+def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
     """A whole number of any type, Python's or numpy's; 3.0 is one, "3" and True are not.
 
     Raises:
-        UsageError: not a whole number, or less than `least`.
+        UsageError: not a whole number, less than `least` or more than `most`.
     """
     number = None
     with suppress(TypeError, ValueError, OverflowError):  # not a number, NaN, infinite
@@ -133,7 +135,9 @@ def whole_number(value: Any, name: str, least: int = 1) -> int:
     if number is None:
         raise UsageError(f"{name} is {shown(value)}; it is a whole number")
     if number < least:
-        raise UsageError(f"{name} is {number}; give at least {least}")
+        raise UsageError(f"{name} is {shown(number)}; give at least {least:,}")
+    if most is not None and number > most:
+        raise UsageError(f"{name} is {shown(number)}; give at most {most:,}")
     return number
 
 

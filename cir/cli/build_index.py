@@ -13,6 +13,7 @@ import click
 from cir.cli.options import columns_of, device_option, json_option, model_dir_option, quiet_libraries
 from cir.cli.progress import ProgressBar
 from cir.errors import DataError
+from cir.given import MOST_KEPT
 from cir.images.names import shown
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 @click.option("--prune", is_flag=True, help="Also delete images that are no longer under PATH.")
 @click.option(
     "--keep",
-    type=click.IntRange(1, 10_000),
+    type=click.IntRange(1, MOST_KEPT),
     metavar="N",
     help="Keep N earlier generations for `cir rollback` from now on; those around a change of model stay in any "
     "case.  [default: as before; 20 for a new index]",

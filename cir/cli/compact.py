@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.options import index_argument, json_option
+from cir.given import MOST_KEPT
 
 if TYPE_CHECKING:
     from cir.indexer.writing.compact import CompactReport
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @index_argument
 @click.option(
     "--keep",
-    type=click.IntRange(0, 10_000),
+    type=click.IntRange(0, MOST_KEPT),
     metavar="N",
     help="Keep N earlier generations for `cir rollback` from now on, and remove the files of others at once. 0 "
     "removes all that are there, those around a change of model included.  [default: as before]",
@@ -43,17 +44,26 @@ def compact(index: Path, keep: int | None, as_json: bool) -> None:
 
 
 def _summary(report: CompactReport) -> str:
-    lines = [
-        f"{report.path}: {_counted(report.segments_before, 'segment')} became {report.segments:,}, "
-        f"{_counted(report.dropped, 'deleted row')} dropped; {report.images:,} images, "
-        f"{report.bytes / 1e6:,.1f} MB instead of {report.bytes_before / 1e6:,.1f}"
-    ]
+    size = f"{report.images:,} images, {report.bytes / 1e6:,.1f} MB"
+    if report.generation == report.generation_before:
+        lines = [f"{report.path}: nothing to do; {size}"]
+    elif report.segments == report.segments_before and not report.dropped:
+        lines = [f"{report.path}: no segments to join and no rows to drop; {size}"]
+    else:
+        lines = [_became(report, size)]
     if report.earlier:
         advice = f"; `cir compact {report.path} --keep 0` removes them" if report.earlier_bytes else ""
         hold = "hold" if report.earlier > 1 else "holds"
         held = f"{_counted(report.earlier, 'earlier generation')} {hold} {report.earlier_bytes / 1e6:,.1f} MB more"
         lines.append(held + advice)
     return "\n".join(lines)
+
+
+def _became(report: CompactReport, size: str) -> str:
+    return (
+        f"{report.path}: {_counted(report.segments_before, 'segment')} became {report.segments:,}, "
+        f"{_counted(report.dropped, 'deleted row')} dropped; {size} instead of {report.bytes_before / 1e6:,.1f}"
+    )
 
 
 def _counted(count: int, what: str) -> str:

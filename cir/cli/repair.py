@@ -26,8 +26,8 @@ def repair(index: Path, dry_run: bool, as_json: bool) -> None:
 
     Every byte is read. What is derived is made again. A damaged segment is taken out: its images come back from the
     segments of earlier generations, where those hold the same content; the others are listed in quarantine/lost.jsonl,
-    and `cir build-index` encodes them again. Where CURRENT or the live manifest is lost, the newest sound generation is
-    restored. Damaged files are kept in quarantine/.
+    and `cir build-index` encodes them again, or `cir import` brings back vectors without photos. Where CURRENT or the
+    live manifest is lost, the newest sound generation is restored. Damaged files are kept in quarantine/.
 
     \b
     Example:
@@ -58,12 +58,16 @@ def _lines(report: RepairReport) -> Iterator[str]:
         yield f"no way back to generation {numbers}: its files are damaged"
     if report.aside:
         yield f"kept: {', '.join(report.aside)}"
-    would = "would be " if report.dry_run else ""
     if report.remade:
-        yield f"{would}made again: {', '.join(report.remade)}"
+        done = "would be removed, and made again if needed" if report.dry_run else "made again"
+        yield f"{done}: {', '.join(report.remade)}"
+    if report.removed:
+        yield f"removed: {', '.join(report.removed)}"
     if report.dry_run:
         yield f"{report.path}: nothing was changed; {report.images:,} images of generation {report.base} would be live"
         return
     yield f"{report.path}: generation {report.generation}, {report.images:,} images of generation {report.base}"
-    if report.lost:
+    if report.imported:
+        yield f"import what is lost again: cir import VECTORS -o {report.path}"
+    if report.lost > report.imported:
         yield f"encode what is lost again: cir build-index IMAGES -o {report.path}"

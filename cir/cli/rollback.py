@@ -31,4 +31,5 @@ def rollback(index: Path, to: int | None) -> None:
         f"{now.rows:,} images, served by {now.card.name}"
     )
     if now.rows < before.rows:
-        click.echo(f"{before.rows - now.rows:,} images added since are not in it; build-index adds them")
+        adding = "cir build-index" if before.roots else "cir import"
+        click.echo(f"{before.rows - now.rows:,} images added since are not in it; `{adding}` adds them")

@@ -126,13 +126,22 @@ def read_file(folder: IndexFolder, path: Path, limit: int = LARGEST_JSON) -> byt
 def has_lost_pointer(folder: IndexFolder) -> bool:
     """Whether generations were published here, but nothing says which one is live.
 
-    A first build that is killed leaves encoded parts and at most its own generation, so others were published.
+    A first build that is killed leaves encoded parts, and at most one segment and its own generation. Whatever else
+    is there was published.
     """
     if folder.current.is_file():
         return False
+    manifests, segments = numbered(folder.manifests, ".json"), numbered(folder.segments)
     working = folder.work.is_dir() and any(folder.work.iterdir())
-    found = [int(path.stem) for path in numbered(folder.manifests, ".json")]
-    return any(number > 1 or not working for number in found)
+    later = (folder.mappings, folder.questions, folder.usage, folder.guard, folder.root / QUARANTINE)
+    first = (
+        all(int(path.stem) == 1 for path in (*manifests, *segments))
+        and not any(path.exists() for path in later)
+        and all(file.name == GALLERY for path in segments for file in path.glob("[!.]*"))
+    )
+    held = bool(manifests) or any(folder.gallery(path.name).exists() for path in segments)
+    # Once more: a first build may have published meanwhile, and removed its parts.
+    return held and not (working and first) and not folder.current.is_file()
 
 
 def is_index(path: Path) -> bool:
@@ -141,9 +150,14 @@ def is_index(path: Path) -> bool:
 
 
 def foreign_files(folder: IndexFolder) -> list[str]:
-    """Names in a folder that no index has before its first generation."""
-    paths = (folder.current, folder.lock, folder.manifests, folder.segments, folder.skipped, folder.work)
-    known = {path.name for path in paths}
+    """Names in a folder that no index has."""
+    known = {
+        path.name
+        for path in (
+            *(folder.current, folder.manifests, folder.segments, folder.mappings, folder.questions, folder.skipped),
+            *(folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
+        )
+    }
     names = (path.name for path in folder.root.iterdir())
     return sorted(name for name in names if name not in known and not is_temporary(name))
 

@@ -211,11 +211,16 @@ def _no_index(folder: IndexFolder) -> str:
         return f"no such index: {folder}; make one with `cir build-index IMAGES -o {folder}`"
     if not folder.root.is_dir():
         return f"not an index but a file: {folder}; make one with `cir build-index IMAGES -o NEW.index`"
+    if has_lost_pointer(folder):
+        if not numbered(folder.manifests, ".json"):
+            return (
+                f"{folder} has lost its {folder.current.name} and {folder.manifests.name}, which say what its segments "
+                "hold; restore them from a copy, or make another index"
+            )
+        return f"{folder} has lost its {folder.current.name}, which says what is live; {way_out(folder)}"
     writer = writer_of(folder)
     if writer:
         return f"{folder} is being built for the first time by {writer}; it can be searched when that is done"
-    if has_lost_pointer(folder):
-        return f"{folder} has lost its {folder.current.name}, which says what is live; {way_out(folder)}"
     if folder.work.is_dir() or folder.lock.exists():
         return f"an unfinished index: {folder}; run the same `cir build-index` again to finish it"
     return f"not an index: no {folder.current.name} in {folder}; make one with `cir build-index IMAGES -o {folder}`"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cir.errors import IndexFormatError
 from cir.files import remove_temporaries, remove_tree, sha256_bytes, write_bytes
 from cir.indexer.storage.folder import IndexFolder, has_lost_pointer, is_index, numbered
-from cir.indexer.storage.generations import files_of_earlier, read_manifest, read_pointer
+from cir.indexer.storage.generations import files_of_earlier, parse_manifest, read_manifest, read_pointer
 from cir.indexer.storage.lock import WriterLock, writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, kept
 
@@ -37,6 +37,7 @@ class Writer:
                 `remove_unreachable` removes unless they are named.
 
         Raises:
+            CorruptIndexError: the manifest contradicts itself; the live generation stays.
             DataError: the disk refuses; the live generation stays.
             IndexLockedError: the lock was removed meanwhile; the live generation stays.
         """
@@ -54,6 +55,7 @@ class Writer:
         )
         data = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":")).encode()
         path = self.folder.manifest(manifest.generation)
+        parse_manifest(data, path)  # what nobody could read is never published
         self._lock.check()
         write_bytes(path, data)
         self._lock.check()
@@ -90,7 +92,8 @@ def remove_unreachable(folder: IndexFolder) -> None:
     """Remove manifests, segments and mappings that cannot be reached from `CURRENT`; only the writer may.
 
     Their writer died before it published them, or their generation is no longer kept. Where a manifest cannot be read,
-    segments and mappings stay: it may name any of them, and vectors are worth more than disk space.
+    segments and mappings stay: it may name any of them, and vectors are worth more than disk space. So does everything
+    where generations were published and nothing says which one is live.
     """
     segments: set[str] = set()
     mappings: set[str] = set()
@@ -112,6 +115,8 @@ def remove_unreachable(folder: IndexFolder) -> None:
             else:
                 segments |= more_segments
                 mappings |= more_mappings
+    elif has_lost_pointer(folder):
+        return
     for path in numbered(folder.manifests, ".json"):
         if int(path.stem) not in generations:
             remove_tree(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cir.errors import DataError
 from cir.files import make_folder, remove_tree
-from cir.given import instance, path_of, whole_number
+from cir.given import MOST_KEPT, instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, is_index
@@ -48,7 +48,7 @@ class BuildOptions:
             `manifest.KEEP`. Those on both sides of a change of model are kept in any case.
 
     Raises:
-        UsageError: a number below 1, or no whole number.
+        UsageError: a number below 1, no whole number, or more than 10,000 generations to keep.
     """
 
     workers: int | None = None
@@ -62,10 +62,12 @@ class BuildOptions:
     keep: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("workers", "batch_size", "part_rows", "keep"):
+        for name in ("workers", "batch_size", "part_rows"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(value, name))
+        if self.keep is not None:
+            object.__setattr__(self, "keep", whole_number(self.keep, "keep", most=MOST_KEPT))
         object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cir.given import path_of, whole_number
+from cir.given import MOST_KEPT, path_of, whole_number
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, numbered
 from cir.indexer.storage.generations import read_manifest
@@ -23,7 +23,7 @@ class CompactReport:
 
     Attributes:
         path: the index.
-        generation: the live generation afterwards; where there was nothing to do it is the one before.
+        generation_before, generation: the live one; the same where there was nothing to do.
         images: live images.
         segments_before, segments: of the live generation.
         dropped: deleted rows that are in no segment of the live generation any more.
@@ -33,6 +33,7 @@ class CompactReport:
     """
 
     path: Path
+    generation_before: int
     generation: int
     images: int
     segments_before: int
@@ -59,13 +60,13 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         ann_min_rows: segments of at least this many vectors get an approximate index.
 
     Raises:
-        UsageError: `keep` is no whole number, or below 0.
+        UsageError: `keep` is no whole number from 0 to 10,000.
         IndexFormatError: no index, or a damaged one.
         IndexLockedError: another process is writing to it.
         DataError: the disk is full or refuses; the live generation stays.
     """
     folder = IndexFolder(path_of(index, "the path of an index"))
-    keep = None if keep is None else whole_number(keep, "keep", least=0)
+    keep = None if keep is None else whole_number(keep, "keep", least=0, most=MOST_KEPT)
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
         before = manifest = read_manifest(folder)
@@ -83,6 +84,7 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         everything = sum(_size(path) for path in numbered(folder.segments))
     return CompactReport(
         path=folder.root,
+        generation_before=before.generation,
         generation=manifest.generation,
         images=manifest.rows,
         segments_before=len(before.segments),

@@ -17,7 +17,7 @@ from cir.arrays import Rows, Stored
 from cir.data.vector_files import VectorTable, read_table
 from cir.errors import DataError, SpaceMismatchError, UsageError
 from cir.files import make_folder, remove_tree
-from cir.given import instance, kind, path_of, whole_number
+from cir.given import MOST_KEPT, instance, kind, path_of, whole_number
 from cir.given import shown as described
 from cir.images.names import shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -25,7 +25,7 @@ from cir.indexer.storage.folder import IndexFolder, is_index
 from cir.indexer.storage.generations import open_segment, read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout, Segment
-from cir.indexer.storage.writer import Writer, writing
+from cir.indexer.storage.writer import Writer, remove_unreachable, writing
 from cir.indexer.writing.assemble import Added, build_derived, clean_work, next_manifest, write_sources
 from cir.indexer.writing.merging import NewRows
 from cir.indexer.writing.plan import NewRow, Skipped
@@ -66,7 +66,7 @@ class ImportOptions:
         if self.precision not in ("float16", "float32"):
             raise UsageError(f"precision is {described(self.precision)}; write 'float16' or 'float32'")
         if self.keep is not None:
-            object.__setattr__(self, "keep", whole_number(self.keep, "keep"))
+            object.__setattr__(self, "keep", whole_number(self.keep, "keep", most=MOST_KEPT))
         object.__setattr__(self, "ann_min_rows", whole_number(self.ann_min_rows, "ann_min_rows", least=0))
 
 
@@ -128,6 +128,8 @@ def import_vectors(
         try:
             after = work.run(report, options)
         finally:
+            if not is_index(folder.root):
+                remove_unreachable(folder)  # while its parts show that the segment was never published
             remove_tree(work.scratch)
             clean_work(folder)
             if not is_index(folder.root):

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from cir.arrays import Floats
-from cir.errors import CirError
+from cir.errors import CirError, ImageDecodeError
 from cir.images import decode
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.questions import read_photo, read_questions
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def judged_vectors(folder: IndexFolder, encoder: GalleryEncoder | None) -> Floats | None:
     """(Q, D) float32, unit-norm: judged queries whose references an index keeps, encoded by the serving model.
 
-    None without such queries, or if the model encodes none. At most 200.
+    None without such queries, or if the model encodes none. At most 200. A query whose photo is unreadable is left out.
     """
     if not isinstance(encoder, QueryEncoder):
         return None
@@ -34,15 +34,21 @@ def judged_vectors(folder: IndexFolder, encoder: GalleryEncoder | None) -> Float
         photos = [read_photo(folder, bytes.fromhex(stored.digests[query.reference])) for query in chosen]
         pairs = [(photo, query.caption) for photo, query in zip(photos, chosen, strict=True) if photo is not None]
 
-        def encode(rows: slice) -> Floats:
-            pictures = [decode(photo, "a photo of the judged queries", encoder.min_side) for photo, _ in pairs[rows]]
-            pixels = np.stack([encoder.preprocess(picture) for picture in pictures])
-            return encoder.encode_queries(pixels, [caption for _, caption in pairs[rows]])
+        def encode(rows: slice) -> Floats | None:
+            pixels, captions = [], []
+            for photo, caption in pairs[rows]:
+                try:
+                    picture = decode(photo, "a photo of the judged queries", encoder.min_side)
+                except ImageDecodeError as error:
+                    log.warning("a judged query of %s was not measured: %s", folder, error)
+                else:
+                    pixels.append(encoder.preprocess(picture))
+                    captions.append(caption)
+            return encoder.encode_queries(np.stack(pixels), captions) if pixels else None
 
-        if not pairs:
-            return None
-        vectors: Floats = np.concatenate(map_batches(encode, len(pairs), _BATCH, encoder.shared_by))
-        return vectors
+        batches = map_batches(encode, len(pairs), _BATCH, encoder.shared_by)
+        vectors = [batch for batch in batches if batch is not None]
+        return np.concatenate(vectors) if vectors else None
     except CirError as error:  # a damaged file; the curve is measured without
         log.warning("the judged queries of %s were not measured: %s", folder, error)
         return None

@@ -81,8 +81,8 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
         ann_min_rows: segments of at least this many vectors get an approximate index.
 
     Raises:
-        UsageError: fewer than two indexes, one twice, something at `out`, an id that stands for different contents, or
-            vectors that are stored or mapped differently.
+        UsageError: fewer than two indexes, one twice, something at `out`, or `out` inside one, an id that stands for
+            different contents, or vectors that are stored or mapped differently.
         SpaceMismatchError: different models serve them.
         IndexFormatError: one is no index, or damaged.
         IndexLockedError: another process is merging to the same place.
@@ -92,6 +92,7 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
     if len(given) < 2 or len({os.path.realpath(path) for path in given}) < len(given):
         raise UsageError("name at least two indexes to merge, and each once")
     _check_free(target)
+    _check_outside(target, given)
     parts = [_opened(IndexFolder(path)) for path in given]
     _check_alike(parts)
     shared = _Shared.of(parts)
@@ -135,6 +136,13 @@ def _check_free(target: Path) -> None:
         raise UsageError(f"{target} exists and holds {shown(taken)}; name a new folder for the merged index")
     if os.path.lexists(target):
         raise UsageError(f"{target} exists; name a new folder for the merged index")
+
+
+def _check_outside(target: Path, given: Sequence[Path]) -> None:
+    place = Path(os.path.realpath(target))
+    for path in given:
+        if Path(os.path.realpath(path)) in place.parents:
+            raise UsageError(f"{target} is inside {path}, which is merged; name a folder outside of it")
 
 
 def _opened(folder: IndexFolder) -> _Index:
@@ -210,19 +218,16 @@ class _Shared:
             seen |= ids
         shared, native = cls(len(twice)), parts[0].manifest.space.id
         held = [part.rows.find(twice) for part in parts]
-        different: list[str] = []
+        different: dict[str, list[str]] = {}  # by message
         for image_id in sorted(twice):
             copies = [(number, rows[image_id]) for number, rows in enumerate(held) if image_id in rows]
             if len({row.digest for _, row in copies}) > 1:
-                different.append(image_id)
+                different.setdefault(_clash([row for _, row in copies]), []).append(image_id)
             else:
                 shared._add(copies, native)
-        if different:
-            more = f" and {len(different) - _SHOWN:,} more" if len(different) > _SHOWN else ""
-            raise UsageError(
-                f"different images have the same id: {', '.join(map(shown, different[:_SHOWN]))}{more}; index their "
-                "folders together, then ids begin with the folder's name: cir build-index FOLDER OTHER -o NEW.index"
-            )
+        for clash, listed in different.items():
+            more = f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
+            raise UsageError(clash.format(ids=", ".join(map(shown, listed[:_SHOWN])) + more))
         return shared
 
     def _add(self, copies: Sequence[tuple[int, StoredRow]], native: str) -> None:
@@ -241,6 +246,17 @@ class _Shared:
             if row.digest not in self.places or kept[1].segment.layout.space == native:
                 self.places[row.digest] = kept[1].segment.segment, kept[1].row
         self.dropped += [(number, row.segment.name, row.row) for number, row in copies if anew or row is not kept[1]]
+
+
+def _clash(rows: Sequence[StoredRow]) -> str:
+    """What to say where one id stands for the different contents of some rows; `{ids}` is filled in."""
+    if all(row.root for row in rows):
+        return (
+            "different images have the same id: {ids}; index their folders together, then ids begin with the folder's "
+            "name: cir build-index FOLDER OTHER -o NEW.index"
+        )
+    what = "a photo and another an imported vector" if any(row.root for row in rows) else "another vector than another"
+    return f"one index holds {what} of the same id: {{ids}}; remove it from one of them first: cir remove INDEX ID"
 
 
 def _write_segments(folder: IndexFolder, parts: Sequence[_Index], shared: _Shared) -> list[SegmentEntry]:

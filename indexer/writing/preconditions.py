@@ -9,8 +9,8 @@ from typing import Any
 from cir.errors import DataError, IndexFormatError, SpaceMismatchError, UsageError
 from cir.given import instance, items, kind, mapping, paths, shown
 from cir.images import ImageFile, Scan, scan
-from cir.indexer.storage.folder import IndexFolder, foreign_files, is_index
-from cir.indexer.storage.generations import open_segment
+from cir.indexer.storage.folder import IndexFolder, foreign_files, has_lost_pointer, is_index
+from cir.indexer.storage.generations import open_segment, read_pointer
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.plan import Metadata
@@ -58,8 +58,10 @@ def check_request(images: Sequence[ImageFile], encoder: GalleryEncoder, metadata
 
 
 def refuse_foreign(folder: IndexFolder) -> None:
-    """Raises IndexFormatError for a path that is neither an index, finished or not, nor free."""
+    """Raises IndexFormatError for a path that is neither an index, finished or not, nor free; and for a lost index."""
     if folder.root.is_dir():
+        if has_lost_pointer(folder):
+            read_pointer(folder)  # says so
         foreign = foreign_files(folder)
         if foreign and not is_index(folder.root):
             raise IndexFormatError(

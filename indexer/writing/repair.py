@@ -26,7 +26,7 @@ from cir.given import path_of
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.derived import record_of
-from cir.indexer.storage.folder import QUARANTINE, IndexFolder, numbered
+from cir.indexer.storage.folder import QUARANTINE, IndexFolder, numbered, way_out
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, SegmentEntry, runs_of
@@ -47,12 +47,14 @@ class Lost:
         images: how many live images it held.
         restored: id -> the older segment that holds the same image.
         ids: ids of the others, as far as the damaged file still tells them.
+        imported: how many of the others are vectors that were imported without a photo, as far as that is known.
     """
 
     segment: str
     images: int
     restored: dict[str, str]
     ids: tuple[str, ...]
+    imported: int = 0
 
     @property
     def lost(self) -> int:
@@ -73,7 +75,8 @@ class RepairReport:
         problems: what was damaged, one line each.
         segments: what was lost and restored, by damaged segment.
         forgotten: earlier generations to which there is no way back any more.
-        remade: damaged files that were made again, or will be by the first search that needs them.
+        remade: derived files that were damaged and were made again; in a dry run all that are damaged.
+        removed: the others of them, without which nothing is missing or which the first search makes again.
         aside: files in `quarantine/`.
     """
 
@@ -86,6 +89,7 @@ class RepairReport:
     segments: tuple[Lost, ...] = ()
     forgotten: tuple[int, ...] = ()
     remade: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
 
     @property
@@ -94,13 +98,19 @@ class RepairReport:
         return sum(segment.lost for segment in self.segments)
 
     @property
+    def imported(self) -> int:
+        """How many of those are vectors that must be imported again."""
+        return sum(segment.imported for segment in self.segments)
+
+    @property
     def restored(self) -> int:
         """How many images came back from older segments, with the metadata that they had there."""
         return sum(len(segment.restored) for segment in self.segments)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "path": str(self.path), "lost": self.lost, "restored": self.restored}
+        counts = {"lost": self.lost, "restored": self.restored, "imported": self.imported}
+        return {**asdict(self), "path": str(self.path), **counts}
 
 
 def repair(index: str | Path, *, dry_run: bool = False, ann_min_rows: int = ANN_MIN_ROWS) -> RepairReport:
@@ -191,7 +201,8 @@ def _lost(found: Diagnosis, entry: SegmentEntry) -> Lost:
     ]
     restored: dict[str, str] = {}
     gone: list[str] = []
-    for image_id, digest in told.items():
+    imported = 0
+    for image_id, (digest, root) in told.items():
         for each in usable:
             segment = found.sound[each.name]
             row = bisect_left(segment.ids, image_id)
@@ -201,19 +212,22 @@ def _lost(found: Diagnosis, entry: SegmentEntry) -> Lost:
                 break
         else:
             gone.append(image_id)
-    return Lost(entry.name, images, restored, tuple(gone))
+            imported += root == ""
+    if not found.base.roots:  # no photo was ever indexed
+        imported = images - len(restored)
+    return Lost(entry.name, images, restored, tuple(gone), imported)
 
 
-def _told(found: Diagnosis, entry: SegmentEntry) -> dict[str, bytes]:
-    """Id -> digest of the live images that a damaged segment still tells; they may be damaged too."""
+def _told(found: Diagnosis, entry: SegmentEntry) -> dict[str, tuple[bytes, str]]:
+    """Id -> digest and root of the live images that a damaged segment still tells; they may be damaged too."""
     try:
         segment = Segment(found.folder.gallery(entry.name))
     except CorruptIndexError:
         return {}
-    told: dict[str, bytes] = {}
+    told: dict[str, tuple[bytes, str]] = {}
     for row in np.flatnonzero(found.base.live_rows(entry)).tolist():
         try:
-            told[segment.ids[row]] = segment.digests[row].tobytes()
+            told[segment.ids[row]] = segment.digests[row].tobytes(), segment.roots[row]
         except (ValueError, IndexError):  # not text, or not in the file
             continue
     return told
@@ -283,16 +297,19 @@ def _report(found: Diagnosis, plan: _Plan, manifest: Manifest | None, aside: lis
     problems += [found.segments[each.segment] for each in plan.lost]
     problems += [*found.mappings.values(), *found.forgotten.values(), *found.derived.values()]
     problems += [found.questions] if found.questions else []
-    root = found.folder.root
+    root, dry = found.folder.root, manifest is None
+    derived = {str(path.relative_to(root)): dry or path.exists() for path in found.derived}
+    advice = f"; {way_out(found.folder)}"  # which is what is being done
     return RepairReport(
         path=root,
-        dry_run=manifest is None,
+        dry_run=dry,
         base=found.base.generation,
         generation=found.base.generation if manifest is None else manifest.generation,
         images=plan.manifest.rows,
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(dict.fromkeys(problem.replace(advice, "") for problem in problems)),
         segments=tuple(plan.lost),
         forgotten=tuple(sorted(found.forgotten)),
-        remade=tuple(str(path.relative_to(root)) for path in found.derived),
+        remade=tuple(name for name, there in derived.items() if there),
+        removed=tuple(name for name, there in derived.items() if not there),
         aside=tuple(f"{QUARANTINE}/{name}" for name in aside or ()),
     )

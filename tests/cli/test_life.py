@@ -44,6 +44,8 @@ def test_compact(cli: Run, own: Path) -> None:
     done = cli("compact", own)
     assert "1 segment became 1, 3 deleted rows dropped; 37 images" in done.out
     assert f"2 earlier generations hold 0.0 MB more; `cir compact {own} --keep 0` removes them" in done.out
+    assert cli("compact", own).out.startswith(f"{own}: nothing to do; 37 images, 0.")
+    assert cli("compact", own, "--keep", "7").out.startswith(f"{own}: no segments to join and no rows to drop; 37 ")
     report = json.loads(cli("compact", own, "--keep", "0", "--json").out)
     assert (report["earlier"], report["earlier_bytes"], report["images"]) == (0, 0, 37)
 

@@ -7,8 +7,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cir import ModelCard, import_vectors
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
@@ -87,3 +89,17 @@ def test_repair_of_what_is_lost(cli: Run, wardrobe_index: Path, folder: Path, tm
     assert f"encode what is lost again: cir build-index IMAGES -o {copy}\n" not in cli("repair", copy).out
     assert cli("build-index", folder, "-o", copy).code == 0
     assert cli("query", copy, "-t", "red").code == 0
+
+
+def test_imported_vectors_are_imported_again(cli: Run, tmp_path: Path) -> None:
+    index = tmp_path / "v.index"
+    for name in ("ab", "cde"):
+        import_vectors(np.eye(8, dtype="float32")[: len(name)], index, ModelCard.named("other", 8), ids=list(name))
+    shown = cli("rollback", index).out
+    assert "3 images added since are not in it; `cir import` adds them" in shown
+    for path in index.glob("segments/*/gallery.h5"):
+        path.write_bytes(path.read_bytes()[:-1])
+    told = cli("repair", index).out
+    assert f"import what is lost again: cir import VECTORS -o {index}\n" in told
+    assert "build-index" not in told
+    assert "cir repair" not in told

@@ -6,9 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cir import merge
+from cir import import_vectors, merge
 from cir.data.judged_query import JudgedQuery
 from cir.errors import IndexFormatError, SpaceMismatchError, UsageError
 from cir.indexer.reading.gallery import Gallery
@@ -17,7 +18,7 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.questions import photos_of
 from cir.indexer.writing.backfill import backfill
 from cir.replacement.questions import store, stored
-from cir.testing.fakes import FakeEncoder, answer, build, contents, folder_of, paint
+from cir.testing.fakes import DIMS, FakeEncoder, answer, build, contents, folder_of, paint
 from cir.testing.two_models import NEW, OLD, PROCRUSTES, RIDGE, serve_new
 
 
@@ -63,6 +64,9 @@ def test_what_cannot_be_merged(tmp_path: Path) -> None:
         UsageError, match=r"different images have the same id: '0001.png'; index their folders together"
     ):
         merge([a, b], out)
+    for inside in (a / "sub", a / "segments" / "sub", tmp_path / "b" / ".." / "b.index" / "sub"):
+        with pytest.raises(UsageError, match=r"sub is inside .*\.index, which is merged"):
+            merge([a, b], inside)
     for given in ([a], [a, tmp_path / "b" / ".." / "a.index"]):
         with pytest.raises(UsageError, match="at least two indexes"):
             merge(given, out)
@@ -133,3 +137,17 @@ def test_a_merge_killed_before_it_published_is_begun_again(tmp_path: Path) -> No
     (tmp_path / ".tmp-merge-both.index" / "CURRENT").unlink()  # its manifest is there
     assert merge([first, second], out).images == 6
     assert verify(out) == []
+
+
+def test_a_photo_and_imported_vectors_of_one_id(tmp_path: Path) -> None:
+    photos, first, second = (tmp_path / f"{name}.index" for name in ("photos", "first", "second"))
+    encoder = FakeEncoder(tokens=0)
+    build(folder_of(tmp_path / "a", 2), photos, encoder)
+    for number, index in enumerate((first, second)):
+        import_vectors(np.eye(DIMS, dtype="float32")[[number]], index, encoder, ids=["0001.png"])
+    with pytest.raises(
+        UsageError, match=r"holds a photo and another an imported vector of the same id: '0001\.png'; rem"
+    ):
+        merge([photos, first], tmp_path / "out")
+    with pytest.raises(UsageError, match=r"holds another vector than another of the same id: '0001\.png'"):
+        merge([first, second], tmp_path / "out")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from cir import ImportOptions, compact
 from cir.errors import (
+    CorruptIndexError,
     DataError,
     IndexFormatError,
     IndexLockedError,
@@ -19,7 +21,9 @@ from cir.errors import (
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
+from cir.indexer.storage.writer import writing
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.testing.fakes import FakeEncoder, answer, build, contents, paint
 
@@ -167,3 +171,23 @@ def test_each_of_several_broken_photos_of_the_same_bytes_is_named(photos: Path, 
     skipped = dict(build(photos, out).skipped)
     assert skipped.keys() == {"one.png", "two.png"}
     assert all(reason.startswith(f"{name}: ") for name, reason in skipped.items())
+
+
+@pytest.mark.parametrize("keep", [10_001, 2**63, 10**30])
+@pytest.mark.parametrize(
+    "step", [compact, lambda _, keep: BuildOptions(keep=keep), lambda _, keep: ImportOptions(keep=keep)]
+)
+def test_more_generations_than_an_index_keeps(out: Path, photos: Path, step: Any, keep: int) -> None:
+    build(photos, out)
+    before = contents(out)
+    with pytest.raises(UsageError, match="give at most 10,000"):
+        step(out, keep=keep)
+    assert contents(out) == before
+
+
+def test_what_nobody_could_read_is_not_published(out: Path, photos: Path) -> None:
+    build(photos, out)
+    before = contents(out)
+    with writing(IndexFolder(out)) as writer, pytest.raises(CorruptIndexError, match="is not a manifest"):
+        writer.publish(read_manifest(IndexFolder(out)).succeed(keep=10**30))
+    assert {**contents(out), "LOCK": b""} == {**before, "LOCK": b""}

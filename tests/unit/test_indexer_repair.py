@@ -223,10 +223,15 @@ def test_derived_files_are_made_again(index: Path, name: str) -> None:
     assert segment.vectors is not None
     load_or_build(segment.path.parent, entry.files["gallery.h5"].sha256, segment.vectors)
     flip(segment.path.parent / name, 7)
+    assert repair(index, dry_run=True).remade == ("segments/000001/ann.faiss",)
     report = repair(index, ann_min_rows=6)
     assert (report.generation, report.lost, report.remade) == (1, 0, ("segments/000001/ann.faiss",))
     assert (segment.path.parent / "ann.faiss").exists()
     assert verify(index) == []
+    flip(segment.path.parent / name, 7)
+    report = repair(index, ann_min_rows=7)
+    assert (report.remade, report.removed) == ((), ("segments/000001/ann.faiss",))
+    assert not (segment.path.parent / "ann.faiss").exists()
 
 
 def test_judged_queries_that_are_damaged_are_put_aside(index: Path) -> None:

@@ -14,7 +14,7 @@ from cir.indexer.reading import ann
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.questions import StoredQuestions, write_questions
 from cir.indexer.writing.judged_vectors import judged_vectors
-from cir.testing.fakes import DIMS, FakeEncoder, build, folder_of
+from cir.testing.fakes import DIMS, FakeEncoder, build, folder_of, paint
 
 
 @pytest.fixture
@@ -45,6 +45,21 @@ def test_those_with_reference_and_caption_are_encoded(index: Path) -> None:
 def test_there_may_be_none(index: Path, tmp_path: Path) -> None:
     assert judged_vectors(IndexFolder(index), None) is None
     assert judged_vectors(IndexFolder(tmp_path), FakeEncoder()) is None
+
+
+@pytest.mark.parametrize("broken", [{"0001.png"}, {"0001.png", "0002.png"}])
+def test_an_unreadable_photo_is_left_out(index: Path, broken: set[str], caplog: pytest.LogCaptureFixture) -> None:
+    names = ("0001.png", "0002.png")
+    data = {
+        name: b"no photo" + name.encode() if name in broken else paint(index / name, 3).read_bytes() for name in names
+    }
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
+    queries = tuple(JudgedQuery(name, name, "in red", frozenset(names) - {name}) for name in names)
+    kept = {digests[name]: partial(bytes, content) for name, content in data.items()}
+    write_questions(IndexFolder(index), StoredQuestions(queries, digests), kept)
+    vectors = judged_vectors(IndexFolder(index), FakeEncoder())
+    assert (0 if vectors is None else len(vectors)) == 2 - len(broken)
+    assert caplog.text.count("a judged query of") == len(broken)
 
 
 def test_a_damaged_file_is_said_and_nothing_is_measured(index: Path, caplog: pytest.LogCaptureFixture) -> None:
