@@ -79,6 +79,16 @@ def test_the_recall_is_that_of_the_ranking(index: Path, monkeypatch: pytest.Monk
         searcher.search_vectors(QUERIES, 3, recall=2)
 
 
+def test_columns_are_found_in_any_case_if_one_is_meant(tmp_path: Path) -> None:
+    columns = {"a": {"Colour": "red", "size": "1", "SIZE": "2"}, "b": {"Colour": "blue"}}
+    import_vectors(np.eye(16)[:2], tmp_path / "v", ModelCard.named("other", 16), ids=["a", "b"], metadata=columns)
+    gallery = Gallery.open(tmp_path / "v")
+    assert gallery.select("COLOUR=red").tolist() == [True, False]
+    assert gallery.select("size=1 and SIZE=2").tolist() == [True, False]
+    with pytest.raises(UsageError, match="no metadata column 'Size' in .*; there are: Colour, SIZE, size"):
+        gallery.select("Size=1")
+
+
 def test_equal_vectors_tie_by_id(index: Path) -> None:
     searcher = open_index(index)
     (hits,) = searcher.search_vectors(searcher.gallery.image("30").vector, 2)
