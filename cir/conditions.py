@@ -138,9 +138,9 @@ class Condition:
 def parse(text: str) -> tuple[Condition, ...]:
     """Conditions as they are typed: `colour=red`, `price<50 and colour in red, blue`, `title~cotton`.
 
-    ` and ` separates conditions, a comma the values of `in`; there is no `or`. A value that holds one of them, a column that holds an
-    operator, and whatever begins with a quote is written in double quotes: `title="salt and pepper"`; a
-    quote within is written twice.
+    ` and ` separates conditions, a comma the values of `in`; there is no `or`. A value
+    that holds one of them, a column that holds an operator, and whatever begins with a quote is written in double
+    quotes: `title="salt and pepper"`; a quote within is written twice.
 
     Raises:
         UsageError: something else.

@@ -124,9 +124,7 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.ndim != 2:
         raise DataError(f"{name}: an array of shape {array.shape}; vectors are a matrix (N, D), one row each")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise DataError(
-            f"{name}: numbers of type {str(array.dtype)[:60]}; convert them to float16, float32 or float64"
-        )
+        raise DataError(f"{name}: numbers of type {str(array.dtype)[:60]}; convert them to float16, float32 or float64")
     if not array.size:
         raise DataError(f"{name}: no vectors, shape {array.shape}")
     return array
@@ -188,8 +186,8 @@ def _metadata(given: Any, ids: Sequence[str], id_column: str) -> tuple[dict[str,
             found[canonical] = _columns(columns, where)
     if unmatched and not found:
         raise DataError(
-            f"{source}: none of its {len(unmatched):,} rows fits a vector: the first is for {shown(unmatched[0])}, the first "
-            f"vector is {shown(ids[0])}; write the ids of the vectors there"
+            f"{source}: none of its {len(unmatched):,} rows fits a vector: the first is for {shown(unmatched[0])}, the "
+            f"first vector is {shown(ids[0])}; write the ids of the vectors there"
         )
     return found, unmatched
 

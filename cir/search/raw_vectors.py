@@ -44,7 +44,8 @@ def search_vectors(
         recall: the share of the best images that an approximate search must find, as in `Searcher.search_many`.
 
     Raises:
-        UsageError: vectors of another shape or not finite, an unknown metadata column, k below 1, a recall out of range.
+        UsageError: vectors of another shape or not finite, an unknown metadata column, k below 1, or a
+            recall out of range.
         SpaceMismatchError: all images are of older spaces that only a query head reaches.
     """
     given = as_vectors(vectors, gallery.card.dims, gallery.card.name)

@@ -272,13 +272,7 @@ class Searcher:
 
     @no_fork
     def search_vectors(
-        self,
-        vectors: Any,
-        k: int,
-        *,
-        where: Conditions = None,
-        exact: bool = False,
-        recall: float = DEFAULT_RECALL,
+        self, vectors: Any, k: int, *, where: Conditions = None, exact: bool = False, recall: float = DEFAULT_RECALL
     ) -> list[list[tuple[str, float]]]:
         """The best k (id, score) for each of (B, D) vectors of the serving model; `raw_vectors.search_vectors`."""
         return search_vectors(self.gallery, vectors, k, where, exact, recall)

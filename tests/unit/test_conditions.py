@@ -18,7 +18,9 @@ from cir.errors import UsageError
 
 VALUES = ("Summer", "SUMMER", "winter", "")
 PRICES = ("5", "50", "50.00", "-0.0", "", "cheap", "007", "1e3", "٥")
-WORDS = st.sampled_from(['"', " ", "and", " and ", " or ", "or", " in ", ",", "(", ")", "=", "<", "!", "~", "red", "5", "\n"])
+WORDS = st.sampled_from(
+    ['"', " ", "and", " and ", " or ", "or", " in ", ",", "(", ")", "=", "<", "!", "~", "red", "5", "\n"]
+)
 TEXTS = st.lists(WORDS, max_size=6).map("".join) | st.text(max_size=5)
 
 
@@ -59,7 +61,7 @@ def test_written_and_matched(text: str, condition: Condition, matches: list[bool
     ],
 )
 def test_there_is_no_or(text: str) -> None:
-    with pytest.raises(UsageError, match="there is no `or` between conditions; .* write `in`"):
+    with pytest.raises(UsageError, match=r"there is no `or` between conditions; .* write `in`"):
         parse(text)
 
 

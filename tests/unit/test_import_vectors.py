@@ -221,7 +221,7 @@ def test_an_index_of_a_named_model_answers_what_needs_no_model(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 201, "\udc80"])
 def test_a_name_is_printable(name: str) -> None:
-    with pytest.raises(UsageError, match="no such model: name|name of the model is empty"):
+    with pytest.raises(UsageError, match=r"no such model: name|name of the model is empty"):
         ModelCard.named(name, 16)
 
 

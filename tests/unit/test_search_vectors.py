@@ -85,7 +85,7 @@ def test_columns_are_found_in_any_case_if_one_is_meant(tmp_path: Path) -> None:
     gallery = Gallery.open(tmp_path / "v")
     assert gallery.select("COLOUR=red").tolist() == [True, False]
     assert gallery.select("size=1 and SIZE=2").tolist() == [True, False]
-    with pytest.raises(UsageError, match="no metadata column 'Size' in .*; there are: Colour, SIZE, size"):
+    with pytest.raises(UsageError, match=r"no metadata column 'Size' in .*; there are: Colour, SIZE, size"):
         gallery.select("Size=1")
 
 
