@@ -186,7 +186,7 @@ def _metadata(given: Any, ids: Sequence[str], id_column: str) -> tuple[dict[str,
             found[canonical] = _columns(columns, where)
     if unmatched and not found:
         raise DataError(
-            f"{source}: none of its {len(unmatched):,} rows fits a vector: the first is for {shown(unmatched[0])}, the "
+            f"{source}: none of its rows fits a vector: the first is for {shown(unmatched[0])}, the "
             f"first vector is {shown(ids[0])}; write the ids of the vectors there"
         )
     return found, unmatched

@@ -141,7 +141,7 @@ def test_nothing_usable_makes_no_index(tmp_path: Path) -> None:
         ({"vectors": np.ones((0, 16))}, "no vectors"),
         ({"vectors": [[1.0] * 16] * 4}, "vectors is a list"),
         ({"card": "small"}, "model is a str, 'small'; give a model of"),
-        ({"metadata": {"x": {"b": "3"}, "y": {"b": "4"}}}, "none of its 2 rows fits a vector: the first is for 'x'"),
+        ({"metadata": {"x": {"b": "3"}, "y": {"b": "4"}}}, "none of its rows fits a vector: the first is for 'x'"),
         ({"metadata": {"a": {"b": 3}}}, "column 'b' with the value 3 cannot be stored"),
         ({"metadata": {"a": {"b": "\0"}}}, "cannot be stored"),
         ({"metadata": {"a": "red"}}, "id -> column -> value"),
