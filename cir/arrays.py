@@ -27,3 +27,21 @@ def unit_norm_mask(values: Stored) -> Mask:
     norms = np.linalg.norm(values.astype(np.float32, copy=False), axis=-1)
     mask: Mask = np.abs(norms - 1) <= NORM_TOLERANCE
     return mask
+
+
+def norms_of(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) lengths of (N, D) vectors, also where squares are beyond float64; inf or NaN where values are not finite."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        odd = np.flatnonzero(~((lengths > 1e-140) & (lengths < 1e140)))
+        largest = np.abs(vectors[odd]).max(axis=1, initial=0)
+        scaled = vectors[odd] / largest[:, None]
+        usual = np.isfinite(largest) & (largest > 0)
+        lengths[odd] = np.where(usual, largest * np.sqrt(np.einsum("ij,ij->i", scaled, scaled)), largest)
+    return lengths
+
+
+def has_direction(lengths: NDArray[np.float64]) -> Mask:
+    """(N,) bool: which vectors of these lengths can be normalised."""
+    mask: Mask = (lengths >= np.finfo(np.float64).tiny) & np.isfinite(lengths)
+    return mask

@@ -32,7 +32,10 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 _OPERATOR = re.compile(r"!\s*=|<=|>=|==?|<|>|~|(?<=[\s\"])(?:not\s+)?in(?=[\s(\"]|\Z)", re.IGNORECASE)
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _AND = re.compile(r"(?<=\s)and(?=\s|\Z)", re.IGNORECASE)
-_LISTED = re.compile(rf"[,()]|{_AND.pattern}", re.IGNORECASE)
+# What people who expect an `or` write: it follows a value, and a column and an operator follow it.
+_OR = re.compile(r'(?<=\s)or\s+(?:"(?:[^"]|"")*"|[^\s"=<>!~][^"=<>!~]*)\s*(?:!\s*=|[=<>~])', re.IGNORECASE)
+_RESERVED = re.compile(rf"{_AND.pattern}|{_OR.pattern}", re.IGNORECASE)
+_LISTED = re.compile(rf"[,()]|{_RESERVED.pattern}", re.IGNORECASE)
 # Where a condition ends, a value of a list, and a value of a list in brackets.
 _END = re.compile(rf"{_AND.pattern}|\Z", re.IGNORECASE)
 _VALUE_END = re.compile(rf",|{_AND.pattern}|\Z", re.IGNORECASE)
@@ -128,16 +131,16 @@ class Condition:
         if isinstance(self.value, tuple):
             value = ", ".join(_quoted(each, _LISTED) if each else '""' for each in self.value)
         else:
-            value = _quoted(self.value, _AND)
+            value = _quoted(self.value, _RESERVED)
         return f"{_quoted(self.column, _OPERATOR)} {self.operator} {value}".rstrip()
 
 
 def parse(text: str) -> tuple[Condition, ...]:
     """Conditions as they are typed: `colour=red`, `price<50 and colour in red, blue`, `title~cotton`.
 
-    ` and ` separates conditions, a comma the values of `in`. A value that holds one of them, a column that holds an
-    operator, and whatever begins with a quote is written in double quotes: `title="salt and pepper"`; a
-    quote within is written twice.
+    ` and ` separates conditions, a comma the values of `in`; there is no `or`. A value
+    that holds one of them, a column that holds an operator, and whatever begins with a quote is written in double
+    quotes: `title="salt and pepper"`; a quote within is written twice.
 
     Raises:
         UsageError: something else.
@@ -253,14 +256,25 @@ def _token(text: str, place: int, end: re.Pattern[str]) -> tuple[str, bool, int]
     if text[place : place + 1] != '"':
         found = end.search(text, place)
         stop = found.start() if found else len(text)
+        _refuse_or(text, place, stop)
         return text[place:stop].rstrip(), False, stop
     quoted = _QUOTED.match(text, place)
     if not quoted:
         raise UsageError(f"{shown(text)}: a quote is not closed; a value that begins with a quote is written in quotes")
     stop = _after_blanks(text, quoted.end())
     if not end.match(text, stop):
+        _refuse_or(text, stop, len(text))
         raise UsageError(f"{shown(text)}: {shown(text[stop:])} follows a closed quote; a quote within is written twice")
     return quoted[1].replace('""', '"'), True, stop
+
+
+def _refuse_or(text: str, place: int, stop: int) -> None:
+    """Raises UsageError if an `or` between conditions stands in a part of the text."""
+    if _OR.search(f" {text[place:stop]}"):
+        raise UsageError(
+            f"{shown(text)}: there is no `or` between conditions; for several values of a column write `in`, as in "
+            "colour in red, blue; a value that holds such an `or` is written in quotes"
+        )
 
 
 def _after_blanks(text: str, place: int) -> int:

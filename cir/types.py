@@ -182,6 +182,8 @@ class ModelCard:
         Raises:
             UsageError: a name or dims that no card can have.
         """
+        if name == "":
+            raise UsageError("the name of the model is empty; write one, such as clip-vit-b-32")
         given = f"a model of which cir has only the name: {name}"
         digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
         values = {"name": name, "dims": dims, "tokens": 0, "vector": True}

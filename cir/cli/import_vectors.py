@@ -86,9 +86,10 @@ def import_vectors(
     if directory is not None:
         remember_model(card.digest, directory)
     if report.unmatched:
+        count = len(report.unmatched)
+        fits = "1 row of metadata fits" if count == 1 else f"{count:,} rows of metadata fit"
         click.echo(
-            f"cir: {len(report.unmatched):,} rows of metadata fit no vector; they are left out, the first: "
-            f"{shown(report.unmatched[0])}",
+            f"cir: left out: {fits} no vector, the first: {shown(report.unmatched[0])}",
             err=True,
         )
     click.echo(json.dumps(report.to_json()) if as_json else summary(report))
@@ -145,7 +146,8 @@ def summary(report: ImportReport) -> str:
     counted = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "added")
     lines = [f"{report.path}: {report.total:,} images ({counted}), vectors of {report.model}; {report.seconds:.1f} s"]
     if report.normalised:
-        lines.append(f"{report.normalised:,} vectors were not of unit length; they are stored normalised")
+        which = "1 vector was" if report.normalised == 1 else f"{report.normalised:,} vectors were"
+        lines.append(f"{which} not of unit length; stored normalised")
     if report.rewritten:
         lines.append(f"{report.rewritten:,} ids are stored in the form of paths: composed Unicode, no empty parts")
     lines += [shown(f"  skipped {reason}") for _, reason in report.skipped[:3]]

@@ -133,7 +133,7 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
 
 
 def _approximate(gallery: Gallery, entry: SegmentEntry) -> dict[str, Any] | None:
-    """What was measured on the approximate index or the token codes of a segment, for ten hits; None without one."""
+    """What the approximate index or the token codes of a segment promise for ten hits; None without one."""
     from cir.indexer.reading import token_codes
     from cir.indexer.reading.ann import stored_curve
     from cir.indexer.storage.mappings import mapped_folder
@@ -145,7 +145,7 @@ def _approximate(gallery: Gallery, entry: SegmentEntry) -> dict[str, Any] | None
     opening = None if entry.vectors else token_codes.stored_curve(folder)
     if opening is not None:
         share = opening.share(10, 1, DEFAULT_RECALL)
-        return {"recall": DEFAULT_RECALL, "measured": opening.recall_of(share), "opened": share}
+        return {"recall": DEFAULT_RECALL, "promised": opening.promised(share), "opened": share}
     curve = stored_curve(folder)
     if curve is None:
         return None
@@ -154,7 +154,7 @@ def _approximate(gallery: Gallery, entry: SegmentEntry) -> dict[str, Any] | None
     return {
         "recall": DEFAULT_RECALL,
         "reached": effort is not None,
-        "measured": {kind: recall.mean[0] for kind, recall in point.recall.items()},
+        "promised": {kind: recall.lower[0] for kind, recall in point.recall.items()},
         "lists": curve.lists,
         "nprobe": point.nprobe,
         "overfetch": point.overfetch,
@@ -169,14 +169,18 @@ def _approximate_lines(gallery: Gallery) -> list[str]:
         found = _approximate(gallery, entry)
         if found is not None and "opened" in found:
             lines.append(
-                f"segment {entry.name}: recall@10 {found['measured']:.3f} ({found['recall']:g} wanted); "
+                f"segment {entry.name}: recall@10 at least {found['promised']:.3f} (95 % lower bound; "
+                f"{found['recall']:g} wanted); "
                 f"the tokens of {found['opened']:.1%} of the images are scored"
             )
         elif found is not None:
-            measured = ", ".join(f"{recall:.3f} of {kind} queries" for kind, recall in found["measured"].items())
+            bounds = ", ".join(f"{recall:.3f} for {kind} queries" for kind, recall in found["promised"].items())
             effort = f"{found['nprobe']:,} of {found['lists']:,} lists, {found['ms']:.2f} ms"
             how = "searched with" if found["reached"] else "too little, so it is searched exactly; at most measured:"
-            lines.append(f"segment {entry.name}: recall@10 {measured} ({found['recall']:g} wanted); {how} {effort}")
+            lines.append(
+                f"segment {entry.name}: recall@10 at least {bounds} (95 % lower bounds; {found['recall']:g} wanted); "
+                f"{how} {effort}"
+            )
     return lines
 
 

@@ -107,10 +107,10 @@ def query(
     describes. Several references are averaged.
 
     With `-` instead of -i and -t, queries are read from stdin as JSON lines {"references", "text", "negatives", "k",
-    "where", "id"}. Each is answered by a JSON line, in order; lines that have already arrived are answered together. A
-    line that cannot be answered gets {"id", "error"}, and the others their hits. What is built meanwhile is picked up.
-    "where" is a text as for --where, a list of such texts, or an object such as {"season": "Summer", "colour": ["red",
-    "blue"], "price": {"<": 50}}.
+    "where", "id"}; --exact and --recall apply to all of them. Each is answered by a JSON line, in order; lines that
+    have already arrived are answered together. A line that cannot be answered gets {"id", "error"}, and the others
+    their hits. What is built meanwhile is picked up. "where" is a text as for --where, a list of such texts, or an
+    object such as {"season": "Summer", "colour": ["red", "blue"], "price": {"<": 50}}.
 
     \b
     Example:

@@ -90,7 +90,7 @@ def _summary(report: RemoveReport) -> list[str]:
     would = "would be " if report.dry_run else ""
     lines = [f"{report.path}: {count:,} image{'s' * (count != 1)} {would}removed; {report.images:,} left"]
     if count and not report.dry_run:
-        lines.append(f"`cir rollback {report.path}` brings them back")
+        lines.append(f"`cir rollback {report.path}` brings {'it' if count == 1 else 'them'} back")
     for root, left in report.left.items():
         lines.append(
             f"{left:,} images of {shown(root)} were left alone: it is not there, and may be on a disk that is not "

@@ -115,7 +115,7 @@ def read_npy(path: Path) -> NDArray[Any]:
     except FileNotFoundError:
         raise DataError(f"no such file: {path}; check the path") from None
     except (OSError, ValueError, TypeError, OverflowError, SyntaxError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = (getattr(error, "strerror", None) or " ".join(str(error).split())[:200]).rstrip(".")
         raise DataError(f"{path}: not a readable .npy file: {reason}; {advice}") from None
     return _checked(array, str(path))
 
@@ -124,9 +124,7 @@ def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.ndim != 2:
         raise DataError(f"{name}: an array of shape {array.shape}; vectors are a matrix (N, D), one row each")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise DataError(
-            f"{name}: numbers of type {shown(array.dtype)[:60]}; convert them to float16, float32 or float64"
-        )
+        raise DataError(f"{name}: numbers of type {str(array.dtype)[:60]}; convert them to float16, float32 or float64")
     if not array.size:
         raise DataError(f"{name}: no vectors, shape {array.shape}")
     return array
@@ -160,7 +158,8 @@ def _unique(given: Iterable[Any], source: object) -> tuple[list[str], int]:
         seen: set[str] = set()
         twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
         first = ", ".join(shown(name) for name in dict.fromkeys(twice[:100]))
-        raise DataError(f"{source}: {len(twice):,} ids occur again: {first[:200]}; each vector needs an id of its own")
+        again = "1 id occurs" if len(twice) == 1 else f"{len(twice):,} ids occur"
+        raise DataError(f"{source}: {again} again: {first[:200]}; each vector needs an id of its own")
     return names, rewritten
 
 
@@ -169,10 +168,11 @@ def _metadata(given: Any, ids: Sequence[str], id_column: str) -> tuple[dict[str,
     if given is None:
         return {}, []
     rows: Iterable[tuple[str, Any, Mapping[str, str]]]
+    source = "metadata" if isinstance(given, Mapping) else path_of(given, "metadata")
     if isinstance(given, Mapping):
         rows = (("metadata", name, columns) for name, columns in given.items())
     else:
-        rows = CsvTable(path_of(given, "metadata"), id_column, "name one with --id-column").rows()
+        rows = CsvTable(Path(source), id_column, "name one with --id-column").rows()
     known = {name.strip(): name for name in ids}  # cells of tables are stripped
     found: dict[str, dict[str, str]] = {}
     unmatched = []
@@ -184,6 +184,11 @@ def _metadata(given: Any, ids: Sequence[str], id_column: str) -> tuple[dict[str,
             raise DataError(f"{where}: a second row for {shown(canonical)}; keep one")
         else:
             found[canonical] = _columns(columns, where)
+    if unmatched and not found:
+        raise DataError(
+            f"{source}: none of its rows fits a vector: the first is for {shown(unmatched[0])}, the "
+            f"first vector is {shown(ids[0])}; write the ids of the vectors there"
+        )
     return found, unmatched
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cir.arrays import Floats, Mask, unit
+from cir.arrays import Floats, Mask, has_direction, norms_of, unit
 from cir.conditions import Conditions, as_conditions
 from cir.errors import SpaceMismatchError, UsageError
 from cir.given import kind, shown
 from cir.indexer.reading.ranking import RankingOptions
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
+from cir.types import DEFAULT_RECALL
 
 if TYPE_CHECKING:
     from cir.indexer.reading.gallery import Gallery
@@ -22,7 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def search_vectors(
-    gallery: Gallery, vectors: Any, k: int, where: Conditions = None, exact: bool = False
+    gallery: Gallery,
+    vectors: Any,
+    k: int,
+    where: Conditions = None,
+    exact: bool = False,
+    recall: float = DEFAULT_RECALL,
 ) -> list[list[tuple[str, float]]]:
     """The best k (id, score) for each of B vectors, best first, ties by id. No model is needed.
 
@@ -35,9 +41,11 @@ def search_vectors(
         k: number of hits.
         where: conditions that hits meet, as in `Query`: "colour=red", {"colour": "red"}, or several.
         exact: compare with every image.
+        recall: the share of the best images that an approximate search must find, as in `Searcher.search_many`.
 
     Raises:
-        UsageError: vectors of another shape or not finite, an unknown metadata column, k below 1.
+        UsageError: vectors of another shape or not finite, an unknown metadata column, k below 1, or a
+            recall out of range.
         SpaceMismatchError: all images are of older spaces that only a query head reaches.
     """
     given = as_vectors(vectors, gallery.card.dims, gallery.card.name)
@@ -46,7 +54,7 @@ def search_vectors(
     if conditions:
         chosen = gallery.select(conditions)
         allowed = chosen if allowed is None else chosen & allowed
-    return gallery.search(queries, RankingOptions(k, allowed, exact))
+    return gallery.search(queries, RankingOptions(k, allowed, exact, recall=recall))
 
 
 def as_vectors(given: Any, dims: int, name: str) -> Floats:
@@ -70,11 +78,11 @@ def as_vectors(given: Any, dims: int, name: str) -> Floats:
     if values.ndim != 2 or values.shape[1] != dims:
         raise UsageError(f"vectors have the shape {np.shape(given)}; those of {name} are (B, {dims})")
     doubled = values.astype(np.float64)
-    norms = np.linalg.norm(doubled, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    norms = norms_of(doubled)
+    bad = np.flatnonzero(~has_direction(norms))
     if len(bad):
-        raise UsageError(f"vector {bad[0]} is zero or not finite; leave it out")
-    return unit((doubled / norms).astype(np.float32))
+        raise UsageError(f"vector {bad[0]} is zero or not finite, or too short or long to be normalised; leave it out")
+    return unit((doubled / norms[:, None]).astype(np.float32))
 
 
 def in_every_space(gallery: Gallery, vectors: Floats) -> tuple[QueryVectors, Mask | None]:

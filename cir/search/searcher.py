@@ -272,10 +272,10 @@ class Searcher:
 
     @no_fork
     def search_vectors(
-        self, vectors: Any, k: int, *, where: Conditions = None, exact: bool = False
+        self, vectors: Any, k: int, *, where: Conditions = None, exact: bool = False, recall: float = DEFAULT_RECALL
     ) -> list[list[tuple[str, float]]]:
         """The best k (id, score) for each of (B, D) vectors of the serving model; `raw_vectors.search_vectors`."""
-        return search_vectors(self.gallery, vectors, k, where, exact)
+        return search_vectors(self.gallery, vectors, k, where, exact, recall)
 
     def _encoder_for(self, space: str) -> SpaceEncoder:
         """What encodes queries for a space: the serving model's own head, its head for that space, or a fitted one."""

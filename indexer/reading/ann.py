@@ -86,8 +86,8 @@ class Ann:
                 self._warned = True
                 best = max(point.lower[0] for point in self.curve.points)
                 log.warning(
-                    "%s: the approximate index finds a share of %.3f at most, and %.3f is wanted; this part of the "
-                    "index is searched exactly, which is slower",
+                    "%s: the recall of the approximate index is at least %.3f (95 %% lower bound), and %.3f is wanted; "
+                    "this part of the index is searched exactly, which is slower",
                     self._name,
                     best,
                     recall,

@@ -65,11 +65,6 @@ class Point:
         """What is promised at each depth: the lowest bound of all kinds of queries."""
         return tuple(map(min, zip(*(recall.lower for recall in self.recall.values()), strict=True)))
 
-    @cached_property
-    def mean(self) -> tuple[float, ...]:
-        """What was measured at each depth, on the kind of queries for which it is lowest."""
-        return tuple(map(min, zip(*(recall.mean for recall in self.recall.values()), strict=True)))
-
 
 @dataclass(frozen=True)
 class Curve:

@@ -184,7 +184,7 @@ class Gallery:
         """A mask of `rows`: which images meet every condition.
 
         Args:
-            where: conditions, in any form of `as_conditions`.
+            where: conditions, in any form of `as_conditions`. A column is found in any case if only one is alike.
 
         Raises:
             UsageError: there is no such column, or it holds no numbers to compare.
@@ -193,14 +193,16 @@ class Gallery:
         conditions = as_conditions(where)
         columns = self.columns if conditions else []
         for condition in conditions:
-            if condition.column not in columns:
+            alike = [column for column in columns if column.casefold() == condition.column.casefold()]
+            if condition.column not in columns and len(alike) != 1:
                 known = (
                     f"there are: {printable(', '.join(columns))}"
                     if columns
                     else "it has none; build it with --metadata"
                 )
                 raise UsageError(f"no metadata column {shown(condition.column)} in {self.folder}; {known}")
-            stored = [live.segment.metadata.get(condition.column) for live in self._segments]
+            column_name = condition.column if condition.column in columns else alike[0]
+            stored = [live.segment.metadata.get(column_name) for live in self._segments]
             check_comparable(condition, [column for column in stored if column is not None])
             for live, column, start in zip(self._segments, stored, self.rows.starts, strict=False):
                 met = condition.matches([""])[0] if column is None else column.matching(condition)

@@ -54,9 +54,9 @@ class OpeningCurve:
             if [len(line) for line in lines] != [len(self.opened)] * len(self.depths):
                 raise ValueError(f"{name}: contradicts the depths or the shares")
 
-    def recall_of(self, share: float) -> float:
-        """Measured at the least depth when a share of `opened` is opened."""
-        return self.recall[0][self.opened.index(share)]
+    def promised(self, share: float) -> float:
+        """The lower bound of recall at the least depth when a share of `opened` is opened."""
+        return self.lower[0][self.opened.index(share)]
 
     def share(self, count: int, left: float, recall: float) -> float:
         """The least measured share of the images to open for a recall; 1 if no other is enough.

@@ -128,7 +128,7 @@ def check_comparable(condition: Condition, columns: Sequence[Column]) -> None:
     """Refuse a comparison of numbers where a column, in all of its segments, holds none. Raises UsageError."""
     if condition.compares and not any(column.has_numbers for column in columns):
         texts = (text for column in columns for text in (column.dictionary if isinstance(column, Codes) else column))
-        few = list(islice(dict.fromkeys(filter(None, islice(texts, 1000))), 3))
+        few = list(islice(dict.fromkeys(islice(filter(None, texts), 1000)), 3))
         raise UsageError(
             f"{shown(condition.column)} holds texts such as {', '.join(map(shown, few))}, not numbers; "
             f"{condition.operator} compares numbers, = and ~ texts"

@@ -79,7 +79,7 @@ class Texts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         self.check()
         whole, bounds = self.data.tobytes(), self.offsets.tolist()
-        if self._ascii:
+        if not len(self._beyond_ascii):
             text = whole.decode("ascii")
             return (text[start:stop] for start, stop in pairwise(bounds))
         return (whole[start:stop].decode("utf-8", "surrogateescape") for start, stop in pairwise(bounds))
@@ -98,25 +98,38 @@ class Texts(Sequence[str]):
         """(N,) bool: which texts meet a condition. Raises CorruptIndexError."""
         if condition.compares:
             return compared(condition, self.numbers)
-        if not self._ascii or len(condition.keys) > _MANY or "0" in condition.keys:  # 0 is also -0 and -0.00
+        contains, others = condition.operator == CONTAINS, self._beyond_ascii
+        many = not contains and (len(condition.keys) > _MANY or "0" in condition.keys)  # 0 is also -0 and -0.00
+        if many or 2 * len(others) > len(self):
             return np.fromiter(condition.matches(self), np.bool_, len(self))
         met = np.zeros(len(self), np.bool_)
         try:
-            if condition.operator == CONTAINS:
+            if contains:
                 met[self._rows_with(str(condition.value).casefold())] = True
             else:
                 for key in condition.keys:
                     met[self._rows_equal_to(key)] = True
         except IndexError:
             raise damaged(self.place, "its offsets lead past its texts") from None
-        return ~met if condition.negative else met
+        met ^= condition.negative
+        met[others] = condition.matches(self[row] for row in others.tolist())
+        return met
 
     @cached_property
-    def _ascii(self) -> bool:
-        return not len(self.data) or int(self.data.max()) < 128
+    def _beyond_ascii(self) -> Rows:
+        """Rows with a byte that is not ASCII, ascending; their letters have to be decoded to be compared."""
+        found = [np.empty(0, np.int64)]
+        for first in range(0, len(self), _BLOCK):
+            bounds = self.offsets[first : first + _BLOCK + 1]
+            start, stop = int(bounds[0]), int(bounds[-1])
+            places = start + np.flatnonzero(self.data[start:stop] >= 128)
+            if len(places):
+                before = np.searchsorted(places, bounds)
+                found.append(first + np.flatnonzero(before[1:] != before[:-1]))
+        return np.concatenate(found)
 
     def _rows_equal_to(self, key: str) -> Rows:
-        """Rows of the key, if all texts are ASCII; in blocks whose temporary arrays fit a core's cache."""
+        """ASCII rows of the key; in blocks whose temporary arrays fit a core's cache."""
         if not key.isascii():
             return np.empty(0, np.int64)
         blocks = [self._block_equal_to(key, first) for first in range(0, len(self), _BLOCK)]
@@ -140,18 +153,24 @@ class Texts(Sequence[str]):
         return first + rows
 
     def _rows_with(self, part: str) -> Rows:
-        """Rows that contain a text in lower case, if all are ASCII: all texts are searched as one."""
+        """ASCII rows that contain a text in lower case: all texts are searched as one."""
         if not part.isascii():
             return np.empty(0, np.int64)
-        whole, wanted, places = self.data.tobytes().lower(), part.encode(), []
-        place = whole.find(wanted)
-        while place >= 0:
-            places.append(place)
-            place = whole.find(wanted, place + 1)
-        starts = np.array(places, np.int64)
-        rows = np.searchsorted(self.offsets, starts, side="right") - 1
-        rows = rows[starts + len(wanted) <= self.offsets[rows + 1]]  # not across the end of a text
-        return rows.astype(np.int64, copy=False)
+        blocks = [self._places_of(part, first) for first in range(0, len(self.data), _BLOCK)]
+        places = np.concatenate([*blocks, np.array([len(self.data)])])  # one after all texts, so that each has a next
+        first_places = places[np.searchsorted(places, self.offsets[:-1])]
+        return np.flatnonzero(first_places + len(part) <= self.offsets[1:])  # not across the end of a text
+
+    def _places_of(self, part: str, first: int) -> Rows:
+        """Where the text begins in a block of bytes."""
+        lower, upper, size = part.encode(), part.upper().encode(), len(part)
+        block = self.data[first : first + _BLOCK + size - 1]
+        places = np.arange(0)
+        for place in range(size):
+            letters = block[places + place] if place else block[: max(0, len(block) - size + 1)]
+            same = (letters == lower[place]) | (letters == upper[place])
+            places = places[same] if place else np.flatnonzero(same)
+        return first + places
 
 
 def compared(condition: Condition, numbers: NDArray[np.float64]) -> Mask:

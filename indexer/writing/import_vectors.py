@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cir.arrays import Rows, Stored
+from cir.arrays import Mask, Rows, Stored, has_direction, norms_of
 from cir.data.vector_files import VectorTable, read_table
 from cir.errors import DataError, SpaceMismatchError, UsageError
 from cir.files import make_folder, remove_tree
@@ -36,9 +36,9 @@ from cir.known import remember_model
 from cir.types import GalleryEncoder, ModelCard, Progress
 
 _BLOCK_FLOATS = 1024 * 1024  # in double precision
-# What rounding to float16 moves a norm by at most. Such vectors are stored as they are, so that those of another index
-# keep their bits.
-_UNIT = 1e-3
+# What rounding to float32 and to float16 moves a norm by at most. Such vectors are stored as they are, so that those of
+# another index keep their bits.
+_UNIT, _UNIT_FLOAT16 = 1e-6, 1e-3
 _ADVICE = "give a model of cir.load_model(name), or cir.ModelCard.named(name, dims) for one that cir does not have"
 
 
@@ -253,13 +253,12 @@ class _Import:
         for start in range(0, len(array), step):
             rows = slice(start, min(start + step, len(array)))
             block = np.asarray(array[rows], np.float64)
-            with np.errstate(over="ignore", invalid="ignore"):
-                lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
-            for place in np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)).tolist():
-                reason = "is all zeros" if lengths[place] == 0 else "has values that are not finite"
+            lengths = norms_of(block)
+            for place in np.flatnonzero(~has_direction(lengths)).tolist():
+                reason = _unusable(block[place])
                 problems[start + place] = f"{shown(self.table.ids[start + place])}: its vector {reason}"
                 lengths[place] = 1
-            norms[rows] = np.where(np.abs(lengths - 1) <= _UNIT, 1.0, lengths)
+            norms[rows] = np.where(_are_unit(block, lengths), 1.0, lengths)
             with np.errstate(over="ignore", invalid="ignore"):
                 stored = self._stored(block, norms[rows])
             whole = b"".join(hashlib.sha256(vector.tobytes()).digest() for vector in stored)
@@ -279,6 +278,22 @@ class _Import:
         if self.progress:
             self.progress(len(array) + self._written, 2 * len(array))
         return self._stored(np.asarray(array[rows], np.float64), norms[rows])
+
+
+def _are_unit(block: NDArray[np.float64], lengths: NDArray[np.float64]) -> Mask:
+    """Which vectors are of unit length as far as their precision goes: float16 if it holds all their numbers."""
+    off = np.abs(lengths - 1)
+    near = np.flatnonzero((off > _UNIT) & (off <= _UNIT_FLOAT16))
+    unit = off <= _UNIT
+    unit[near] = (block[near].astype(np.float16) == block[near]).all(axis=1)
+    return unit
+
+
+def _unusable(vector: NDArray[np.float64]) -> str:
+    """Why a vector has no direction."""
+    if not np.isfinite(vector).all():
+        return "has values that are not finite"
+    return "is too short or too long to be normalised" if vector.any() else "is all zeros"
 
 
 class _ImportedRows(NewRows):

@@ -42,11 +42,11 @@ def test_vectors_of_a_model_that_cir_has(
     assert done.code == 0
     for line in (
         "19 images (19 added, 1 skipped), vectors of tiny-1",
-        "19 vectors were not of unit length; they are stored normalised",
+        "19 vectors were not of unit length; stored normalised",
         "skipped a/07.jpg: its vector is all zeros",
     ):
         assert line in done.out
-    assert "1 rows of metadata fit no vector; they are left out, the first: a/20.jpg" in done.err
+    assert "left out: 1 row of metadata fits no vector, the first: a/20.jpg" in done.err
     again = cli(*words, "--json").json  # the index names its model
     assert (again["added"], again["unchanged"], again["model"]) == (0, 19, "tiny-1")
     assert len(cli("query", index, "-t", "red", "--where", "colour=red", "--json").json["hits"]) == 9

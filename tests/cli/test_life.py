@@ -23,7 +23,7 @@ def test_remove(cli: Run, own: Path, tmp_path: Path) -> None:
     done = cli("remove", own, names[0], names[0])
     assert (done.code, done.out) == (0, f"{names[0]}\n")
     assert "1 image removed; 39 left" in done.err
-    assert f"`cir rollback {own}` brings them back" in done.err
+    assert f"`cir rollback {own}` brings it back" in done.err
     listed = tmp_path / "ids.txt"
     listed.write_text("\ufeff" + "\r\n".join([*names[1:4], ""]), encoding="utf-8")
     assert cli("remove", own, "--ids", listed, "--dry-run").out.split() == names[1:4]

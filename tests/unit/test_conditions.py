@@ -18,7 +18,9 @@ from cir.errors import UsageError
 
 VALUES = ("Summer", "SUMMER", "winter", "")
 PRICES = ("5", "50", "50.00", "-0.0", "", "cheap", "007", "1e3", "٥")
-WORDS = st.sampled_from(['"', " ", "and", " and ", " in ", ",", "(", ")", "=", "<", "!", "~", "red", "5", "\n"])
+WORDS = st.sampled_from(
+    ['"', " ", "and", " and ", " or ", "or", " in ", ",", "(", ")", "=", "<", "!", "~", "red", "5", "\n"]
+)
 TEXTS = st.lists(WORDS, max_size=6).map("".join) | st.text(max_size=5)
 
 
@@ -42,6 +44,31 @@ TEXTS = st.lists(WORDS, max_size=6).map("".join) | st.text(max_size=5)
 def test_written_and_matched(text: str, condition: Condition, matches: list[bool]) -> None:
     assert parse(text) == (condition,)
     assert condition.matches(VALUES) == matches
+    assert parse(str(condition)) == (condition,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "colour=red or colour=blue",
+        "colour=red OR size != 5",
+        "colour in red, blue or price<5",
+        "colour in (red, blue) or price<5",
+        'colour="red" or colour="blue"',
+        'colour=red or "the size"~5',
+        "price<5 or price>9",
+        "size=5 and colour=red or colour=blue",
+    ],
+)
+def test_there_is_no_or(text: str) -> None:
+    with pytest.raises(UsageError, match=r"there is no `or` between conditions; .* write `in`"):
+        parse(text)
+
+
+@pytest.mark.parametrize("value", ["salt or pepper", "or", "red or", "to be or not to be", '"a or b=c"'])
+def test_an_or_within_a_value(value: str) -> None:
+    (condition,) = parse(f"title={value}")
+    assert condition == Condition("title", value.strip('"'))
     assert parse(str(condition)) == (condition,)
 
 

@@ -73,7 +73,6 @@ def test_the_cheapest_effort_that_reaches_the_recall(
 def test_the_lowest_of_all_kinds_is_promised() -> None:
     point = Point(1, 1, 0.0, {"stored": Recall((0.9, 0.8), (0.8, 0.7)), "given": Recall((0.95, 0.5), (0.9, 0.4))})
     assert point.lower == (0.8, 0.4)
-    assert point.mean == (0.9, 0.5)
 
 
 def test_a_curve_survives_its_record() -> None:

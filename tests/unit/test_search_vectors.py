@@ -62,6 +62,33 @@ def test_the_answer_is_that_of_numpy(index: Path, exact: bool) -> None:
         assert [[name for name, _ in each] for each in hits] == by_hand(index, QUERIES, 10, "red")
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_squares_may_be_beyond_float64(index: Path, scale: float) -> None:
+    searcher = open_index(index)
+    hits, expected = (searcher.search_vectors(QUERIES.astype(np.float64) * factor, 3) for factor in (scale, 1))
+    assert [[name for name, _ in each] for each in hits] == [[name for name, _ in each] for each in expected]
+
+
+def test_the_recall_is_that_of_the_ranking(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = open_index(index)
+    wanted: list[float] = []
+    monkeypatch.setattr(type(searcher.gallery), "search", lambda self, _, options: wanted.append(options.recall) or [])
+    searcher.search_vectors(QUERIES, 3, recall=0.5)
+    assert wanted == [0.5]
+    with pytest.raises(UsageError, match="recall"):
+        searcher.search_vectors(QUERIES, 3, recall=2)
+
+
+def test_columns_are_found_in_any_case_if_one_is_meant(tmp_path: Path) -> None:
+    columns = {"a": {"Colour": "red", "size": "1", "SIZE": "2"}, "b": {"Colour": "blue"}}
+    import_vectors(np.eye(16)[:2], tmp_path / "v", ModelCard.named("other", 16), ids=["a", "b"], metadata=columns)
+    gallery = Gallery.open(tmp_path / "v")
+    assert gallery.select("COLOUR=red").tolist() == [True, False]
+    assert gallery.select("size=1 and SIZE=2").tolist() == [True, False]
+    with pytest.raises(UsageError, match=r"no metadata column 'Size' in .*; there are: Colour, SIZE, size"):
+        gallery.select("Size=1")
+
+
 def test_equal_vectors_tie_by_id(index: Path) -> None:
     searcher = open_index(index)
     (hits,) = searcher.search_vectors(searcher.gallery.image("30").vector, 2)
@@ -85,6 +112,7 @@ def test_vectors_of_any_length_and_type_are_normalised(index: Path, given: Any) 
     [
         (np.zeros((1, 16)), "vector 0 is zero or not finite"),
         ([[1.0] * 16, [np.nan] * 16], "vector 1 is zero or not finite"),
+        ([[5e-324] * 16], "vector 0 is .* too short or long"),
         (np.ones((2, 15)), r"shape \(2, 15\); those of other are \(B, 16\)"),
         (np.ones((1, 2, 16)), r"shape \(1, 2, 16\)"),
         (3.0, r"shape \(\)"),

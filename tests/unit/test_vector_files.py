@@ -108,6 +108,9 @@ def test_npy_files_are_mapped_and_never_unpickled(tmp_path: Path) -> None:
         np.save(path, array)
         with pytest.raises(DataError, match=r"matrix|numbers of type"):
             read_npy(path)
+    np.save(path, np.array([[object]], object), allow_pickle=True)
+    with pytest.raises(DataError, match="Python objects in dtype; write a matrix"):
+        read_npy(path)
     np.save(path, np.zeros(2, [("a", "f4"), ("b", "f4")]))
     with pytest.raises(DataError):
         read_npy(path)
@@ -184,7 +187,7 @@ def read_back(path: Path) -> Path:
     [
         ({"id": ["a", "b"], "vector": [[1.0, 2.0], [1.0]]}, "row 2 has a vector of 1 values, others have 2"),
         ({"id": ["a", None], "vector": [[1.0], [1.0]]}, "row 2 has no 'id'"),
-        ({"id": ["a", "a"], "vector": [[1.0], [1.0]]}, "1 ids occur again: 'a'"),
+        ({"id": ["a", "a"], "vector": [[1.0], [1.0]]}, "1 id occurs again: 'a'"),
         ({"id": [1.5, 2.5], "vector": [[1.0], [1.0]]}, "column 'id' holds double; ids are texts"),
         ({"id": ["a"], "vector": [["x"]]}, "holds list<element: string>, not lists of floats"),
         ({"id": ["a"], "vector": [1.0]}, "holds double, not lists of floats"),
