@@ -107,7 +107,8 @@ def large_sums() -> tuple[float, int]:
 def test_torch_and_faiss_compute_after_a_fork(searcher: Searcher, many_threads: None) -> None:
     hits(searcher, Query(text="red"))
     expected = large_sums()
-    assert in_a_fork(large_sums) == pytest.approx(expected)
+    # Another number of threads adds in another order.
+    assert in_a_fork(large_sums) == pytest.approx(expected, rel=1e-4)
 
 
 def test_all_kinds_of_searches_answer_after_a_fork(

@@ -215,21 +215,22 @@ def test_another_writer(index: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ann.faiss", "ann.json"])
-def test_derived_files_are_made_again(index: Path, name: str) -> None:
+def test_derived_files_are_made_again(tmp_path: Path, name: str) -> None:
     pytest.importorskip("faiss")
+    index = make_index(tmp_path / "large.index", [random_rows([f"{number:02}" for number in range(20)], 1)])
     folder = IndexFolder(index)
-    (entry, _) = read_manifest(folder).segments
+    (entry,) = read_manifest(folder).segments
     segment = open_segment(folder, entry)
     assert segment.vectors is not None
     load_or_build(segment.path.parent, entry.files["gallery.h5"].sha256, segment.vectors)
     flip(segment.path.parent / name, 7)
     assert repair(index, dry_run=True).remade == ("segments/000001/ann.faiss",)
-    report = repair(index, ann_min_rows=6)
+    report = repair(index, ann_min_rows=20)
     assert (report.generation, report.lost, report.remade) == (1, 0, ("segments/000001/ann.faiss",))
     assert (segment.path.parent / "ann.faiss").exists()
     assert verify(index) == []
     flip(segment.path.parent / name, 7)
-    report = repair(index, ann_min_rows=7)
+    report = repair(index, ann_min_rows=21)
     assert (report.remade, report.removed) == ((), ("segments/000001/ann.faiss",))
     assert not (segment.path.parent / "ann.faiss").exists()
 
