@@ -122,7 +122,7 @@ def faiss_rows(index: Any, query: Floats, nprobe: int, count: int) -> Rows:
     """Rows near a (D,) query, by raw FAISS."""
     import faiss
 
-    _, rows = index.search(query[None], count, params=faiss.SearchParametersIVF(nprobe=nprobe))
+    _, rows = index.search(query[None], count, params=faiss.SearchParametersIVF(nprobe=min(nprobe, index.nlist)))
     return rows[0]
 
 
