@@ -1,10 +1,10 @@
 """The approximate index of one large segment. It is derived from the vectors, and keeps a promise about what it finds.
 
 An inverted file of product codes finds candidates, and the caller scores them again from the stored vectors. A code
-has 4 bits for two dims, and FAISS looks 32 codes up at once in a processor's registers: three times as fast as 8 bits
-for each dim, which need fewer candidates. How many lists are scanned and how many candidates are fetched follows from
-the recall that is wanted and from a curve that was measured when the index was built (`ann_curve`). Codes are mapped
-from the file and not copied.
+has 4 bits for two dims, and FAISS looks 32 codes up at once in a processor's registers. 8 bits for each dim need fewer
+candidates, and take longer to scan. How many lists are scanned and how many candidates are fetched follows from the
+recall that is wanted and from a curve that was measured when the index was built (`ann_curve`). Codes are mapped from
+the file and not copied.
 
 A file that is lost, stale or damaged is built again. faiss opens an index with flipped bytes without an error, so its
 digest is stored beside it.
@@ -37,7 +37,7 @@ _CODE_ROWS = 16_384  # vectors from which the codes are learnt
 _CODE_ROUNDS = 8
 _CODE_BITS = 4
 _GPU_MAX_K = 2048
-_EFFORTS = 1000  # that are remembered: choosing one takes a tenth of a search
+_EFFORTS = 1000  # that are remembered: choosing one looks at every point of the curve
 _WRITTEN = 1 << 20  # bytes at a time
 
 log = logging.getLogger(__name__)

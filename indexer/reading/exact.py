@@ -202,7 +202,7 @@ class Best:
 
 
 def _max_of_tokens(scores: Floats) -> Floats:
-    """(n, T, B) -> (n, B), the maximum over T, by halving: numpy's own is ten times slower over a short axis."""
+    """(n, T, B) -> (n, B), the maximum over T, by halving: numpy's own is slow over a short axis."""
     while scores.shape[1] > 1:
         half = scores.shape[1] // 2
         scores = np.maximum(scores[:, :-half], scores[:, half:])

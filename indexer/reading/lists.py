@@ -1,7 +1,7 @@
 """The lists of an inverted file: centres by k-means, and the nearest centre of each vector.
 
-By numpy and its BLAS: beside other jobs faiss takes four times as long for the same products (its threads wait for
-each other at the end of every block).
+By numpy and its BLAS: beside other jobs faiss takes far longer for the same products (its threads wait for each other
+at the end of every block).
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class Segment:
 
     def rows_of(self, digest: bytes) -> Rows:
         """Rows of the images whose file has this SHA-256, 32 bytes."""
-        # The first eight bytes tell nearly all others apart; with all 32 at once it takes ten times as long.
+        # The first eight bytes tell nearly all others apart, and are quicker to compare than all 32.
         first = np.frombuffer(digest, np.uint64, 1)[0]
         rows = np.flatnonzero(self.digests[:, :8].view(np.uint64)[:, 0] == first)
         same: Rows = rows[(self.digests[rows] == np.frombuffer(digest, np.uint8)).all(axis=1)]
