@@ -3,10 +3,10 @@
     python bench/index.py data probe exact ann opening --rows 1000000 --work DIR --data-root PRODUCTS
 
 Parts, in this order: `data` (makes an index of N vectors out of real ones; every other part makes it if it is missing),
-`probe` (how fast this machine reads), `exact`, `peers` (builds the indexes of other libraries), `ann`, `opening`,
-`tokens`, `curves` (cost against N), `appends`, and `report` (writes docs/results/index.md and its plots from the
-newest results). Each part writes one dated file into bench/results, and can run alone; what is made stays in --work, so
-that a part that was cut off goes on where it was.
+`probe` (how fast this machine reads), `exact`, `peers` (builds the indexes of other libraries), `ann`, `lists` (how
+many an approximate index should have), `opening`, `tokens`, `curves` (cost against N), `appends`, and `report` (writes
+docs/results/index.md and its plots from the newest results). Each part writes one dated file into bench/results, and
+can run alone; what is made stays in --work, so that a part that was cut off goes on where it was.
 
 Run it on an idle machine, without OMP_NUM_THREADS=1. It needs the extra `bench`.
 """
@@ -28,6 +28,7 @@ PARTS = {
     "exact": "exact",
     "peers": "peers",
     "ann": "ann",
+    "lists": "lists",
     "opening": "opening",
     "tokens": "tokens",
     "curves": "curves",

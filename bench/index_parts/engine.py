@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows, Stored
 from cir.errors import CirError as CirError
 from cir.files import make_folder, sha256_bytes
+from cir.indexer.reading import ann
+from cir.indexer.reading.ann_curve import measure
+from cir.indexer.reading.exact import rescore
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.lists import list_count as list_count
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
 from cir.indexer.storage.generations import adopt_segment, open_segment, read_manifest
@@ -26,7 +32,7 @@ from cir.typed_json import to_json
 from cir.types import DEFAULT_RECALL, ModelCard
 
 K = 10
-ANN_ROWS = 10_000  # below the default, so that short runs of these measurements take the same way
+ANN_ROWS = 1_600  # below the default, so that short runs of these measurements take the same way
 
 
 def write_index(
@@ -162,6 +168,32 @@ def described(gallery: Gallery) -> Any:
 def _ann(gallery: Gallery) -> Any:
     (segment,) = gallery._segments
     return segment._load_ann()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An approximate index with a chosen number of lists, and the effort that its own curve gives it."""
+
+    index: Any
+    vectors: Stored
+    nprobe: int
+    fetched: int
+
+    @classmethod
+    def build(cls, vectors: Stored, lists: int) -> Listed:
+        """Build it over (N, D) unit vectors, and measure its curve."""
+        with patch.object(ann, "list_count", lambda rows: lists):
+            index = ann._build(vectors)
+        curve = measure(vectors, lists, lambda queries, nprobe, count: ann._probe(index, queries, nprobe, count))
+        point = curve.effort(K, 1, DEFAULT_RECALL)
+        assert point is not None
+        return cls(index, vectors, point.nprobe, point.overfetch * K)
+
+    def search(self, query: Floats) -> Rows:
+        """The ten best of a (D,) query."""
+        rows = faiss_rows(self.index, query, self.nprobe, self.fetched)
+        rows = rows[rows >= 0]
+        return rows[np.argsort(-rescore(self.vectors, rows, query), kind="stable")[:K]]
 
 
 # Life.

@@ -15,7 +15,7 @@ from index_parts.ann import GOAL, NONE, quickest
 from index_parts.base import read
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "index.md"
-PARTS = ("data", "probe", "exact", "peers", "ann", "opening", "tokens", "curves", "appends")
+PARTS = ("data", "probe", "exact", "peers", "ann", "lists", "opening", "tokens", "curves", "appends")
 
 Results = Mapping[str, Any]  # part -> the newest result with the most rows
 
@@ -55,6 +55,7 @@ def figures(results: Results) -> list[str]:
         "probe": _probe,
         "exact": _exact,
         "ann": _ann,
+        "lists": _lists,
         "opening": _opening,
         "tokens": _tokens,
         "curves": _curves,
@@ -231,6 +232,21 @@ def _tokens(result: Any) -> list[str]:
             rows.append([statistics, name, recall, codes, *cells])
     head = ["statistics", "", "recall@10", "codes B per image", "ms", "x read of the float16", "x best int8 brute"]
     return [*lines, *table(head, rows)]
+
+
+def _lists(result: Any) -> list[str]:
+    kinds = [name for name, value in next(iter(result["counts"].values())).items() if isinstance(value, dict)]
+    rows = [
+        [
+            f"{lists} (taken)" if int(lists) == result["usual"] else lists,
+            short(figures["build_and_curve_s"]),
+            f"{figures['nprobe']}, {figures['fetched']}",
+            *(f"{short(figures[kind]['p50_ms'])} ms at {figures[kind]['recall']}" for kind in kinds),
+        ]
+        for lists, figures in result["counts"].items()
+    ]
+    head = ["lists", "build and curve s", "lists scanned, candidates", *(f"{kind}: p50, recall@10" for kind in kinds)]
+    return ["### The number of lists", "", *table(head, rows)]
 
 
 def _curves(result: Any) -> list[str]:

@@ -132,28 +132,49 @@ def _truth(path: Path, tokens: Stored, queries: Floats) -> Rows:
 def _brute(tokens: Stored) -> dict[str, Callable[[Floats], Rows]]:
     """Brute force over all tokens in 8 bits, the best ten images by their best token: the quickest ways there are."""
     import numkong
+    import torch
 
     images, each, dims = tokens.shape
     codes = np.empty((images * each, dims), np.int8)
     for start in range(0, images, _BLOCK):
         block = tokens[start : start + _BLOCK].astype(np.float32).reshape(-1, dims)
         codes[start * each : start * each + len(block)] = np.rint(block * 127)
+    torch.set_num_threads(1)  # in each of our threads
     pool = ThreadPoolExecutor(cores())
-    pieces = np.array_split(codes.reshape(images, each, dims), max(cores(), images // _BLOCK))
+    pieces = [codes[part[0] * each : (part[-1] + 1) * each] for part in np.array_split(np.arange(images), cores() * 50)]
 
-    def by_numkong(query: Floats) -> Rows:
-        rounded = np.rint(query * (127 / np.abs(query).max())).astype(np.int8)
-        packed = numkong.dots_pack(rounded)
+    def packed(query: Any) -> Callable[[Any], Any]:
+        other = numkong.dots_pack(query)
+        return lambda piece: numkong.dots_packed(piece, other)
 
-        def one(piece: Any) -> Any:
-            products = np.asarray(numkong.dots_packed(piece.reshape(-1, dims), packed))
-            return products.reshape(-1, each).max(axis=1)
+    def cdist(query: Any) -> Callable[[Any], Any]:
+        return lambda piece: numkong.cdist(query, piece, metric="dot")
 
-        scores = np.concatenate(list(pool.map(one, pieces)))
-        best = np.argpartition(-scores, K)[:K]
-        return best[np.argsort(-scores[best])]
+    def int_mm(query: Any) -> Callable[[Any], Any]:
+        # torch asks for a matrix: the query and seven columns of zeros.
+        columns = torch.zeros(dims, 8, dtype=torch.int8)
+        columns[:, 0] = torch.from_numpy(query[0])
+        return lambda piece: torch._int_mm(torch.from_numpy(piece), columns)[:, 0]
 
-    return {"int8 brute, numkong": by_numkong, "int8 brute, faiss": _faiss(tokens)}
+    def by(products_with: Callable[[Any], Callable[[Any], Any]]) -> Callable[[Floats], Rows]:
+        def search(query: Floats) -> Rows:
+            products = products_with(np.rint(query * (127 / np.abs(query).max())).astype(np.int8))
+
+            def one(piece: Any) -> Any:
+                return np.asarray(products(piece)).reshape(-1, each).max(axis=1)
+
+            scores = np.concatenate(list(pool.map(one, pieces)))
+            best = np.argpartition(-scores, K)[:K]
+            return best[np.argsort(-scores[best])]
+
+        return search
+
+    return {
+        "int8 brute, numkong packed": by(packed),
+        "int8 brute, numkong cdist": by(cdist),
+        "int8 brute, torch": by(int_mm),
+        "int8 brute, faiss": _faiss(tokens),
+    }
 
 
 def _faiss(tokens: Stored) -> Callable[[Floats], Rows]:

@@ -163,7 +163,7 @@ def test_an_approximate_index_that_does_not_fit_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("faiss")
-    photos = folder_of(tmp_path / "photos", 12)
+    photos = folder_of(tmp_path / "photos", 20)
     real = files.write_atomically
 
     def no_room(path: Path, need: int = 0) -> Any:
@@ -172,5 +172,5 @@ def test_an_approximate_index_that_does_not_fit_is_no_error(
         return real(path, need)
 
     monkeypatch.setattr("cir.indexer.reading.ann.write_atomically", no_room)
-    assert build(photos, tmp_path / "x.index", ann_min_rows=5).total == 12
+    assert build(photos, tmp_path / "x.index", ann_min_rows=20).total == 20
     assert "could not be stored" in caplog.text

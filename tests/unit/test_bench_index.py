@@ -14,7 +14,7 @@ import pytest
 from cir.arrays import Floats, unit
 
 ROOT = Path(__file__).parents[2]
-ROWS = 10_000  # from here on it builds an approximate index
+ROWS = 1_600  # from here on it builds an approximate index
 
 
 def clustered(rng: np.random.Generator, count: int) -> Floats:
@@ -29,7 +29,8 @@ def test_the_parts_run_and_find_what_is_there(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     vectors = {"photos": clustered(rng, 800), "held_out": clustered(rng, 100), "composed": clustered(rng, 100)}
     np.savez(tmp_path / "real.npz", **vectors)
-    words = ["data", "probe", "exact", "ann", "curves", "--rows", ROWS, "--work", tmp_path, "--results", tmp_path]
+    words = ["data", "probe", "exact", "ann", "lists", "curves"]
+    words += ["--rows", ROWS, "--work", tmp_path, "--results", tmp_path]
     words += ["--busy", "--rounds", 1, "--seconds", 0.1, "--only", "cir", "--only", "faiss +"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(
@@ -39,7 +40,7 @@ def test_the_parts_run_and_find_what_is_there(tmp_path: Path) -> None:
     for path in tmp_path.glob("*-index-*.json"):
         result = json.loads(path.read_bytes())
         results[result["part"]] = result
-    assert set(results) == {"data", "probe", "exact", "ann", "curves"}
+    assert set(results) == {"data", "probe", "exact", "ann", "lists", "curves"}
     assert results["exact"]["recall"] == {"cir": 1.0}
     assert results["data"]["photos"] == len(vectors["photos"])
     for kind in ("photos", "composed"):
