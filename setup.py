@@ -41,7 +41,7 @@ setup(
         "cir.data_manifests",
     ],
     package_data={
-        "cir": ["py.typed", "weights/*.*", "weights/*/*.*"],
+        "cir": ["py.typed", "weights/*.*", "weights/*/*.*", "weights/*/*/*.*"],
         "cir.data": ["captions.json"],
         "cir.training": ["*.toml", "configs/*.toml"],
         "cir.data_manifests": ["*.json"],
@@ -52,8 +52,10 @@ setup(
         "huggingface_hub>=1.0",
         "numkong>=7.8; platform_machine in 'x86_64 AMD64 aarch64 arm64'",  # elsewhere numpy does its work
         "numpy>=2.0",
+        "onnxruntime>=1.20",
         "pillow>=13",  # earlier ones read the tags of a TIFF and the comments of a GIF without bounds
         "safetensors>=0.8",
+        "threadpoolctl>=3.5",
         "tokenizers>=0.21",
         "torch>=2.6",
         "tqdm>=4.66",
@@ -64,6 +66,7 @@ setup(
         "cpu": ["faiss-cpu>=1.9"],
         "gpu": ["faiss-gpu>=1.14.3"],
         "cuvs": ["faiss-gpu-cuvs>=1.14.3"],
+        "export": ["onnx>=1.16", "onnxscript>=0.3"],  # cir export-onnx
         "heic": ["pillow-heif>=1.0"],
         "parquet": ["pyarrow>=18"],
         "train": [
@@ -87,6 +90,8 @@ setup(
             "hypothesis>=6.100",
             "ir_measures>=0.4",
             "mypy>=1.13",
+            "onnx>=1.16",
+            "onnxscript>=0.3",
             "pyarrow>=18",
             "pytest>=8.3",
             "pytest-cov>=6",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 from cir.forks import inherited
 
 T = TypeVar("T")
 _THREADS = Path("/proc/self/task")
 _LOAD = Path("/proc/loadavg")  # Linux; its fourth field is "threads that run now/threads", on the whole machine
+
+_limit_lock = Lock()
+_limiting = 0  # callers in `one_thread_in_blas`
+_limit: Any = None
 
 
 def default_workers() -> int:
@@ -31,6 +37,31 @@ def free_cores() -> int:
     except (OSError, ValueError, IndexError):
         return default_workers()
     return max(1, min(default_workers(), (os.cpu_count() or 1) - max(0, running - own)))
+
+
+@contextmanager
+def one_thread_in_blas() -> Iterator[None]:
+    """A context in which numpy's products run in the thread that asks for them, in the whole process."""
+    global _limiting, _limit
+    with _limit_lock:  # the last one out restores what the first one found
+        _limiting += 1
+        if _limiting == 1:
+            _limit = _controller().limit(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limiting -= 1
+            if not _limiting:
+                _limit.restore_original_limits()
+
+
+@cache
+def _controller() -> Any:
+    """Of the libraries that are loaded; looking for them takes a millisecond."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _own_running() -> int:

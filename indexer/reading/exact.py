@@ -8,13 +8,14 @@ rows get equal scores, and the caller breaks ties.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows, Stored
 from cir.indexer.reading.kernels import Kernel, kernel_for
-from cir.threads import free_cores
+from cir.threads import free_cores, one_thread_in_blas
 
 _BLOCK_BYTES = 8 * 1024 * 1024  # of rows: long enough for a library call to pay, short enough for a scan to be cut
 _BLOCK_SCORES = 512 * 1024  # scores of a block that several queries share stay in the cache
@@ -45,13 +46,17 @@ def scan(stored: Stored, queries: Floats, count: int, usable: Mask | None = None
             picked, usable = rows, None
     length = len(stored) if picked is None else len(picked)
     row_bytes = max(1, stored[:1].nbytes)
-    workers = free_cores() if kernel.threads and length * row_bytes > _THREAD_BYTES else 1
+    workers = free_cores() if length * row_bytes > _THREAD_BYTES else 1
     bounds = [length * number // workers for number in range(workers + 1)]
     scans = [_Scan(stored, picked, usable, kernel, count, range(*pair)) for pair in pairwise(bounds)]
     if workers == 1:
         scans[0].run()
         return scans[0].best.rows()
-    with ThreadPoolExecutor(workers, thread_name_prefix="cir-scan") as pool:
+    # Threads of BLAS within these would mostly wait for each other.
+    with (
+        one_thread_in_blas() if kernel.blas else nullcontext(),
+        ThreadPoolExecutor(workers, thread_name_prefix="cir-scan") as pool,
+    ):
         list(pool.map(_Scan.run, scans))
     best = scans[0].best
     for other in scans[1:]:
@@ -156,7 +161,8 @@ class Best:
             kth = len(scores) - self._count
             self._cut = np.partition(scores.T, kth, axis=1)[:, kth] - self._margin
         # A cut of -inf lets pass every row that counts.
-        places, numbers = np.nonzero(scores >= np.maximum(self._cut, np.finfo(np.float32).min))
+        passing = np.flatnonzero(scores >= np.maximum(self._cut, np.finfo(np.float32).min))  # quicker than by two axes
+        places, numbers = np.divmod(passing, len(self._cut))
         self.extend(rows[places] if isinstance(rows, np.ndarray) else places + rows, numbers, scores[places, numbers])
         self._seen += len(scores)
         if self._seen >= 2 * self._seen_at_cut:  # the cut rises ever more slowly

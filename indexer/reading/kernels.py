@@ -16,7 +16,7 @@ SLACK = 1e-5  # float32 sums of 1024 products of unit vectors err by less than 1
 # Few queries are bound by reading the rows, which numkong multiplies as they are; from this many on by arithmetic, for
 # which BLAS on float32 is faster although every row is converted first (bench/index.py).
 _MANY = 32
-_CACHED_FLOATS = 256 * 1024  # 1 MB of float32 stays in the second-level cache between conversion and product
+_CACHED_FLOATS = 384 * 1024  # 1.5 MB of float32 stay in the second-level cache between conversion and product
 
 
 class Kernel(Protocol):
@@ -24,11 +24,11 @@ class Kernel(Protocol):
 
     Attributes:
         slack: (B,) float32, how far a score may be from the exact inner product.
-        threads: whether calls from several threads are faster than one call after the other.
+        blas: whether it computes with BLAS, which has threads of its own.
     """
 
     slack: Floats
-    threads: bool
+    blas: bool
 
     def scores(self, rows: Stored) -> Floats:
         """(n, D) stored rows, contiguous -> (n, B) float32 inner products."""
@@ -59,7 +59,7 @@ def numkong() -> Any:
 class _NumKong:
     """numkong multiplies float16 as it is stored, and gives up the interpreter lock."""
 
-    threads = True
+    blas = False
 
     def __init__(self, queries: Floats, precision: np.dtype[Any], library: Any) -> None:
         self._library = library
@@ -76,9 +76,9 @@ class _NumKong:
 
 
 class _Blas:
-    """numpy multiplies float32, on all cores if there is enough to multiply."""
+    """numpy multiplies float32."""
 
-    threads = False  # small products on several threads mostly wait for each other
+    blas = True
 
     def __init__(self, queries: Floats, library: Any) -> None:
         self._queries = np.ascontiguousarray(queries.T)
@@ -87,8 +87,8 @@ class _Blas:
 
     def scores(self, rows: Stored) -> Floats:
         scores = np.empty((len(rows), self._queries.shape[1]), np.float32)
-        step = max(1, _CACHED_FLOATS // rows.shape[1]) if self._queries.shape[1] == 1 else len(rows)
-        for start in range(0, len(rows), max(1, step)):
+        step = max(1, _CACHED_FLOATS // rows.shape[1])
+        for start in range(0, len(rows), step):
             block = rows[start : start + step]
             np.matmul(self._float32(block), self._queries, out=scores[start : start + len(block)])
         return scores
