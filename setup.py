@@ -87,6 +87,7 @@ setup(
             "accelerate>=1.2",
             "build>=1.2",
             "codespell>=2.3",
+            "filelock>=3.12",
             "hypothesis>=6.100",
             "ir_measures>=0.4",
             "mypy>=1.13",

@@ -102,7 +102,7 @@ def measure(way: str, model: Path, pixels: Floats, answers: Path) -> dict[str, A
         devices.keep_freed_memory = lambda: None
     with devices.full_precision() if full else nullcontext():
         started = time.perf_counter()
-        encoder = models.load_model(model, device="cpu")
+        encoder = models.load_model(model, device="cpu", runtime="torch")
         loaded = time.perf_counter() - started
         change(encoder)
         started = time.perf_counter()

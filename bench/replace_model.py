@@ -34,7 +34,7 @@ from cir.images import ImageFile, scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.models import load_model
-from cir.models.encoder import SprcEncoder
+from cir.models.base_encoder import BaseEncoder
 from cir.query_vectors import QueryVectors
 from cir.replacement.collect import Collected, SampleCollector
 from cir.replacement.gate import judge
@@ -117,7 +117,7 @@ def by_seed(collected: Collected) -> list[dict[str, Any]]:
 
 
 def generations(
-    older: SprcEncoder, second: SprcEncoder, last: SprcEncoder, samples: Mapping[str, PairedSample]
+    older: BaseEncoder, second: BaseEncoder, last: BaseEncoder, samples: Mapping[str, PairedSample]
 ) -> dict[str, Any]:
     """The matrix of three models: rows query, columns have stored. Nothing is fitted, so that all queries count."""
     one, three = samples[second.card.name], samples[last.card.name]
@@ -179,13 +179,13 @@ def render(seeds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def study(
-    gallery: Path, loaded: Mapping[str, SprcEncoder], queries: Sequence[JudgedQuery], photos: int
+    gallery: Path, loaded: Mapping[str, BaseEncoder], queries: Sequence[JudgedQuery], photos: int
 ) -> dict[str, Any]:
     """Everything that is measured on one gallery, made by the old model."""
     older, newer = loaded["old"], loaded["new"]
     known = {model.card.digest: model for model in (older, newer)}
 
-    def load(card: ModelCard) -> SprcEncoder:
+    def load(card: ModelCard) -> BaseEncoder:
         return known[card.digest]
 
     searcher = CachingSearcher(Gallery.open(gallery), load)

@@ -32,7 +32,7 @@ from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.serve import serve_model
 from cir.models import load_model
-from cir.models.encoder import SprcEncoder
+from cir.models.base_encoder import BaseEncoder
 from cir.replacement.study import StudyOptions, study_replacement
 from cir.search import Searcher
 from cir.types import ModelCard
@@ -111,8 +111,8 @@ def changed_class_map(model: Path, scratch: Path) -> Path:
 
 def stale(
     path: Path,
-    load: Callable[[ModelCard], SprcEncoder],
-    newer: SprcEncoder,
+    load: Callable[[ModelCard], BaseEncoder],
+    newer: BaseEncoder,
     queries: Sequence[JudgedQuery],
     more: Path,
 ) -> dict[str, Any]:

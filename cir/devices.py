@@ -1,17 +1,24 @@
-"""The device that models run on, and the precision; no other module decides them."""
+"""The device that models run on, and the precision; no other module decides them.
+
+torch is imported by the functions that need it: importing it takes longer than a search.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import platform
+import sys
 from collections.abc import Iterable, Iterator
-
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from functools import cache
+from typing import TYPE_CHECKING
 
 from cir.errors import UsageError
 from cir.threads import free_cores
+
+if TYPE_CHECKING:
+    import torch
 
 # From glibc's malloc.h.
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
@@ -22,12 +29,39 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 _full_precision = False
 
 
+def is_cpu(name: str | torch.device = "auto") -> bool:
+    """Whether a device, or what `choose` makes of "auto", is the CPU; torch is imported only where there may be a GPU.
+
+    Raises:
+        UsageError: as `choose`.
+    """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return True
+    return choose(name).type == "cpu"
+
+
+@cache
+def _may_have_gpu() -> bool:
+    """Whether this machine may have a device that torch can use: Apple's chips, or NVIDIA's driver counts one."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    count = ctypes.c_int(0)
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        with contextlib.suppress(OSError, AttributeError):
+            driver = ctypes.CDLL(library)
+            if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+                return count.value > 0
+    return False
+
+
 def choose(name: str | torch.device = "auto") -> torch.device:
     """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         UsageError: the device is unknown, or this machine does not have it.
     """
+    import torch
+
     name = str(name) if isinstance(name, torch.device) else name
     if not isinstance(name, str):
         raise UsageError(f"the device is {name!r}; choose one of {', '.join(DEVICES)}")
@@ -63,6 +97,8 @@ def backbone_precision(device: torch.device) -> torch.dtype:
 
     The Q-Former stays in float32, as SPRC evaluates it.
     """
+    import torch
+
     if _full_precision:
         return torch.float32
     if device.type == "cuda":
@@ -74,6 +110,8 @@ def backbone_precision(device: torch.device) -> torch.dtype:
 
 def backbone_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """A context in which the backbone runs in `backbone_precision`."""
+    import torch
+
     precision = backbone_precision(device)
     if precision == torch.float32:
         return contextlib.nullcontext()
@@ -82,6 +120,9 @@ def backbone_autocast(device: torch.device) -> contextlib.AbstractContextManager
 
 def training_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """A context for a training step: bfloat16 where the hardware multiplies it, else float32."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     stack = contextlib.ExitStack()
     precision = backbone_precision(device)
     if precision == torch.bfloat16:
@@ -133,6 +174,8 @@ def shared_by(workers: int, device: torch.device) -> Iterator[None]:
     that another job has are left out: a layer is finished when its last thread is, and that one would wait for its
     turn, layer after layer.
     """
+    import torch
+
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(max(1, min(before, free_cores()) // max(1, workers)))

@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from cir.testing.commands import Outcome, Run
 from cir.testing.fakes import FakeEncoder, build, folder_of, paint
@@ -58,6 +61,31 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_model() -> Callable[..., Path]:
     """Makes further tiny models: directory, seed -> directory."""
     return make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny stationary model with vectors, tokens and ONNX graphs, by `cir export-onnx` over graphs that were broken.
+
+    Exporting takes half a minute, so that the processes of a test run share it.
+    """
+    pytest.importorskip("onnxscript")
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(base / "tiny-graphs.lock"):
+        directory = base / "graphs" / "tiny-1"
+        if not directory.exists():
+            making = base / "making" / "tiny-1"
+            make_tiny_model(making, seed=1, classes={"colour": ["red", "blue"]})
+            for name in ("graphs.json", "text.onnx", "left-over.onnx"):
+                (making / "onnx").mkdir(exist_ok=True)
+                (making / "onnx" / name).write_bytes(b"broken")
+            done = subprocess.run([sys.executable, "-m", "cir", "export-onnx", making], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert "text states: differ from torch by at most" in done.stdout
+            directory.parent.mkdir()
+            making.rename(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

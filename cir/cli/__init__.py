@@ -13,6 +13,7 @@ from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
+from cir.cli.export_onnx import export_onnx
 from cir.cli.export_vectors import export_vectors
 from cir.cli.import_vectors import import_vectors
 from cir.cli.info import info
@@ -63,6 +64,7 @@ for command in (
     models,
     train,
     convert,
+    export_onnx,
     demo,
 ):
     cli.add_command(command)

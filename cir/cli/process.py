@@ -31,6 +31,7 @@ from cir.images.names import shown
 
 MISTAKE, BUG = 2, 70
 DEBUG = "CIR_DEBUG"  # set to anything: our own bugs print their traceback, and libraries may warn
+LEFT_OUT = ("torch", "transformers")  # of requirements-search.txt
 _TOGETHER = 5.0  # seconds within which signals are one request: a closing session sends several
 
 
@@ -73,6 +74,15 @@ def run(command: click.Command, words: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         return _say("stopped; what was finished is kept", 128 + number)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in LEFT_OUT:
+            return _report_bug(error)
+        return _say(
+            f"this needs {missing}, which an installation for searching leaves out; install all of cir: "
+            "pip install 'cir-engine[cpu]'",
+            MISTAKE,
+        )
     except BaseException as error:
         return _report_bug(error)
 

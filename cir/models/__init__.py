@@ -9,48 +9,71 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cir import known
-from cir.errors import WeightsError
+from cir.errors import MissingDependencyError, UsageError, WeightsError
 from cir.files import is_temporary
 from cir.forks import no_fork
-from cir.given import one_name, paths
+from cir.given import one_name, paths, shown
 from cir.models.folder import CARD, files_of, read_card
 from cir.types import ModelCard
 
 if TYPE_CHECKING:
-    from cir.models.encoder import SprcEncoder
+    from cir.models.base_encoder import BaseEncoder
 
 PACKAGED = Path(__file__).parents[1] / "weights"
 ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
+RUNTIMES = ("auto", "onnx", "torch")
 
 log = logging.getLogger(__name__)
 
 
 @no_fork
-def load_model(name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = ()) -> SprcEncoder:
+def load_model(
+    name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = (), runtime: str = "auto"
+) -> BaseEncoder:
     """Load an encoder of queries and galleries.
 
-    On a CPU the process no longer returns freed memory to the system (`devices.keep_freed_memory`): models run faster.
+    On a CPU, a model with ONNX graphs (`cir export-onnx`) runs on ONNX Runtime, and torch is not imported. With torch
+    on a CPU the process no longer returns freed memory to the system (`devices.keep_freed_memory`): models run faster.
 
     Args:
         name: "small" or another packaged name, a model directory, or the name of a folder under `model_dirs` or under
             the folders in the environment variable `CIR_MODELS`.
         device: "auto", "cpu", "cuda" or "mps".
         model_dirs: folders whose subfolders are models.
+        runtime: "auto", as above; "onnx" or "torch" to ask for one.
 
     Raises:
         WeightsError: no such model exists, or its files do not fit each other.
-        UsageError: this machine has no such device.
+        UsageError: this machine has no such device, or there is no such runtime.
+        MissingDependencyError: the model needs torch, which is not installed.
     """
     from cir import devices
-    from cir.models import weights
-    from cir.models.encoder import SprcEncoder
+    from cir.models.graphs import has_graphs
+
+    if runtime not in RUNTIMES:
+        raise UsageError(f"the runtime is {shown(runtime)}; choose one of {', '.join(RUNTIMES)}")
+    directory = find(name, model_dirs)
+    if runtime == "onnx" or (runtime == "auto" and has_graphs(directory) and devices.is_cpu(device)):
+        from cir.models.onnx_encoder import OnnxEncoder
+
+        if not devices.is_cpu(device):
+            raise UsageError(f"ONNX graphs run on the CPU, not on {device}; leave out runtime")
+        return OnnxEncoder(directory)
+
+    try:
+        from cir.models import weights
+        from cir.models.encoder import SprcEncoder
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{directory} has no ONNX graphs for this device, so it needs {error.name}, which is not installed; "
+            "install all of cir: pip install 'cir-engine[cpu]', or write the graphs there: cir export-onnx"
+        ) from None
 
     chosen = devices.choose(device)
     if chosen.type == "cpu":
         devices.keep_freed_memory()
-    directory = find(name, model_dirs)
     loaded = weights.load(directory, backbone=devices.backbone_precision(chosen))
     return SprcEncoder(*loaded, device=chosen, directory=directory)
 

@@ -69,10 +69,14 @@ class EfficientNetLite0(nn.Module):
 
     Args:
         stages: numbers of the stages to gather, from 0 to 6, in order.
+
+    Attributes:
+        cpu_batch: how many images pass together on a CPU; None for all.
     """
 
     def __init__(self, *, stages: tuple[int, ...] = (2, 4, 6)) -> None:
         super().__init__()
+        self.cpu_batch: int | None = CPU_BATCH
         self.gathered = tuple(stages)
         self.stem = SameConv(3, STEM_CHANNELS, 3, stride=2)
         self.stages = nn.ModuleList()
@@ -89,8 +93,9 @@ class EfficientNetLite0(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed pixels -> (B, 49, width) features, not normalised."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        size = CPU_BATCH if pixels.device.type == "cpu" else len(pixels)
-        return torch.cat([self._map(part) for part in pixels.split(size)])
+        if self.cpu_batch is None or pixels.device.type != "cpu":
+            return self._map(pixels)
+        return torch.cat([self._map(part) for part in pixels.split(self.cpu_batch)])
 
     def _map(self, pixels: Tensor) -> Tensor:
         x = F.relu6(self.stem(pixels))

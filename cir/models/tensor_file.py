@@ -56,10 +56,12 @@ class Header:
     Attributes:
         tensors: by name.
         metadata: as its writer chose.
+        start: where the bytes of tensors begin in the file.
     """
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
+    start: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape."""
@@ -108,7 +110,7 @@ def _parse(file: BinaryIO, size: int) -> Header:
         place = entry.data_offsets[1]
     if place != size - 8 - length:
         raise ValueError(f"tensors of {place:,} bytes in a file that has {size - 8 - length:,} for them")
-    return Header(tensors, metadata)
+    return Header(tensors, metadata, 8 + length)
 
 
 def _entry(name: str, values: Any) -> TensorEntry:

@@ -26,13 +26,12 @@ from cir.models import folder, stationary
 from cir.models.config import SprcConfig
 from cir.models.folder import CARD, FROZEN, FROZEN_DIGEST, VOCABULARY, WEIGHTS, ModelFile
 from cir.models.sprc import Sprc
+from cir.models.stored_tensors import SCALE, WORDS
 from cir.models.tensor_file import Header
 from cir.text import Tokenizer, check_vocabulary
 from cir.typed_json import to_json
 from cir.types import ModelCard
 
-WORDS = "embeddings.word_embeddings.weight"
-SCALE = "embeddings.word_embeddings.scale"
 FLOATS = ("F16", "BF16", "F32", "F64")
 REDUCED_FROM = 1_000_000  # parameters of a backbone from which on less precision pays
 

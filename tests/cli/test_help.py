@@ -38,6 +38,7 @@ WITH_JSON = {
     "data check",
     "evaluate",
     "export",
+    "export-onnx",
     "import",
     "info",
     "models",

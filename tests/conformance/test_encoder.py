@@ -48,11 +48,22 @@ class TestSprc(EncoderTests):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "small-lite"], scope="class")
+@pytest.mark.parametrize("runtime", ["onnx", "torch"], scope="class")
 class TestPackagedModels(EncoderTests):
     @pytest.fixture(scope="class")
     @classmethod
-    def encoder(cls, name: str) -> Encoder:
-        return cir.load_model(name, device="cpu")
+    def encoder(cls, name: str, runtime: str) -> Encoder:
+        return cir.load_model(name, device="cpu", runtime=runtime)
+
+
+@pytest.mark.slow
+class TestGraphs(EncoderTests):
+    """A model that gives vectors and tokens, on ONNX Runtime."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls, tiny_graphs: Path) -> Encoder:
+        return cir.load_model(tiny_graphs, runtime="onnx")
 
 
 class Unnormalised(FakeEncoder):

@@ -17,7 +17,7 @@ from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import build_index
 from cir.models import folder, weights
-from cir.models.encoder import SprcEncoder
+from cir.models.base_encoder import BaseEncoder
 from cir.replacement.precheck import incompatibilities
 from cir.search.searcher import Searcher
 from cir.types import Query
@@ -26,20 +26,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def encoder() -> SprcEncoder:
+def encoder() -> BaseEncoder:
     return load_model("small")
 
 
-def test_it_is_small_safe_and_what_its_card_says(encoder: SprcEncoder) -> None:
+def test_it_is_small_safe_and_what_its_card_says(encoder: BaseEncoder) -> None:
     directory = models.find("small")
-    assert {path.name for path in directory.iterdir()} == {"card.json", "model.safetensors"}
+    assert {path.name for path in directory.iterdir()} == {"card.json", "model.safetensors", "onnx"}
     assert sha256_file(directory / weights.WEIGHTS) == encoder.card.weights_sha256
     assert encoder.card.name == "small-3"
     assert encoder.card.training["held-out"]["images-224.zip R@10"] > 0.85
     assert (encoder.card.vector, encoder.card.tokens) == (True, 0)
 
 
-def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) -> None:
+def test_two_generations_of_one_line_share_what_is_frozen(encoder: BaseEncoder) -> None:
     lite = load_model("small-lite")
     (frozen,) = models.PACKAGED.glob("frozen-*.safetensors")
     vocabulary = models.PACKAGED / "vocab.txt"
@@ -54,7 +54,7 @@ def test_two_generations_of_one_line_share_what_is_frozen(encoder: SprcEncoder) 
     assert colours[: len(lite.card.classes["colour"])] == lite.card.classes["colour"]
 
 
-def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEncoder) -> None:
+def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: BaseEncoder) -> None:
     pair = [wardrobe.Garment("dress", colour, "plain", "long", "round") for colour in ("red", "blue")]
     pictures = [wardrobe.draw(garment, seed=seed) for garment in pair for seed in (1, 2)]
     vectors = encoder.encode_images(np.stack([encoder.preprocess(picture) for picture in pictures])).vectors
@@ -64,7 +64,7 @@ def test_one_garment_in_two_pictures_is_closer_than_two_garments(encoder: SprcEn
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, encoder: SprcEncoder) -> Searcher:
+def index(tmp_path_factory: pytest.TempPathFactory, encoder: BaseEncoder) -> Searcher:
     """300 garments, drawn with the seed of the benchmark."""
     folder = tmp_path_factory.mktemp("small") / "wardrobe"
     garments = wardrobe.write(folder, 300, seed=2)

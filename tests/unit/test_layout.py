@@ -266,6 +266,7 @@ def test_the_wheel_holds_one_package_and_its_data(tmp_path: Path) -> None:
         ("cir/data", "*.json"),
         ("cir/training/configs", "*.toml"),
         ("cir/weights", "*/card.json"),
+        ("cir/weights", "*/onnx/*.*"),
         ("cir/weights", "vocab.txt"),
         ("data_manifests", "*.json"),
     ):

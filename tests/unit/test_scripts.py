@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SCRIPTS = ("scripts/setup", "scripts/setup_search", "scripts/test")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What scripts/setup reads, beside an environment whose Python only notes how it is called."""
+    """What the scripts read, beside environments whose Python only notes how it is called."""
     checkout = tmp_path / "checkout"
-    for name in ("setup.py", "constraints.txt", "cir/__init__.py", "scripts/setup", "scripts/test"):
+    for name in ("setup.py", "constraints.txt", "requirements-search.txt", "cir/__init__.py", *SCRIPTS):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
-    python = checkout / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
-    python.chmod(0o755)
+    for venv in (".venv", ".venv-search"):
+        python = checkout / venv / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+        python.chmod(0o755)
     return checkout
 
 
@@ -49,6 +51,7 @@ def test_quick_leaves_out_the_slow_tests_and_the_coverage(checkout: Path) -> Non
     run(checkout, "scripts/setup", "cpu,dev")
     (quick,) = run(checkout, "scripts/test", "--quick", "-x")
     assert quick == "-m pytest -n auto -m not slow -x"
-    (whole,) = run(checkout, "scripts/test", "tests/unit")
+    *_, search, whole = run(checkout, "scripts/test", "tests/unit")
+    assert "--no-deps -e ." in search
     assert "--cov-fail-under=95" in whole
     assert whole.endswith("tests/unit")

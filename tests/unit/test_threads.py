@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from cir import devices, threads
 
@@ -111,7 +112,7 @@ def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(
         "        sys.exit(print(json.dumps(seen[0])))\n"
         "    return real(name, *rest, **more)\n"
         "builtins.__import__ = watched\n"
-        "import cir.devices"
+        "import cir.models.encoder"
     )
     environment = {name: value for name, value in os.environ.items() if name not in SPINS} | set_before
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -130,3 +131,17 @@ def test_a_core_that_another_job_has_gets_no_thread(monkeypatch: pytest.MonkeyPa
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_blas_has_one_thread_while_anybody_wants_that() -> None:
+    def blas() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    before = blas()
+    first, second = threads.one_thread_in_blas(), threads.one_thread_in_blas()
+    with first:
+        second.__enter__()
+        assert blas() <= {1}
+    assert blas() <= {1}  # the second goes on
+    second.__exit__(None, None, None)
+    assert blas() == before
