@@ -142,7 +142,7 @@ def repair(index: str | Path, *, dry_run: bool = False, ann_min_rows: int = ANN_
         if found.needs_generation:
             _write_lost(folder, plan)
             manifest = Writer(folder, lock).publish(plan.manifest, earlier=plan.earlier)
-            remove_unreachable(folder)
+        remove_unreachable(folder)  # also what a repair has left that was killed here
         if found.questions:
             remove_tree(folder.questions)
         for path in found.derived:

@@ -56,14 +56,17 @@ def test_it_builds_searches_and_evaluates(search_venv: Path, folder: Path) -> No
     assert len(json.loads(composed.stdout)["hits"]) == 10
     assert "small-3" in cir(search_venv, folder, "info", "my.index").stdout
     cir(search_venv, folder, "verify", "my.index")
-    assert "R@10" in cir(search_venv, folder, "evaluate", "wardrobe", "--data-root", "wardrobe").stdout
+    question = {"id": "a", "reference": hits[0]["id"], "caption": "striped", "targets": [hits[1]["id"]]}
+    (folder / "questions.jsonl").write_text(json.dumps(question))
+    words = ["evaluate", "jsonl", "--data-root", "wardrobe", "--queries", "questions.jsonl"]
+    assert "R@10" in cir(search_venv, folder, *words).stdout
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ["convert", "x.pt", "-o", "y"],
-        ["train", "small", "--data-root", "wardrobe", "--out", "model"],
+        ["train", "small", "--data-root", "wardrobe", "--work", "work", "--out", "model"],
         ["query", "my.index", "-t", "red", "--device", "cuda"],
     ],
 )

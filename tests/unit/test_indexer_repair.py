@@ -258,6 +258,7 @@ def test_an_interrupted_repair_can_be_repeated(index: Path, monkeypatch: pytest.
     assert Gallery.open(index).ids == list("ghi")
     repair(index)
     assert verify(index) == []
+    assert not damaged.exists(), "left over, named by no generation"
     assert (index / "quarantine" / "000002-segment-000001.h5").read_bytes() == data
     assert len((index / "quarantine" / "lost.jsonl").read_text().splitlines()) == 5
 
