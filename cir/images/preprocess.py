@@ -69,11 +69,12 @@ class Preprocess:
                 # Padding a long strip to a square before it is shrunk could take gigabytes.
                 image = as_seen(image, srgb=self.srgb).reduce(max(1, max(image.size) // (8 * self.size)))
             square = _crop(_shrink(_pad(image, self.target_ratio, self.fill), self.size), self.size)
-            values: Floats = np.asarray(square.convert("RGB"), dtype=np.float32) / np.float32(255)
-        mean: Floats = np.array(self.mean, dtype=np.float32)
-        std: Floats = np.array(self.std, dtype=np.float32)
-        values = (values - mean) / std
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+            # By planes: numpy takes four times as long along an axis of three.
+            values: Floats = np.asarray(square.convert("RGB")).transpose(2, 0, 1).astype(np.float32, order="C")
+        values /= np.float32(255)
+        values -= np.array(self.mean, np.float32)[:, None, None]
+        values /= np.array(self.std, np.float32)[:, None, None]
+        return values
 
 
 def as_seen(image: Image, *, srgb: bool = True) -> Image:

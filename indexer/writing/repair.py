@@ -14,13 +14,14 @@ import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cir.errors import CorruptIndexError
+from cir.errors import CorruptIndexError, IndexFormatError
 from cir.files import disk_errors, make_folder, remove_temporaries, remove_tree, sync, write_atomically, write_bytes
 from cir.given import path_of
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -135,6 +136,7 @@ def repair(index: str | Path, *, dry_run: bool = False, ann_min_rows: int = ANN_
         read_manifest(folder)  # says what is there instead, before the lock creates a file in it
     with writer_lock(folder) as lock:
         remove_temporaries(folder.root)
+        _remove_unpublished(folder)
         found = diagnose(folder)
         plan = _next(found)
         aside = _put_aside(found)
@@ -231,6 +233,18 @@ def _told(found: Diagnosis, entry: SegmentEntry) -> dict[str, tuple[bytes, str]]
         except (ValueError, IndexError):  # not text, or not in the file
             continue
     return told
+
+
+def _remove_unpublished(folder: IndexFolder) -> None:
+    """Remove manifests after the live one, if that is sound: their writer died before it published them.
+
+    So a repair that was killed there does the same again, under the same number.
+    """
+    with suppress(IndexFormatError):
+        live = read_manifest(folder).generation
+        for path in numbered(folder.manifests, ".json"):
+            if int(path.stem) > live:
+                remove_tree(path)
 
 
 def _put_aside(found: Diagnosis) -> list[str]:

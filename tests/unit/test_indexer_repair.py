@@ -13,6 +13,7 @@ from cir.errors import CorruptIndexError, DataError, IndexFormatError, IndexLock
 from cir.indexer.reading.ann import load_or_build
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.verify import verify
+from cir.indexer.storage import writer as storage_writer
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import open_segment, read_manifest
 from cir.indexer.storage.lock import writer_lock
@@ -260,6 +261,28 @@ def test_an_interrupted_repair_can_be_repeated(index: Path, monkeypatch: pytest.
     assert verify(index) == []
     assert not damaged.exists(), "left over, named by no generation"
     assert (index / "quarantine" / "000002-segment-000001.h5").read_bytes() == data
+    assert len((index / "quarantine" / "lost.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_repair_that_stopped_before_its_last_step_does_the_same_again(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(IndexFolder(index).gallery("000001"))
+    real = storage_writer.write_bytes
+
+    def fail(path: Path, data: bytes) -> None:
+        if path.name == "CURRENT":
+            raise DataError("disk full")
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage_writer, "write_bytes", fail)
+        with pytest.raises(DataError):
+            repair(index)
+    assert IndexFolder(index).manifest(2).exists()
+    report = repair(index)
+    assert report.generation == 2
+    assert {path.name for path in (index / "quarantine").iterdir()} == {"000002-segment-000001.h5", "lost.jsonl"}
     assert len((index / "quarantine" / "lost.jsonl").read_text().splitlines()) == 5
 
 
