@@ -17,8 +17,9 @@ from cir.cli.options import json_option, model_dir_option, quiet_libraries
 def export_onnx(model: str, model_dirs: tuple[Path, ...], as_json: bool) -> None:
     """Write ONNX graphs of a model.
 
-    They go into the folder of MODEL, which then runs without torch on a CPU. The graphs hold no weights; those stay in the model's own files. They are compared with torch before they are kept.
-    Models in the package have their graphs already. Needs: pip install 'cir-engine[export]'
+    They go into the folder of MODEL, which then runs without torch on a CPU. The graphs hold no weights; those stay in
+    the model's own files. They are compared with torch before they are kept. Models in the package have their graphs
+    already. Needs: pip install 'cir-engine[export]'
 
     \b
     Example:
