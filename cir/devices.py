@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import platform
 import sys
@@ -42,7 +43,9 @@ def is_cpu(name: str | torch.device = "auto") -> bool:
 
 @cache
 def _may_have_gpu() -> bool:
-    """Whether this machine may have a device that torch can use: Apple's chips, or NVIDIA's driver counts one."""
+    """Whether torch is here and may find a device for itself: on Apple's chips, or where NVIDIA's driver counts one."""
+    if importlib.util.find_spec("torch") is None:
+        return False
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     count = ctypes.c_int(0)

@@ -21,13 +21,14 @@ SHOWN = 10  # ids of lost images; lost.jsonl and --json list all
 @index_argument
 @click.option("--dry-run", is_flag=True, help="Only say what is damaged and what would be done.")
 @json_option
-def repair(index: Path, dry_run: bool, as_json: bool) -> None:
+def repair(index: Path, dry_run: bool, as_json: bool) -> int:
     """Make a damaged INDEX whole again, without what is lost.
 
     Every byte is read. What is derived is made again. A damaged segment is taken out: its images come back from the
     segments of earlier generations, where those hold the same content; the others are listed in quarantine/lost.jsonl,
     and `cir build-index` encodes them again, or `cir import` brings back vectors without photos. Where CURRENT or the
-    live manifest is lost, the newest sound generation is restored. Damaged files are kept in quarantine/.
+    live manifest is lost, the newest sound generation is restored. Damaged files are kept in quarantine/. Exits with 1
+    where --dry-run finds damage.
 
     \b
     Example:
@@ -39,6 +40,7 @@ def repair(index: Path, dry_run: bool, as_json: bool) -> None:
 
     report = mend(index, dry_run=dry_run)
     click.echo(json.dumps(report.to_json()) if as_json else "\n".join(_lines(report)))
+    return int(report.dry_run and bool(report.problems))
 
 
 def _lines(report: RepairReport) -> Iterator[str]:

@@ -23,6 +23,9 @@ from cir.types import ModelCard, Sha256
 
 FOLDER, RECORD = "onnx", "graphs.json"
 FEATURES, GALLERY, COMPOSED, TEXT = GRAPHS = ("features", "gallery", "composed", "text")
+# For each call: several callers keep all cores busy, and beside other jobs nobody waits for a thread that has lost its
+# core (docs/results/runtimes.md).
+THREADS = 1
 LARGEST = 50_000_000  # bytes of a graph or a record; the largest of `small` has 140,000
 
 
@@ -124,10 +127,8 @@ class Graphs:
                 array = np.require(self._tensors.array(weight), requirements="C")
                 self._values[weight] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
         options = onnxruntime.SessionOptions()
-        # One thread for each call: several callers keep all cores busy, and beside other jobs nobody waits for a thread
-        # that has lost its core (bench/results, busy machine).
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = options.inter_op_num_threads = THREADS
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if name != FEATURES:  # convolutions gain from more than that, the Q-Former only loads later
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

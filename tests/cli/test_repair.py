@@ -63,7 +63,7 @@ def test_writers_name_the_way_out(cli: Run, damaged: Path, folder: Path) -> None
 def test_repair(cli: Run, damaged: Path, folder: Path, tmp_path: Path) -> None:
     before = cli("query", damaged, "-t", "red", "--json").json["hits"]
     dry = cli("repair", damaged, "--dry-run")
-    assert dry.code == 0
+    assert dry.code == 1
     assert "segment 000002: 1 images, 1 restored from older segments, 0 lost\n" in dry.out
     assert f"{damaged}: nothing was changed; 40 images of generation 2 would be live\n" in dry.out
     done = cli("repair", damaged)

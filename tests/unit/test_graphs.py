@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +165,30 @@ def test_a_device_that_is_not_here_is_refused() -> None:
     for runtime in ("auto", "onnx"):
         with pytest.raises(UsageError, match="has no cuda device"):
             cir.load_model("small", device="cuda", runtime=runtime)
+
+
+@pytest.mark.parametrize(("devices_there", "torch_there", "cpu"), [(0, True, True), (1, False, True), (1, True, False)])
+def test_torch_is_asked_for_a_gpu_only_where_there_may_be_one(
+    monkeypatch: pytest.MonkeyPatch, devices_there: int, torch_there: bool, cpu: bool
+) -> None:
+    class Driver:
+        def cuInit(self, flags: int) -> int:
+            return 0
+
+        def cuDeviceGetCount(self, count: Any) -> int:
+            count._obj.value = devices_there
+            return 0
+
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: torch_there or None)
+    monkeypatch.setattr(devices, "choose", lambda name: SimpleNamespace(type="cuda"))
+    devices._may_have_gpu.cache_clear()
+    try:
+        assert devices.is_cpu("auto") is cpu
+        assert devices.is_cpu("cpu")
+    finally:
+        devices._may_have_gpu.cache_clear()
 
 
 def test_without_torch_one_line_says_so(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cli: Run) -> None:
