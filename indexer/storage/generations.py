@@ -8,6 +8,7 @@ which a generation is published, and what cannot be reached from it does not cou
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +41,11 @@ def read_manifest(folder: IndexFolder, pointer: tuple[int, str] | None = None) -
         IndexVersionError: another version of this package wrote it.
         CorruptIndexError: the manifest is missing or contradicts its digest.
     """
-    return _read(folder, *(pointer or read_pointer(folder)), f" in {folder.current.name}")
+    number, digest = pointer or read_pointer(folder)
+    path = folder.manifest(number)
+    if not os.path.lexists(path):  # one of the two is damaged
+        raise CorruptIndexError(f"{path} is missing, which {folder.current} names; {way_out(folder)}")
+    return _read(folder, number, digest, f" in {folder.current.name}")
 
 
 def read_pointer(folder: IndexFolder) -> tuple[int, str]:
