@@ -249,7 +249,7 @@ def test_flipped_lost_and_garbled(folder: IndexFolder) -> None:
     with pytest.raises(CorruptIndexError, match="contradicts its digest"):
         read_manifest(folder)
     path.unlink()
-    with pytest.raises(CorruptIndexError, match="is missing, which .*CURRENT names"):
+    with pytest.raises(CorruptIndexError, match=r"is missing, which .*CURRENT names"):
         read_manifest(folder)
     folder.current.write_text("garbage")
     with pytest.raises(CorruptIndexError, match="CURRENT cannot be read"):
