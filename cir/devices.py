@@ -63,6 +63,9 @@ def choose(name: str | torch.device = "auto") -> torch.device:
     Raises:
         UsageError: the device is unknown, or this machine does not have it.
     """
+    if isinstance(name, str) and name.split(":")[0] not in DEVICES:
+        raise UsageError(f"unknown device {name!r}; choose one of {', '.join(DEVICES)}")
+
     import torch
 
     name = str(name) if isinstance(name, torch.device) else name

@@ -44,9 +44,9 @@ def one_thread_in_blas() -> Iterator[None]:
     """A context in which numpy's products run in the thread that asks for them, in the whole process."""
     global _limiting, _limit
     with _limit_lock:  # the last one out restores what the first one found
-        _limiting += 1
-        if _limiting == 1:
+        if not _limiting:
             _limit = _controller().limit(limits=1, user_api="blas")
+        _limiting += 1
     try:
         yield
     finally:

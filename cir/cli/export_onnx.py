@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -26,11 +27,16 @@ def export_onnx(model: str, model_dirs: tuple[Path, ...], as_json: bool) -> None
       cir export-onnx runs/my-model
     """
     quiet_libraries()
-    from cir.models import find
+    from cir.errors import UsageError
+    from cir.models import PACKAGED, find
     from cir.models.export_graphs import export_graphs
     from cir.models.graphs import FOLDER
 
     directory = find(model, model_dirs)
+    if directory.parent == PACKAGED and not os.path.isdir(model):
+        raise UsageError(
+            f"{model} is in the package, and has its graphs; to write them again name its folder: {directory}"
+        )
     differences = export_graphs(directory)
     folder = directory / FOLDER
     if as_json:

@@ -67,8 +67,8 @@ def load_model(
         from cir.models.encoder import SprcEncoder
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{directory} has no ONNX graphs for this device, so it needs {error.name}, which is not installed; "
-            "install all of cir: pip install 'cir-engine[cpu]', or write the graphs there: cir export-onnx"
+            f"{directory} runs on torch here, but {error.name} is not installed; install all of cir: "
+            f"pip install 'cir-engine[cpu]', or make ONNX graphs where it is: cir export-onnx {directory}"
         ) from None
 
     chosen = devices.choose(device)

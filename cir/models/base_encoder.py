@@ -117,10 +117,16 @@ class BaseEncoder(ABC):
         return self._tokenizer.unread(caption, self.config.text_length) if self._tokenizer else ""
 
     def project_states(self, states: Floats, space: str | None = None) -> Floats:
-        """(B, width) of `query_states` or `text_states` -> (B, D) float32, unit-norm."""
+        """(B, width) of `query_states` or `text_states` -> (B, D) float32, unit-norm.
+
+        Raises:
+            UsageError: no such array; SpaceMismatchError: the model has no query head for the space.
+        """
         if space is not None and space not in self.card.query_heads:
             raise SpaceMismatchError(f"{self.card.name} has no query head for the space {shown(space)}")
-        return self._project_states(states, space)
+        if not isinstance(states, np.ndarray) or states.ndim != 2 or states.shape[1] != self.config.width:
+            raise UsageError(f"states are a (B, {self.config.width}) array from query_states or text_states")
+        return self._project_states(np.ascontiguousarray(states, np.float32), space)
 
     def _pieces(self, captions: Sequence[str]) -> tuple[Pieces, Pieces]:
         """B captions -> ids and mask, (B, L) int64 each."""

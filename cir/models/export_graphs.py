@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from cir.arrays import Floats
 from cir.errors import MissingDependencyError, WeightsError
-from cir.files import make_folder, remove_tree, sha256_bytes, write_bytes, write_json
+from cir.files import make_folder, remove_tree, sha256_bytes, write_atomically, write_bytes
 from cir.models import weights
 from cir.models.efficientnet import EfficientNetLite0
 from cir.models.encoder import SprcEncoder
@@ -44,23 +45,22 @@ def export_graphs(directory: Path) -> dict[str, float]:
         WeightsError: the model is broken, or its graphs do not compute what torch does.
         DataError: the folder cannot be written to.
     """
-    sprc, card, preprocess = weights.load(directory)
     tensors = StoredTensors(directory)
-    int8_words = SCALE in tensors
-    made = {name: _export(*parts, tensors) for name, parts in _passes(sprc, preprocess.size, int8_words).items()}
-    entries = {name: GraphEntry(sha256_bytes(data), needed) for name, (data, needed) in made.items()}
     folder = directory / FOLDER
-    remove_tree(folder)
-    make_folder(folder)
-    for name, (data, _) in made.items():
-        write_bytes(folder / f"{name}.onnx", data)
-    write_json(folder / RECORD, to_json(GraphRecord(card.config_sha256, int8_words, entries)), indent=1)
-    try:
+    with write_atomically(folder) as temporary:
+        make_folder(temporary)
+        sprc, card, preprocess = weights.load(directory)  # changed by `_passes`
+        entries = {}
+        for name, (module, inputs) in _passes(sprc, preprocess.size, int8_words=SCALE in tensors.shapes).items():
+            data, needed = _export(module, inputs, tensors.shapes)
+            write_bytes(temporary / f"{name}.onnx", data)
+            entries[name] = GraphEntry(sha256_bytes(data), needed)
+        record = GraphRecord(card.config_sha256, tensors.shapes, entries)
+        write_bytes(temporary / RECORD, json.dumps(to_json(record), separators=(",", ":")).encode())
         on_torch = SprcEncoder(*weights.load(directory), device=torch.device("cpu"))
-        return _compare(on_torch, OnnxEncoder(directory), preprocess.size)
-    except BaseException:
+        differences = _compare(on_torch, OnnxEncoder(directory, temporary), preprocess.size)
         remove_tree(folder)
-        raise
+    return differences
 
 
 class _Pass(nn.Module):
@@ -91,7 +91,7 @@ class _StoredWords(nn.Module):
 _Inputs = dict[str, tuple[Tensor, dict[int, str]]]  # name -> an example and the axes of any length
 
 
-def _passes(sprc: Sprc, size: int, int8_words: bool) -> dict[str, tuple[_Pass, _Inputs]]:
+def _passes(sprc: Sprc, size: int, *, int8_words: bool) -> dict[str, tuple[_Pass, _Inputs]]:
     """Name of a graph -> its module and inputs."""
     with torch.inference_mode():
         features = sprc.image_features(torch.rand(3, 3, size, size))
@@ -118,7 +118,7 @@ def _passes(sprc: Sprc, size: int, int8_words: bool) -> dict[str, tuple[_Pass, _
     }
 
 
-def _export(module: _Pass, inputs: _Inputs, tensors: StoredTensors) -> tuple[bytes, tuple[str, ...]]:
+def _export(module: _Pass, inputs: _Inputs, tensors: Container[str]) -> tuple[bytes, tuple[str, ...]]:
     """A graph without weights, and the names of the tensors that it needs."""
     try:
         import onnx
@@ -178,7 +178,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _compare(on_torch: SprcEncoder, on_onnx: OnnxEncoder, size: int) -> dict[str, float]:
-    """Differences of everything that an encoder computes, on random pixels, in batches of other sizes."""
+    """Differences in everything that an encoder computes, on random pixels; no batch is as large as the examples."""
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(5, 3, size, size)).astype(np.float32)
     captions = [_CAPTIONS[number % len(_CAPTIONS)] for number in range(len(pixels))]
@@ -190,6 +190,11 @@ def _compare(on_torch: SprcEncoder, on_onnx: OnnxEncoder, size: int) -> dict[str
             "gallery tokens": encoded.tokens,
             "query states": encoder.query_states(pixels, captions),
             "one query state": encoder.query_states(pixels[:1], ["blue"]),
+            "queries": encoder.encode_queries(pixels, captions),
+            **{
+                f"queries in {space}": encoder.encode_queries(pixels, captions, space)
+                for space in encoder.card.query_heads
+            },
             "text states": encoder.text_states([*captions, "with a longer caption than the others have"]),
         }
         return {name: value for name, value in found.items() if value is not None}

@@ -14,7 +14,6 @@ from cir.files import parse_json, read_regular, sha256_file
 from cir.images import Preprocess
 from cir.models.config import EfficientNetSettings, SprcConfig, backbone_settings
 from cir.models.tensor_file import Header, read_header
-from cir.text import check_vocabulary
 from cir.typed_json import from_json
 from cir.types import ModelCard
 
@@ -127,27 +126,6 @@ def tensor_files(directory: Path) -> dict[Path, Header]:
         f"{directory}: the tensors that training left unchanged are missing; "
         f"copy {FROZEN} into the directory, or {ascii(beside)[1:-1]} beside it"
     )
-
-
-def check(directory: Path) -> list[str]:
-    """Whether a model's files are those that its card names: what is wrong, one line each; empty if nothing is.
-
-    Weights, frozen tensors and vocabulary are compared by their digests; nothing is loaded.
-    """
-    problems = []
-    try:
-        card = read_card(directory)
-    except WeightsError as error:
-        return [str(error)]
-    try:
-        problems += check_tensors(tensor_files(directory), card)
-    except WeightsError as error:
-        problems.append(str(error))
-    try:
-        check_vocabulary(vocabulary_of(directory), card.vocabulary_sha256)
-    except WeightsError as error:
-        problems.append(str(error))
-    return problems
 
 
 def check_tensors(files: Mapping[Path, Header], card: ModelCard) -> list[str]:

@@ -1,4 +1,4 @@
-"""The encoder on ONNX Runtime: the same model as `SprcEncoder`'s, on a CPU, in a tenth of the time to start."""
+"""The encoder on ONNX Runtime: what `SprcEncoder` computes, on a CPU, without importing torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cir.errors import WeightsError
 from cir.forks import no_fork
 from cir.models import folder
 from cir.models.base_encoder import BaseEncoder, Pieces
-from cir.models.graphs import COMPOSED, FEATURES, GALLERY, TEXT, Graphs
+from cir.models.graphs import COMPOSED, FEATURES, FOLDER, GALLERY, TEXT, Graphs
 from cir.models.heads import Linear, gallery_vectors
 from cir.models.stored_tensors import StoredTensors
 from cir.text import Tokenizer, check_vocabulary
@@ -30,12 +30,13 @@ class OnnxEncoder(BaseEncoder):
 
     Args:
         directory: of a model with ONNX graphs (`cir export-onnx`).
+        graphs: where they are, if not in that folder yet.
 
     Raises:
         WeightsError: a file is missing, damaged, or does not fit the others.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, graphs: Path | None = None) -> None:
         known = folder.read_model_file(directory)
         self._tensors = StoredTensors(directory)
         for problem in folder.check_tensors(self._tensors.files, known.card):
@@ -45,7 +46,7 @@ class OnnxEncoder(BaseEncoder):
         if len(words) > known.config.vocabulary:
             raise WeightsError(f"{vocabulary}: {len(words)} words for {known.config.vocabulary} embeddings")
         super().__init__(known.card, known.config, known.preprocess, Tokenizer(words), directory)
-        self._graphs = Graphs(directory, known.card, self._tensors)
+        self._graphs = Graphs(graphs or directory / FOLDER, known.card, self._tensors)
 
     @contextlib.contextmanager
     def shared_by(self, workers: int) -> Iterator[None]:
@@ -69,6 +70,7 @@ class OnnxEncoder(BaseEncoder):
     def _text_states(self, ids: Pieces, mask: Pieces) -> Floats:
         return self._graphs.run(TEXT, ids=ids, mask=mask)
 
+    @no_fork
     def _project_states(self, states: Floats, space: str | None) -> Floats:
         return unit(self._head("text_proj" if space is None else f"query_heads.{space}")(states))
 

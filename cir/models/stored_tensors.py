@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cir.errors import WeightsError
-from cir.models.folder import tensor_files
+from cir.models.folder import WEIGHTS, tensor_files
 from cir.models.tensor_file import TensorEntry
 
 WORDS = "embeddings.word_embeddings.weight"
@@ -28,22 +28,25 @@ class StoredTensors:
         directory: of a model.
 
     Raises:
-        WeightsError: a file is missing, or its header is broken.
+        WeightsError: a file is missing, its header is broken, or two files hold a tensor of the same name.
     """
 
     def __init__(self, directory: Path) -> None:
         self.files = tensor_files(directory)
-        self._places = {
-            name: (path, header.start, entry)
-            for path, header in self.files.items()
-            for name, entry in header.tensors.items()
-        }
+        self._places: dict[str, tuple[Path, int, TensorEntry]] = {}
+        for path, header in self.files.items():
+            for name, entry in header.tensors.items():
+                if name in self._places:
+                    raise WeightsError(f"{path}: {name} is in {WEIGHTS} too; copy the whole model directory again")
+                self._places[name] = path, header.start, entry
         self._bytes: dict[Path, NDArray[np.uint8]] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
         self._lock = Lock()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of each tensor -> its shape."""
+        return {name: entry.shape for name, (_, _, entry) in self._places.items()}
 
     def array(self, name: str) -> NDArray[Any]:
         """A tensor, contiguous; the same array at every call.

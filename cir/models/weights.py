@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from cir.errors import DataError, WeightsError
-from cir.files import sha256_bytes, sha256_file, write_atomically, write_bytes, write_json
+from cir.files import remove_tree, sha256_bytes, sha256_file, write_atomically, write_bytes, write_json
 from cir.images import Preprocess
 from cir.models import folder, stationary
 from cir.models.config import SprcConfig
 from cir.models.folder import CARD, FROZEN, FROZEN_DIGEST, VOCABULARY, WEIGHTS, ModelFile
+from cir.models.graphs import FOLDER as GRAPHS
 from cir.models.sprc import Sprc
 from cir.models.stored_tensors import SCALE, WORDS
 from cir.models.tensor_file import Header
@@ -105,6 +106,7 @@ def write(
     Raises:
         DataError: the disk is full or the directory cannot be written to.
     """
+    remove_tree(directory / GRAPHS)  # of a model that this one replaces
     write_bytes(directory / VOCABULARY, description.vocabulary)
     metadata = None
     if frozen:

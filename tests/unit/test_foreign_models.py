@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from cir.errors import WeightsError
 from cir.models import weights
-from cir.models.folder import CARD, VOCABULARY, WEIGHTS, check, read_card
+from cir.models.check import check
+from cir.models.folder import CARD, VOCABULARY, WEIGHTS, read_card
 from cir.models.tensor_file import read_header
 from cir.testing.cards import change, content_of, sign
 

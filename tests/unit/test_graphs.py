@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from cir import devices
 from cir.arrays import unit
 from cir.cli import process
 from cir.errors import MissingDependencyError, UsageError, WeightsError
-from cir.models import graphs
+from cir.models import export_graphs, graphs, weights
 from cir.models.base_encoder import BaseEncoder
+from cir.models.check import check
 from cir.models.heads import Linear, gallery_vectors
 from cir.testing.commands import Run
 from cir.types import Simplex, SimplexBlock
@@ -114,34 +116,69 @@ def lacking(path: Path) -> None:
     path.write_text(json.dumps(record))
 
 
-def unsigned_words(path: Path) -> None:
+def other_tensors(path: Path) -> None:
     record = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**record, "int8_words": False}))
+    path.write_text(json.dumps({**record, "tensors": {**record["tensors"], "text_proj.bias": [3]}}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "harm", "message"),
     [
-        ("text.onnx", flip, "is not the file that graphs.json names; make it again: cir export-onnx"),
+        (
+            "text.onnx",
+            flip,
+            "is not the file that graphs.json names; make it again .*: cir export-onnx",
+        ),
         ("text.onnx", Path.unlink, "cannot be read: No such file"),
         (graphs.RECORD, foreign, "was made for another model"),
-        (graphs.RECORD, lacking, "not features, gallery, composed, text"),
-        (graphs.RECORD, unsigned_words, "stored otherwise"),
+        (graphs.RECORD, lacking, "must be exactly features, gallery, composed, text"),
+        (graphs.RECORD, other_tensors, "other tensors than the model has, such as text_proj.bias"),
         (graphs.RECORD, lambda path: path.write_bytes(b"{"), "cannot be read"),
     ],
 )
 def test_damaged_and_foreign_graphs_are_refused(
     model: Path, file: str, harm: Callable[[Path], None], message: str
 ) -> None:
+    assert check(model) == []
     harm(model / graphs.FOLDER / file)
+    (problem,) = check(model)
+    assert re.search(message, problem)
     with pytest.raises(WeightsError, match=message):
-        cir.load_model(model).encode_texts(["red"])
+        cir.load_model(model)
     assert cir.load_model(model, runtime="torch").encode_texts(["red"]).shape == (1, 16)
 
 
 @pytest.mark.slow
-def test_a_graph_that_is_none_is_refused(model: Path) -> None:
+def test_a_model_that_is_written_again_loses_its_graphs(model: Path) -> None:
+    sprc, card, preprocess = weights.load(model)
+    vocabulary = (model / "vocab.txt").read_bytes()
+    weights.save(model, sprc, weights.ModelDescription(card.name, preprocess, vocabulary))
+    assert not (model / graphs.FOLDER).exists()
+
+
+def test_packaged_models_are_exported_by_their_folder_only(cli: Run) -> None:
+    outcome = cli("export-onnx", "small")
+    assert outcome.code == process.MISTAKE
+    assert "has its graphs; to write them again name its folder" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_failed_export_leaves_the_graphs_as_they_are(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in (model / graphs.FOLDER).iterdir()}
+
+    def stub(module: object, inputs: object, tensors: object) -> tuple[bytes, tuple[str, ...]]:
+        return b"no graph", ("prompt_tokens",)
+
+    monkeypatch.setattr(export_graphs, "_export", stub)
+    with pytest.raises(WeightsError, match="refused by ONNX Runtime"):
+        export_graphs.export_graphs(model)
+    assert {path.name: path.read_bytes() for path in (model / graphs.FOLDER).iterdir()} == before
+    assert {path.name for path in model.iterdir()} == {"card.json", "model.safetensors", "vocab.txt", graphs.FOLDER}
+
+
+@pytest.mark.slow
+def test_a_file_that_is_no_graph_is_refused(model: Path) -> None:
     path = model / graphs.FOLDER / graphs.RECORD
     (path.parent / "text.onnx").write_bytes(b"no graph")
     record = json.loads(path.read_bytes())
@@ -153,6 +190,7 @@ def test_a_graph_that_is_none_is_refused(model: Path) -> None:
 
 def test_a_model_without_graphs_runs_on_torch(tiny_model: Path) -> None:
     assert type(cir.load_model(tiny_model)).__name__ == "SprcEncoder"
+    assert check(tiny_model) == []
     with pytest.raises(WeightsError, match=r"graphs.json: cannot be read: .*cir export-onnx"):
         cir.load_model(tiny_model, runtime="onnx")
     with pytest.raises(UsageError, match="choose one of auto, onnx, torch"):
@@ -195,7 +233,7 @@ def test_without_torch_one_line_says_so(tiny_model: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("cir.models")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(MissingDependencyError, match="it needs torch, which is not installed"):
+    with pytest.raises(MissingDependencyError, match="torch is not installed"):
         cir.load_model(tiny_model)
     outcome = cli("convert", "x.pt", "-o", "y")
     assert outcome.code == process.MISTAKE

@@ -18,7 +18,8 @@ from cir import known, models
 from cir.errors import WeightsError
 from cir.files import sha256_bytes
 from cir.models import weights
-from cir.models.folder import CARD, FROZEN, VOCABULARY, WEIGHTS, check, read_card
+from cir.models.check import check
+from cir.models.folder import CARD, FROZEN, VOCABULARY, WEIGHTS, read_card
 from cir.testing.cards import change, content_of, sign
 from cir.testing.commands import Run
 
