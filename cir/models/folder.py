@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cir.checked import agrees
 from cir.errors import WeightsError
 from cir.files import parse_json, read_regular, sha256_file
 from cir.images import Preprocess
@@ -128,21 +129,26 @@ def tensor_files(directory: Path) -> dict[Path, Header]:
     )
 
 
-def check_tensors(files: Mapping[Path, Header], card: ModelCard) -> list[str]:
-    """Which of a model's `tensor_files` are not those that its card and weights name, one line each."""
+def check_tensors(files: Mapping[Path, Header], card: ModelCard, *, remembered: bool = False) -> list[str]:
+    """Which of a model's `tensor_files` are not those that its card and weights name, one line each.
+
+    Args:
+        files, card: of the model.
+        remembered: do not read a file again that was checked before and has not changed since (`cir.checked`).
+    """
     (weights, header), *frozen = files.items()
     problems = []
-    if _digest(weights) != card.weights_sha256:
+    if not _is(weights, card.weights_sha256, remembered):
         problems.append(f"{weights}: not the weights of {card.name} ({card.digest}); copy the whole directory again")
     for path, _ in frozen:
-        if _digest(path) != header.metadata[FROZEN_DIGEST]:
+        if not _is(path, header.metadata[FROZEN_DIGEST], remembered):
             problems.append(f"{path}: is not the file that {card.name} was trained with; copy it again")
     return problems
 
 
-def _digest(path: Path) -> str:
+def _is(path: Path, digest: str, remembered: bool) -> bool:
     try:
-        return sha256_file(path)
+        return agrees(path, digest) if remembered else sha256_file(path) == digest
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {_reason(error)}; copy it again") from None
 

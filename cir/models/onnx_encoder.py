@@ -39,7 +39,7 @@ class OnnxEncoder(BaseEncoder):
     def __init__(self, directory: Path, graphs: Path | None = None) -> None:
         known = folder.read_model_file(directory)
         self._tensors = StoredTensors(directory)
-        for problem in folder.check_tensors(self._tensors.files, known.card):
+        for problem in folder.check_tensors(self._tensors.files, known.card, remembered=True):
             raise WeightsError(problem)
         vocabulary = folder.vocabulary_of(directory)
         words = check_vocabulary(vocabulary, known.card.vocabulary_sha256)

@@ -170,7 +170,7 @@ def load(directory: Path, *, backbone: torch.dtype = torch.float32) -> tuple[Spr
     model = _laid_out(directory, config)
     files = folder.tensor_files(directory)
     _fit(files, model)
-    for problem in folder.check_tensors(files, card):
+    for problem in folder.check_tensors(files, card, remembered=True):
         raise WeightsError(problem)
     vocabulary = folder.vocabulary_of(directory)
     words = check_vocabulary(vocabulary, card.vocabulary_sha256)
