@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,16 @@ def write(folder: Path) -> None:
         marked = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if not marked.search(page):
             raise click.ClickException(f"{PAGE} has no block {name}")
-        page = marked.sub(lambda match, lines=lines: match[1] + "\n".join(lines) + "\n" + match[2], page)
+        text = "\n".join(map(_wrapped, lines))
+        page = marked.sub(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page)
     write_text(PAGE, page)
     plots.draw(results, PAGE.parent)
     click.echo(f"report: {PAGE}")
+
+
+def _wrapped(line: str) -> str:
+    """A line of prose in lines of the usual length; tables, headings and images stay as they are."""
+    return line if line.startswith(("|", "#", "!")) else textwrap.fill(line, 120)
 
 
 def newest(folder: Path) -> Results:
