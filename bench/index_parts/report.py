@@ -41,7 +41,9 @@ def write(folder: Path) -> None:
 
 def _wrapped(line: str) -> str:
     """A line of prose in lines of the usual length; tables, headings and images stay as they are."""
-    return line if line.startswith(("|", "#", "!")) else textwrap.fill(line, 120)
+    if line.startswith(("|", "#", "!")):
+        return line
+    return textwrap.fill(line, 120, subsequent_indent="  " if line.startswith("- ") else "")
 
 
 def newest(folder: Path) -> Results:
