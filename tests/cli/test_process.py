@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import signal
 import subprocess
@@ -163,7 +162,7 @@ def test_what_was_encoded_survives_a_signal(tmp_path: Path, numbers: tuple[int, 
     photos, index = folder_of(tmp_path / "photos", 24), tmp_path / "x.index"
     command = [sys.executable, "-c", STOPPED_BUILD, photos, index, *map(str, map(int, numbers))]
     # Whoever runs the tests may have them ignore hangups (nohup), which child processes inherit.
-    heard = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=heard)
     assert done.returncode in ({code} if code else {143, 129})
     assert (done.stdout, done.stderr) == ("", "cir: stopped; what was finished is kept\n")
