@@ -25,7 +25,7 @@ from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, Segment,
 from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.stored_rows import StoredSegment
 
-SMALL = 1 << 20  # bytes; copying that much takes less time than reading and encoding one photo
+SMALL = 4 << 20  # bytes; copying that much takes less time than reading and encoding a handful of photos
 _RATIO = 4
 SEGMENT = "segment"  # the folder under work/ in which a segment is put together
 _BLOCK_BYTES = 8 << 20  # of vectors and tokens that are held in memory
