@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -127,18 +127,6 @@ def in_a_fresh_process(task: str, runtime: str, folder: Path, count: int) -> dic
     return {f"{task}, s": took, **figures}
 
 
-@contextlib.contextmanager
-def jobs(count: int) -> Iterator[None]:
-    """Other processes that compute without end meanwhile."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-
-
 def agreement(onnx: list[list[Any]], torch: list[list[Any]]) -> dict[str, float]:
     """How far the hits of two runtimes agree: places that differ by more than a tie, and scores."""
     differing, furthest = 0, 0.0
@@ -175,6 +163,8 @@ def main(
         cpu = {f"{task}, CPU s": usage.ru_utime + usage.ru_stime, f"{task}, peak MB": usage.ru_maxrss / 1024}
         click.echo(json.dumps({**figures, **cpu}))
         return
+    from busy_machine import jobs  # here, so that the tasks' processes do not import it
+
     took: dict[str, dict[str, dict[str, list[float]]]] = {
         state: defaultdict(lambda: defaultdict(list)) for state in ("idle", "beside a job")
     }

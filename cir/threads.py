@@ -58,7 +58,7 @@ def one_thread_in_blas() -> Iterator[None]:
 
 @cache
 def _controller() -> Any:
-    """Of the libraries that are loaded; looking for them takes a millisecond."""
+    """Of the libraries that are loaded, which are looked for once."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -15,6 +15,7 @@ from cir.files import parse_json, read_regular, sha256_file
 from cir.images import Preprocess
 from cir.models.config import EfficientNetSettings, SprcConfig, backbone_settings
 from cir.models.tensor_file import Header, read_header
+from cir.text import check_vocabulary
 from cir.typed_json import from_json
 from cir.types import ModelCard
 
@@ -127,6 +128,15 @@ def tensor_files(directory: Path) -> dict[Path, Header]:
         f"{directory}: the tensors that training left unchanged are missing; "
         f"copy {FROZEN} into the directory, or {ascii(beside)[1:-1]} beside it"
     )
+
+
+def words_of(directory: Path, known: ModelFile) -> list[str]:
+    """The word pieces of a model's vocabulary. Raises WeightsError where it is not the model's own, or too long."""
+    path = vocabulary_of(directory)
+    words = check_vocabulary(path, known.card.vocabulary_sha256)
+    if len(words) > known.config.vocabulary:
+        raise WeightsError(f"{path}: {len(words)} words for {known.config.vocabulary} embeddings")
+    return words
 
 
 def check_tensors(files: Mapping[Path, Header], card: ModelCard, *, remembered: bool = False) -> list[str]:

@@ -16,7 +16,7 @@ from cir.models.base_encoder import BaseEncoder, Pieces
 from cir.models.graphs import COMPOSED, FEATURES, FOLDER, GALLERY, TEXT, Graphs
 from cir.models.heads import Linear, gallery_vectors
 from cir.models.stored_tensors import StoredTensors
-from cir.text import Tokenizer, check_vocabulary
+from cir.text import Tokenizer
 from cir.types import Encoded
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ class OnnxEncoder(BaseEncoder):
         self._tensors = StoredTensors(directory)
         for problem in folder.check_tensors(self._tensors.files, known.card, remembered=True):
             raise WeightsError(problem)
-        vocabulary = folder.vocabulary_of(directory)
-        words = check_vocabulary(vocabulary, known.card.vocabulary_sha256)
-        if len(words) > known.config.vocabulary:
-            raise WeightsError(f"{vocabulary}: {len(words)} words for {known.config.vocabulary} embeddings")
-        super().__init__(known.card, known.config, known.preprocess, Tokenizer(words), directory)
+        tokenizer = Tokenizer(folder.words_of(directory, known))
+        super().__init__(known.card, known.config, known.preprocess, tokenizer, directory)
         self._graphs = Graphs(graphs or directory / FOLDER, known.card, self._tensors)
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ from cir.models.graphs import FOLDER as GRAPHS
 from cir.models.sprc import Sprc
 from cir.models.stored_tensors import SCALE, WORDS
 from cir.models.tensor_file import Header
-from cir.text import Tokenizer, check_vocabulary
+from cir.text import Tokenizer
 from cir.typed_json import to_json
 from cir.types import ModelCard
 
@@ -172,10 +172,7 @@ def load(directory: Path, *, backbone: torch.dtype = torch.float32) -> tuple[Spr
     _fit(files, model)
     for problem in folder.check_tensors(files, card, remembered=True):
         raise WeightsError(problem)
-    vocabulary = folder.vocabulary_of(directory)
-    words = check_vocabulary(vocabulary, card.vocabulary_sha256)
-    if len(words) > config.vocabulary:
-        raise WeightsError(f"{vocabulary}: {len(words)} words for {config.vocabulary} embeddings")
+    words = folder.words_of(directory, known)
     tensors = {name: value for file in files for name, value in _load_tensors(file).items()}
     if SCALE in tensors:
         tensors[WORDS] = tensors[WORDS].float() * tensors.pop(SCALE).float()

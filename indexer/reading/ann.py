@@ -235,7 +235,7 @@ def _build(vectors: Stored) -> Any:
     rows, dims = vectors.shape
     lists = list_count(rows)
     codes = dims // 2 if dims % 2 == 0 else dims
-    # "np": not ordered for polysemous search, which is not used here and takes half a minute.
+    # "np": not ordered for polysemous search, which is not used here; it is slow, however few vectors there are.
     index = faiss.index_factory(dims, f"IVF{lists},PQ{codes}x{_CODE_BITS}np", faiss.METRIC_INNER_PRODUCT)
     centres = centres_of(_sample(vectors, PER_LIST * lists), lists)
     index.quantizer.add(centres)

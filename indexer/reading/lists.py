@@ -20,7 +20,7 @@ _BLOCK_ROWS = 4096
 def list_count(rows: int) -> int:
     """How many lists suit a number of rows: about 2 sqrt(N), a power of two, with enough vectors to train each.
 
-    Half as many make searches slower, twice and four times as many only builds (`bench/index.py lists`, at 1e6).
+    Half and twice as many make searches slower, four times as many only builds (`bench/index.py lists`, at 1e6).
     """
     power = round(math.log2(2 * math.sqrt(rows)))
     return max(1, min(1 << power, rows // PER_LIST))
