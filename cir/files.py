@@ -267,6 +267,16 @@ def remove_temporaries(folder: Path) -> None:
         remove_tree(path)
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder. One that another process renames or removes meanwhile is not counted."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                total += path.stat().st_size
+    return total
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file or a folder if it exists; what cannot be removed stays."""
     if path.is_dir():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cir.errors import DataError
-from cir.files import make_folder, remove_tree
+from cir.files import make_folder, remove_tree, size_of
 from cir.given import MOST_KEPT, instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -226,7 +226,7 @@ def _report(
     folder: IndexFolder, manifest: Manifest | None, existing: _Existing, plan: Plan, scan: _Scan, seconds: float
 ) -> BuildReport:
     names = [entry.name for entry in manifest.segments] if manifest else []
-    used = sum(file.stat().st_size for name in names for file in folder.gallery(name).parent.iterdir())
+    used = sum(size_of(folder.gallery(name).parent) for name in names)
     rows = manifest.rows if manifest else 0
     return BuildReport(
         path=folder.root,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cir.files import size_of
 from cir.given import MOST_KEPT, path_of, whole_number
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.folder import IndexFolder, numbered
@@ -81,7 +82,7 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         if keep is not None:
             remove_unreachable(folder)
         clean_work(folder)
-        everything = sum(_size(path) for path in numbered(folder.segments))
+        everything = sum(size_of(path) for path in numbered(folder.segments))
     return CompactReport(
         path=folder.root,
         generation_before=before.generation,
@@ -119,8 +120,4 @@ def _compacted(folder: IndexFolder, manifest: Manifest) -> Added:
 
 
 def _bytes(folder: IndexFolder, manifest: Manifest) -> int:
-    return sum(_size(folder.gallery(entry.name).parent) for entry in manifest.segments)
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(size_of(folder.gallery(entry.name).parent) for entry in manifest.segments)

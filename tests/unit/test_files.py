@@ -202,3 +202,20 @@ def test_json_from_elsewhere_that_is_read() -> None:
     assert files.parse_json(b'\xef\xbb\xbf{"a": [1, 2.5, null, "\xc3\xbc"]}') == {"a": [1, 2.5, None, "\u00fc"]}
     files.parse_json("[" * 99 + "]" * 99)
     assert files.parse_json("1" * 4300) == int("1" * 4300)
+
+
+def test_a_file_that_goes_meanwhile_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_bytes(b"123")
+    going = tmp_path / "folder" / ".tmp-1-ann.json"
+    going.write_bytes(b"12345")
+    listed = Path.is_file
+
+    def renamed_after(path: Path) -> bool:
+        found = listed(path)
+        going.unlink(missing_ok=True)
+        return found
+
+    assert files.size_of(tmp_path) == 8
+    monkeypatch.setattr(Path, "is_file", renamed_after)
+    assert files.size_of(tmp_path) == 3
