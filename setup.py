@@ -29,6 +29,7 @@ setup(
         "cir.data.wardrobe",
         "cir.images",
         "cir.models",
+        "cir.models.hub",
         "cir.replacement",
         "cir.search",
         "cir.testing",
@@ -68,6 +69,7 @@ setup(
         "cuvs": ["faiss-gpu-cuvs>=1.14.3"],
         "export": ["onnx>=1.16", "onnxscript>=0.3"],  # cir export-onnx
         "heic": ["pillow-heif>=1.0"],
+        "hub": ["sentencepiece>=0.2"],  # the vocabulary of SigLIP's first version
         "parquet": ["pyarrow>=18"],
         "train": [
             "accelerate>=1.2",
@@ -98,6 +100,7 @@ setup(
             "pytest-cov>=6",
             "pytest-xdist>=3.6",
             "ruff>=0.11",
+            "sentencepiece>=0.2",
             "setuptools>=77",
             "tensorboard>=2.18",
         ],

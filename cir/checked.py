@@ -47,6 +47,23 @@ def agrees(path: Path, sha256: str) -> bool:
     return True
 
 
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, as hex; remembered from when it was read last, if it has not changed since.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    before = os.stat(path)
+    start = _line(before, "").removesuffix(b'"}')
+    for line in reversed(_lines()):
+        if line.startswith(start):
+            return line[len(start) : -2].decode()
+    digest = sha256_file(path)
+    if _line(before, digest) == _line(os.stat(path), digest):
+        remember_checked(path, digest)
+    return digest
+
+
 def is_checked(file: Path | int, sha256: str) -> bool:
     """Whether a file was found to have this digest, and has not changed since. The file itself is not read.
 

@@ -1,9 +1,14 @@
-"""Runs a benchmark against an index: the composed query and three baselines, over the same gallery.
+"""Runs a benchmark against an index: the composed query and its baselines, over the same gallery.
 
     composed   reference and caption
     image      the reference alone
     text       the caption alone
     sum        image and text vectors, weighted, added and normalised
+
+and for encoders that know picture and caption only apart, and combiners over them, two more:
+
+    slerp      a point of the great circle between the two vectors
+    product    the product of the similarities to both
 
 A query that lacks what a system needs (no caption for "text", an absent reference) gets no hits from it and scores 0.
 """
@@ -23,6 +28,7 @@ from cir.errors import MissingImageError, UsageError
 from cir.eval.report import COMPOSED, Confidence, Report, make_report
 from cir.eval.runs import Run
 from cir.given import instance, kind, shown
+from cir.model_card import APART
 from cir.query_vectors import QueryVectors
 from cir.types import Progress, Query
 
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from cir.types import ModelCard
 
 Hits = list[tuple[str, float]]
+
+COMPOSED_APART = (*APART, "combiner")  # compositions of an image vector and a text vector
 
 BATCH = 128  # queries encoded at once: bounds the pixels in memory and the time between two calls of `progress`
 RANKED_AT_ONCE = 256  # bounds the (B, N) scores in memory
@@ -74,8 +82,8 @@ class Evaluation:
 
     Attributes:
         report: the figures.
-        runs: system ("composed", "image", "text", "sum") -> its run: as many hits as the measures need, and below them
-            the rest of the query's subset.
+        runs: system ("composed", "image", "text", "sum", ...) -> its run: as many hits as the measures need, and below
+            them the rest of the query's subset.
         subsets: query id -> its subset, ranked by "composed"; empty without subsets.
     """
 
@@ -87,7 +95,7 @@ class Evaluation:
 def evaluate(
     benchmark: Benchmark, retriever: Retriever, *, seed: int = 0, progress: Progress | None = None
 ) -> Evaluation:
-    """Search with every query of a benchmark in four ways, and score the rankings.
+    """Search with every query of a benchmark in each of these ways, and score the rankings.
 
     If the targets are not public, only the composed query is run, and nothing is scored.
 
@@ -146,7 +154,11 @@ def _encode_systems(benchmark: Benchmark, retriever: Retriever, progress: Progre
         system: encoded[slice(number * count, (number + 1) * count)]
         for number, system in enumerate((COMPOSED, "image", "text"))
     }
-    vectors["sum"] = (weight * vectors["image"] + (1 - weight) * vectors["text"]).unit()
+    pictures, texts = vectors["image"], vectors["text"]
+    vectors["sum"] = (weight * pictures + (1 - weight) * texts).unit()
+    if retriever.card.composition in COMPOSED_APART:
+        vectors["slerp"] = pictures.slerp(texts, weight)
+        vectors["product"] = pictures.product(texts, weight)
     return vectors
 
 

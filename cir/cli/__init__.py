@@ -9,6 +9,7 @@ from cir.cli import process
 from cir.cli.backfill import backfill
 from cir.cli.build_index import build_index
 from cir.cli.compact import compact
+from cir.cli.compose import compose
 from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
@@ -50,6 +51,7 @@ for command in (
     compare,
     data,
     questions,
+    compose,
     replace_model,
     backfill,
     rollback,

@@ -107,7 +107,7 @@ def _card(
     from cir.data.vector_files import vector_dims
     from cir.indexer.storage.folder import IndexFolder, is_index
     from cir.indexer.storage.generations import read_manifest
-    from cir.models.folder import read_card
+    from cir.models.kinds import read_card
     from cir.types import ModelCard
 
     model, foreign = names

@@ -11,6 +11,7 @@ import click
 
 from cir.cli.options import index_argument, json_option
 from cir.errors import DataError
+from cir.model_card import APART
 from cir.types import DEFAULT_RECALL
 
 if TYPE_CHECKING:
@@ -66,7 +67,14 @@ def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str
         "damaged": [asdict(segment) for segment in gallery.damaged],
         "deleted": manifest.deleted_rows,
         "keep": manifest.keep,
-        "model": {"name": card.name, "digest": card.digest},
+        "model": {
+            "name": card.name,
+            "digest": card.digest,
+            "architecture": card.architecture,
+            "composition": card.composition,
+            "weight": card.sum_weight if card.composition in APART else None,
+            **card.source,
+        },
         "space": {"id": gallery.space.id, "dims": gallery.space.dims},
         "simplex": _simplex(card),
         "vectors": gallery.layout.vectors,
@@ -107,12 +115,17 @@ def _lines(gallery: Gallery, history: list[Manifest], stored: str) -> list[str]:
     rows = {
         "images": f"{len(gallery):,} in {len(manifest.segments)} segment{'s' * (len(manifest.segments) != 1)}",
         "model": f"{card.name} ({card.digest})" + ", only its name: cir does not have it" * card.only_named,
+        "composes by": _composition(card),
         "stored": f"{' and '.join(outputs)}, {_size(manifest) / max(1, len(gallery)):,.0f} bytes per image",
         "space": gallery.space.id + (f"; {simplex}" if simplex else ""),
         "columns": ", ".join(gallery.columns) or "none",
         "photos in": ", ".join(_root(root, gallery) for root in manifest.roots) or "none: vectors were imported",
         "generation": f"{manifest.generation}, {manifest.created}",
     }
+    if card.source:
+        rows["from"] = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card.source.items())
+    if card.only_named:
+        del rows["composes by"]
     lines = [f"{name:<11} {value}" for name, value in rows.items()]
     lines += [f"{'approximate':<11} {line}" for line in _approximate_lines(gallery)]
     if gallery.damaged:
@@ -222,6 +235,15 @@ def _simplex(card: ModelCard) -> str:
     return (
         f"{card.simplex.dims} of {card.dims} dims on a simplex of {classes} classes "
         f"(vertices {card.simplex.vertices_sha256[:16]}, class map {card.classes_sha256})"
+    )
+
+
+def _composition(card: ModelCard) -> str:
+    """How the serving model makes one query out of picture and caption."""
+    if card.composition in APART:
+        return f"{card.composition}, {card.sum_weight:g} of it the picture: `cir compose` measures others"
+    return {"prompt": "its learned sentence prompt (SPRC)", "joint": "reading both together"}.get(
+        card.composition, f"a trained {card.composition}"
     )
 
 

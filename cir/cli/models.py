@@ -26,7 +26,7 @@ def models(model_dirs: tuple[Path, ...], as_json: bool) -> None:
     """
     quiet_libraries()
     from cir.models import ALIASES, PACKAGED, available
-    from cir.models.folder import files_of, read_card
+    from cir.models.kinds import files_of, read_card
 
     whole = []
     for directory in available(model_dirs):

@@ -73,7 +73,7 @@ def train(
     quiet_libraries()
     from cir import devices
     from cir.files import make_folder
-    from cir.models.folder import read_card
+    from cir.models.kinds import read_card
     from cir.training import checkpoint, loop
     from cir.training.config import read_config
     from cir.training.tasks import facts, free_name, make_task
@@ -155,7 +155,7 @@ def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[P
     from cir import models
     from cir.indexer.storage.folder import IndexFolder, is_index
     from cir.indexer.storage.generations import read_manifest
-    from cir.models.folder import read_card
+    from cir.models.kinds import read_card
 
     directories: list[Path] = []
     names: set[str] = set()

@@ -72,7 +72,7 @@ def _questions(index: Path) -> str:
 def _check_models(cards: Sequence[ModelCard], model_dirs: Sequence[Path]) -> tuple[list[str], list[str]]:
     """What is wrong with the files of models, and which models are not here."""
     from cir import models
-    from cir.models.check import check
+    from cir.models.kinds import check
 
     damaged: list[str] = []
     absent: list[str] = []

@@ -49,8 +49,12 @@ def as_picture(value: Any) -> Image:
     return value.convert("LA") if value.mode == "La" else value  # Pillow converts La to nothing else
 
 
-def as_pixels(value: Any, size: int) -> Floats:
-    """(B, 3, H, W) preprocessed pixels as contiguous float32.
+def as_pixels(value: Any, shape: tuple[int, ...]) -> Floats:
+    """(B, *shape) preprocessed pixels as contiguous float32.
+
+    Args:
+        value: what was given.
+        shape: of one picture, (3, H, W) for most models.
 
     Raises:
         UsageError: an array of another shape or with values that are not finite, or no array.
@@ -58,8 +62,9 @@ def as_pixels(value: Any, size: int) -> Floats:
     import numpy as np
 
     array = instance(value, np.ndarray, "pixels", "stack what `preprocess` returned with numpy.stack")
-    if array.shape[1:] != (3, size, size) or array.dtype.kind not in "fiu":
-        raise UsageError(f"pixels have shape {array.shape}, type {array.dtype}; give (B, 3, {size}, {size}) float32")
+    if array.shape[1:] != shape or array.dtype.kind not in "fiu":
+        wanted = ", ".join(map(str, ("B", *shape)))
+        raise UsageError(f"pixels have shape {array.shape}, type {array.dtype}; give ({wanted}) float32")
     pixels: Floats = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(pixels).all():
         raise UsageError("pixels hold values that are not finite; give what `preprocess` returned")

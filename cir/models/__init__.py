@@ -1,4 +1,4 @@
-"""Models by name: packaged models, folders, and the folders that `CIR_MODELS` lists."""
+"""Models by name: packaged models, folders, the folders that `CIR_MODELS` lists, and ids of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cir import known
-from cir.errors import MissingDependencyError, UsageError, WeightsError
+from cir.errors import WeightsError
 from cir.files import is_temporary
 from cir.forks import no_fork
-from cir.given import one_name, paths, shown
-from cir.models.folder import CARD, files_of, read_card
+from cir.given import one_name, paths
+from cir.models import kinds
+from cir.models.hub.snapshot import cached, fetch, is_hub_id
+from cir.models.kinds import files_of, is_model, read_card
 from cir.types import ModelCard
 
 if TYPE_CHECKING:
-    from cir.models.base_encoder import BaseEncoder
+    from cir.types import Encoder
 
 PACKAGED = Path(__file__).parents[1] / "weights"
 ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
-RUNTIMES = ("auto", "onnx", "torch")
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,16 @@ log = logging.getLogger(__name__)
 @no_fork
 def load_model(
     name: str | Path = DEFAULT, *, device: str = "auto", model_dirs: Sequence[Path] = (), runtime: str = "auto"
-) -> BaseEncoder:
+) -> Encoder:
     """Load an encoder of queries and galleries.
 
     On a CPU, a model with ONNX graphs (`cir export-onnx`) runs on ONNX Runtime, and torch is not imported. With torch
     on a CPU the process no longer returns freed memory to the system (`devices.keep_freed_memory`): models run faster.
 
     Args:
-        name: "small" or another packaged name, a model directory, or the name of a folder under `model_dirs` or under
-            the folders in the environment variable `CIR_MODELS`.
+        name: "small" or another packaged name, a model directory, the name of a folder under `model_dirs` or under the
+            folders in the environment variable `CIR_MODELS`, or an id of the Hugging Face hub: OWNER/MODEL, with
+            @REVISION for a certain one.
         device: "auto", "cpu", "cuda" or "mps".
         model_dirs: folders whose subfolders are models.
         runtime: "auto", as above; "onnx" or "torch" to ask for one.
@@ -49,39 +51,14 @@ def load_model(
         UsageError: this machine has no such device, or there is no such runtime.
         MissingDependencyError: the model needs torch, which is not installed.
     """
-    from cir import devices
-    from cir.models.graphs import has_graphs
-
-    if runtime not in RUNTIMES:
-        raise UsageError(f"the runtime is {shown(runtime)}; choose one of {', '.join(RUNTIMES)}")
-    directory = find(name, model_dirs)
-    if runtime == "onnx" or (runtime == "auto" and has_graphs(directory) and devices.is_cpu(device)):
-        from cir.models.onnx_encoder import OnnxEncoder
-
-        if not devices.is_cpu(device):
-            raise UsageError(f"ONNX graphs run on the CPU, not on {device}; leave out runtime")
-        return OnnxEncoder(directory)
-
-    try:
-        from cir.models import weights
-        from cir.models.encoder import SprcEncoder
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{directory} runs on torch here, but {error.name} is not installed; install all of cir: "
-            f"pip install 'cir-engine[cpu]', or make ONNX graphs where it is: cir export-onnx {directory}"
-        ) from None
-
-    chosen = devices.choose(device)
-    if chosen.type == "cpu":
-        devices.keep_freed_memory()
-    loaded = weights.load(directory, backbone=devices.backbone_precision(chosen))
-    return SprcEncoder(*loaded, device=chosen, directory=directory)
+    folders = paths(model_dirs, "model_dirs")
+    return kinds.load(find(name, folders), device, runtime, folders)
 
 
 def available(model_dirs: Sequence[Path] = ()) -> list[Path]:
     """Directories of the models that have names, broken ones included: packaged models first."""
     folders = [PACKAGED, *_search_path(model_dirs)]
-    return [path for folder in folders for path in _subfolders(folder) if _is_model(path)]
+    return [path for folder in folders for path in _subfolders(folder) if is_model(path)]
 
 
 def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
@@ -96,16 +73,19 @@ def find(name: str | Path, model_dirs: Sequence[Path] = ()) -> Path:
     """
     name = one_name(name, "the name of a model")
     packaged = PACKAGED / ALIASES.get(str(name), str(name))
-    if _is_model(packaged) and os.sep not in str(name):
+    if is_model(packaged) and os.sep not in str(name):
         return packaged
     if os.path.isdir(name):
         return Path(name)
     for folder in _search_path(model_dirs):
-        if _is_model(folder / str(name)):
+        if is_model(folder / str(name)):
             return folder / str(name)
-    names = ", ".join([*ALIASES, *(path.name for path in _subfolders(PACKAGED) if _is_model(path))])
+    if is_hub_id(str(name)):
+        return fetch(str(name))
+    names = ", ".join([*ALIASES, *(path.name for path in _subfolders(PACKAGED) if is_model(path))])
     raise WeightsError(
-        f"no model {str(name)!r}: not one of {names}, not a folder, not under --model-dir or {SEARCH_PATH}"
+        f"no model {str(name)!r}: not one of {names}, not a folder, not under --model-dir or {SEARCH_PATH}, and no id "
+        "of the hub (OWNER/MODEL)"
     )
 
 
@@ -129,7 +109,7 @@ def find_for(card: ModelCard, model_dirs: Sequence[Path] = ()) -> Path:
             "search by stored vectors (-i ID), or by vectors of your own (Searcher.search_vectors)"
         )
     namesake = None
-    for directory in _candidates(card.digest, model_dirs):
+    for directory in _candidates(card, model_dirs):
         try:
             found = read_card(directory)
             if found.digest == card.digest:
@@ -149,21 +129,25 @@ def find_for(card: ModelCard, model_dirs: Sequence[Path] = ()) -> Path:
     raise WeightsError(
         f"the model {card.name} ({card.digest}) that made the index is not here"
         f"{f' (it was in {gone[0]})' if gone else ''}; "
-        f"put its folder under --model-dir or {SEARCH_PATH}, or rebuild the index with `cir build-index`"
+        f"{_where_from(card)}put its folder under --model-dir or {SEARCH_PATH}, or rebuild the index with "
+        "`cir build-index`"
     )
 
 
-def _candidates(digest: str, model_dirs: Sequence[Path]) -> Iterator[Path]:
-    """Folders with a card that may be the model of a digest, each once."""
-    folders = [*_subfolders(PACKAGED), *known.model_folders(digest)]
+def _candidates(card: ModelCard, model_dirs: Sequence[Path]) -> Iterator[Path]:
+    """Folders with a card that may be a certain model, each once."""
+    folders = [*_subfolders(PACKAGED), *known.model_folders(card.digest), *cached(card.source)]
     for folder in _search_path(model_dirs):
         folders += [folder, *_subfolders(folder)]
-    return (folder for folder in dict.fromkeys(folders) if _is_model(folder))
+    return (folder for folder in dict.fromkeys(folders) if is_model(folder))
 
 
-def _is_model(directory: Path) -> bool:
-    """Whether a folder has a card, of whatever kind: one that cannot be read is mentioned, not overlooked."""
-    return os.path.lexists(directory / CARD)
+def _where_from(card: ModelCard) -> str:
+    """How a model of the hub is fetched, for a message; empty for another."""
+    if "hub_id" not in card.source:
+        return ""
+    revision = card.source.get("revision")
+    return f"fetch it: hf download {card.source['hub_id']}{f' --revision {revision}' if revision else ''}, or "
 
 
 def _subfolders(folder: Path) -> list[Path]:

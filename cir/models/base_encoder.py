@@ -51,6 +51,7 @@ class BaseEncoder(ABC):
         self.config = config
         self.directory = directory
         self._preprocess = preprocess
+        self._shape = (3, preprocess.size, preprocess.size)
         self._tokenizer = tokenizer
 
     @property
@@ -76,7 +77,7 @@ class BaseEncoder(ABC):
         Raises:
             UsageError: not pixels of this model's size.
         """
-        pixels = as_pixels(pixels, self._preprocess.size)
+        pixels = as_pixels(pixels, self._shape)
         if not len(pixels):
             vectors = _none(self.card.dims) if self.card.vector else None
             return Encoded(vectors, _none(self.card.tokens, self.card.dims) if self.card.tokens else None)
@@ -98,7 +99,7 @@ class BaseEncoder(ABC):
 
     def query_states(self, pixels: Floats, captions: Sequence[str]) -> Floats:
         """(B, 3, H, W) references and B captions -> (B, width) float32, the input of the heads; not normalised."""
-        pixels, captions = as_pixels(pixels, self._preprocess.size), strings(captions, "captions")
+        pixels, captions = as_pixels(pixels, self._shape), strings(captions, "captions")
         if len(pixels) != len(captions):
             raise UsageError(f"{len(captions)} captions for {len(pixels)} pictures; give one for each")
         return self._query_states(pixels, *self._pieces(captions)) if captions else _none(self.config.width)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from cir.model_card import Dims, Simplex, SpaceId
 from cir.typed_json import Within, digest, from_json
-from cir.types import Dims, Simplex, SpaceId
 
 # Twice and more what any published model has, and few enough for a model to be laid out in a second.
 Width = Annotated[int, Within(1, 16_384)]

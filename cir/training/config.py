@@ -1,6 +1,6 @@
 """Training configurations: a TOML file holds the model's size, the batches and the optimiser.
 
-A configuration of the task `attributes` without [batches.kinds] takes the shared shares of `caption_kinds.toml`.
+A configuration without [batches.kinds], of any task but `triplets`, takes the shared shares of `caption_kinds.toml`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from typing import Annotated, Any, Literal
 from cir.errors import UsageError
 from cir.files import read_regular
 from cir.images import Preprocess
+from cir.model_card import Name, SimplexBlock, Weight
 from cir.models.config import SprcConfig
+from cir.models.small_dual import DualSizes
 from cir.models.stationary import product
 from cir.training.loop import Recipe
 from cir.training.sources import AttributeBatches
 from cir.training.triplets import TripletBatches
 from cir.typed_json import Within, from_json
-from cir.types import Name, SimplexBlock, Weight
 
 LONGEST = 1_000_000  # bytes; the shipped configurations have 3,000
 
 
 @dataclass(frozen=True)
 class _Kind:
-    task: Literal["attributes", "triplets"]
+    task: Literal["attributes", "triplets", "dual", "combiner"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,31 @@ class _TripletFile(_AttributeFile):
     batches: TripletBatches  # type: ignore[assignment]
 
 
-_FILES: dict[str, type[_AttributeFile]] = {"attributes": _AttributeFile, "triplets": _TripletFile}
+@dataclass(frozen=True)
+class CombinerSizes:
+    """The section [model] of a combiner: P and H of Baldrati et al. (2022)."""
+
+    projection: Annotated[int, Within(1, 65_536)]
+    hidden: Annotated[int, Within(1, 65_536)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DualFile(_AttributeFile):
+    model: DualSizes  # type: ignore[assignment]
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CombinerFile(_AttributeFile):
+    model: CombinerSizes  # type: ignore[assignment]
+
+
+_FILES: dict[str, type[_AttributeFile]] = {
+    "attributes": _AttributeFile,
+    "triplets": _TripletFile,
+    "dual": _DualFile,
+    "combiner": _CombinerFile,
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +93,14 @@ class Config:
         recipe: the section [recipe].
         batches: the section [batches]; its type decides the task.
         model, preprocess: for a model built from pretrained parts, its simplex included; None for a model that
-            continues another.
+            continues another. The type of `model` tells the tasks `dual` and `combiner`.
         text: the whole configuration, which goes into the model's card.
     """
 
     name: str
     recipe: Recipe
     batches: AttributeBatches | TripletBatches
-    model: SprcConfig | None
+    model: SprcConfig | DualSizes | CombinerSizes | None
     preprocess: Preprocess | None
     text: str
 
@@ -104,14 +129,14 @@ def _parse(text: str) -> Config:
     values = _toml(text)
     kind = from_json(_Kind, {"task": values.get("task")}).task
     batches = values.get("batches")
-    if kind == "attributes" and isinstance(batches, dict) and "kinds" not in batches:
+    if kind != "triplets" and isinstance(batches, dict) and "kinds" not in batches:
         text = f"{text.rstrip()}\n\n{files('cir.training').joinpath('caption_kinds.toml').read_text(encoding='utf-8')}"
         values = _toml(text)
     file = from_json(_FILES[kind], values)
     if bool(file.recipe.steps) == bool(file.recipe.epochs):
         raise ValueError("a recipe has either steps or epochs")
-    model = file.model
-    if model and file.simplex:
+    model: SprcConfig | DualSizes | CombinerSizes | None = file.model
+    if isinstance(model, SprcConfig) and file.simplex:
         model = replace(model, simplex=product(file.simplex.blocks, file.simplex.free_weight))
     return Config(file.name, file.recipe, file.batches, model, file.preprocess, text)
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cir.arrays import Rows
 from cir.models.sprc import Sprc
 from cir.training.sources import PhotoSource
-from cir.training.triplet_sampling import SampledTriplet
+from cir.training.triplet_sampling import AttributeTable, SampledTriplet
 
 CACHE_BATCH = 128
 
@@ -137,3 +137,29 @@ class TripletEncoder:
 def older_vectors(space: str, items: Sequence[SourcedItem]) -> Tensor:
     """(B, T, D) float32, unit-norm: the gallery of an older space, for B items."""
     return torch.from_numpy(np.concatenate([source.older_of(space, [row]) for source, row in items])).float()
+
+
+def equal(
+    tables: Sequence[AttributeTable],
+    triplets: Sequence[SampledTriplet],
+    items: Sequence[SourcedItem],
+    *,
+    described: bool = False,
+) -> Tensor:
+    """(B, N) bool: whether item n answers triplet b as well as its target does; False across tables.
+
+    Args:
+        tables: of all items.
+        triplets: B triplets.
+        items: N items.
+        described: compare with the triplets' descriptions instead of their queries.
+    """
+    same = np.zeros((len(triplets), len(items)), bool)
+    rows = np.array([row for _, row in items])
+    for table in tables:
+        inside = np.flatnonzero([source.table is table for source, _ in items])
+        for number, triplet in enumerate(triplets):
+            if triplet.table is table:
+                matches = triplet.described_by if described else triplet.answered_by
+                same[number, inside] = matches(rows[inside])
+    return torch.from_numpy(same)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cir import devices
 from cir.errors import DataError, WeightsError
 from cir.files import make_folder, write_text
-from cir.models.folder import CARD
+from cir.models.kinds import is_model
 from cir.training.checkpoint import CHECKPOINT, resume, write_checkpoint
 from cir.training.schedule import Count, OneCycle, half_cosine
 from cir.training.validation import Validation
@@ -155,7 +155,7 @@ def train(
         weight_decay=recipe.weight_decay,
     )
     done = resume(work / CHECKPOINT, named, optimiser, facts)
-    if done.best is not None and not (out / CARD).is_file():
+    if done.best is not None and not is_model(out):
         raise WeightsError(
             f"{out}: does not hold the best model of the training in {work}, which is at step {done.step}; "
             "name its --out, or start anew with another --work"

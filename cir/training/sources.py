@@ -6,9 +6,10 @@ The features of the frozen backbone are computed once and stored, and so are the
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from cir.data.items import Catalogue
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, ImageDecodeError
 from cir.images import ImageFile, Preprocess, decode
-from cir.training.features import FeatureStore
 from cir.training.triplet_sampling import AttributeTable, SampledTriplet
 
 HELD_OUT_QUERIES, HELD_OUT_SEED = 1000, 7
@@ -69,6 +69,15 @@ class AttributeBatches:
             raise ValueError("cached_triplets is at least batch, or 0")
         if not all(0 < share <= 1 for share in (self.share, *self.shares.values())):
             raise ValueError("share and shares are above 0 and at most 1")
+
+
+class ComputesFeatures(Protocol):
+    """What turns the pictures of a source into features; a `FeatureStore` is one."""
+
+    def compute(
+        self, name: str, count: int, pixels: Callable[[Preprocess, int], Floats]
+    ) -> tuple[Stored, dict[str, Stored]]:
+        """(N, P, W) features of `count` pictures, and id of each older space -> (N, T, D); see `FeatureStore`."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ class AttributeData:
     held_out: Sequence[HeldOut]
 
 
-def gather(batches: AttributeBatches, root: Path, features: FeatureStore) -> AttributeData:
+def gather(batches: AttributeBatches, root: Path, features: ComputesFeatures) -> AttributeData:
     """The sources to train on, and the held-out galleries of product photos.
 
     Args:
@@ -196,7 +205,7 @@ class _Products:
         return cls(styles, table, np.array([products.held_out(product) for product in ids]))
 
     def source(
-        self, folder: Path, name: str, share: float, kinds: Mapping[tuple[str, ...], float], features: FeatureStore
+        self, folder: Path, name: str, share: float, kinds: Mapping[tuple[str, ...], float], features: ComputesFeatures
     ) -> PhotoSource:
         """The photos in a zip or folder; those that are neither trained on nor held out get no features."""
         ids = self.table.ids
@@ -219,7 +228,7 @@ class _Products:
         return HeldOut(source, ids, rows, with_captions(queries, random.Random(HELD_OUT_SEED), phrasing="train"))
 
 
-def _wardrobe(batches: AttributeBatches, features: FeatureStore) -> PhotoSource:
+def _wardrobe(batches: AttributeBatches, features: ComputesFeatures) -> PhotoSource:
     """Garments rendered for training alone: those of the benchmark and the demo have other seeds."""
     garments = wardrobe.garments(batches.wardrobe_pictures, seed=batches.wardrobe_seed)
 

@@ -14,18 +14,25 @@ import torch
 
 from cir import devices
 from cir.errors import MissingDependencyError, UsageError
-from cir.files import sha256_bytes
+from cir.files import parse_json, read_regular, sha256_bytes
 from cir.images import Preprocess
-from cir.models import folder, weights
+from cir.models import folder, load_model, weights
+from cir.models.combiner import Combiner
 from cir.models.config import SprcConfig
-from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
+from cir.models.dual_encoder import DualEncoder
+from cir.models.kinds import read_card
+from cir.models.pretrained import efficientnet_lite0_state, minilm_state, start_from_minilm
+from cir.models.small_dual import DualSizes, SmallDual
 from cir.models.sprc import Sprc
 from cir.text import Tokenizer, read_vocabulary
 from cir.training import class_map, sources, triplets
 from cir.training.attributes import AttributeTask
-from cir.training.config import Config
+from cir.training.combiner_task import CombinerTask
+from cir.training.config import LONGEST, CombinerSizes, Config
+from cir.training.dual_task import DualTask
 from cir.training.features import FeatureStore
 from cir.training.loop import Recipe, Task
+from cir.training.two_towers import FrozenPictures
 from cir.typed_json import to_json
 from cir.types import ModelCard
 
@@ -66,6 +73,11 @@ def make_task(
     """
     device = device or devices.choose()
     torch.manual_seed(config.recipe.seed)  # for the parameters that `start` does not set
+    if isinstance(config.model, DualSizes | CombinerSizes):
+        if replaces or heads_only or isinstance(config.batches, triplets.TripletBatches):
+            raise UsageError(f"{config.name}: only the task attributes trains heads for older models")
+        make = _dual_task if isinstance(config.model, DualSizes) else _combiner_task
+        return make(config, config.batches, root, work, start, device), config.recipe
     if isinstance(config.batches, triplets.TripletBatches):
         if replaces or heads_only:
             raise UsageError(f"{config.name}: only the task attributes trains heads for older models")
@@ -92,6 +104,68 @@ def _triplet_task(
     return triplets.TripletTask(model.to(device), description, batches, config.recipe.seed, data)
 
 
+def _dual_task(
+    config: Config,
+    batches: sources.AttributeBatches,
+    root: Path,
+    work: Path,
+    start: Path | None,
+    device: torch.device,
+) -> DualTask:
+    assert isinstance(config.model, DualSizes)
+    assert config.preprocess is not None
+    if start is not None:
+        raise UsageError(f"{config.name} starts from EfficientNet-Lite0 and MiniLM; leave out --start")
+    text = _package(TEXT_PACKAGE) / "model"
+    sizes = replace(config.model, text_config=parse_json(read_regular(text / "config.json", LONGEST)))
+    network = SmallDual(sizes)
+    network.vision_model.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
+    network.text_model.load_state_dict(minilm_state(text), strict=False)
+    vocabulary = (text / folder.VOCABULARY).read_bytes()
+    store = FeatureStore(work, _Pooled(network), config.preprocess, key=sha256_bytes(config.text.encode())[:8])
+    return DualTask(
+        network,
+        config.name,
+        config.preprocess,
+        vocabulary,
+        Tokenizer(read_vocabulary(text / folder.VOCABULARY)),
+        sources.gather(batches, root, store),
+        batches,
+        config.recipe.seed,
+        device,
+    )
+
+
+class _Pooled(torch.nn.Module):
+    """A dual network's trunk: (B, 3, H, W) -> (B, 1, W), averaged over the picture."""
+
+    def __init__(self, network: SmallDual) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.network.pooled_pictures(pixels)[:, None]
+
+
+def _combiner_task(
+    config: Config,
+    batches: sources.AttributeBatches,
+    root: Path,
+    work: Path,
+    start: Path | None,
+    device: torch.device,
+) -> CombinerTask:
+    assert isinstance(config.model, CombinerSizes)
+    if start is None:
+        raise UsageError(f"{config.name} composes the vectors of a dual encoder: --start MODEL, a folder or an id")
+    base = load_model(start, device=str(device))
+    if not isinstance(base, DualEncoder):
+        raise UsageError(f"{start}: {base.card.name} is no dual encoder; a combiner joins a picture and a text vector")
+    network = Combiner(base.card.dims, config.model.projection, config.model.hidden)
+    data = sources.gather(batches, root, FrozenPictures(work, base))
+    return CombinerTask(base, network, config.name, data, batches, config.recipe.seed, device)
+
+
 def _check_attribute_options(
     config: Config,
     batches: sources.AttributeBatches,
@@ -107,7 +181,7 @@ def _check_attribute_options(
         raise UsageError(f"{config.name} trains on one device; start it without accelerate")
     if batches.cached_triplets and not start:
         raise UsageError(f"{config.name} trains the projections of an otherwise frozen model: give --start MODEL")
-    if config.model is None or config.preprocess is None:
+    if not isinstance(config.model, SprcConfig) or config.preprocess is None:
         raise UsageError(f"{config.name}: the task attributes needs the sections [model] and [preprocess]")
     if batches.cached_triplets and not config.model.gallery_vector:
         raise UsageError(f"{config.name}: cached_triplets trains the projection of gallery vectors; set gallery_vector")
@@ -123,7 +197,7 @@ def _attribute_task(
     replaces: Sequence[Path],
     heads_only: bool,
 ) -> AttributeTask:
-    assert config.model is not None  # `_check_attribute_options` has checked both
+    assert isinstance(config.model, SprcConfig)  # `_check_attribute_options` has checked both
     assert config.preprocess is not None
     text = _package(TEXT_PACKAGE) / "model"
     older, cards = _load_older(config.name, replaces)
@@ -148,11 +222,11 @@ def _attribute_task(
 
 def feature_key(config: Config, start: Path | None) -> str:
     """Eight hex digits of what decides the stored features of a training: backbone, pixels and choice of pictures."""
-    assert config.model is not None
+    assert isinstance(config.model, SprcConfig)
     assert config.preprocess is not None
     decides = {
         "vision": config.model.vision,
-        "start": folder.read_card(start).digest if start else None,
+        "start": read_card(start).digest if start else None,
         "preprocess": config.preprocess.sha256,
         "batches": {name: value for name, value in vars(config.batches).items() if name in PICTURES},
     }
@@ -197,10 +271,10 @@ def facts(
     """The record of a training in the model's card: configuration, start, and the models it replaces."""
     record: dict[str, Any] = {"config": config.text}
     if start is not None:
-        card = folder.read_card(start)
+        card = read_card(start)
         record["start"] = f"{card.name} ({card.digest})"
     if replaces:
-        cards = [folder.read_card(directory) for directory in replaces]
+        cards = [read_card(directory) for directory in replaces]
         if heads_only:
             record["heads only"] = True
         record["replaces"] = [f"{card.name} ({card.digest})" for card in cards]

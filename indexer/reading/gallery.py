@@ -20,6 +20,7 @@ from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.device_scan import search_device
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.opening import Opened, open_live
+from cir.indexer.reading.product import ranked, scored
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.stored_image import StoredImage
@@ -220,12 +221,15 @@ class Gallery:
             SpaceMismatchError, UsageError: as for `search`, or an id that the gallery does not hold.
         """
         self._check_queries(queries)
-        return self._ranking.scores(queries, np.array([self.row(image_id) for image_id in names(ids, "ids")], np.int64))
+        rows = np.array([self.row(image_id) for image_id in names(ids, "ids")], np.int64)
+        return scored(self._ranking, self.rows, queries, rows)
 
     def search(
         self, queries: QueryVectors, options: RankingOptions, *, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[tuple[str, float]]]:
         """The k best images for each query, by inner product; with tokens by the best of an image's T.
+
+        Queries of two vectors are ranked by the product of both similarities (`product.ranked`).
 
         Filters are applied before the cut: k hits come back whenever that many images are left. Vectors of two spaces
         are never compared: each segment is searched in its own space, and scores are mapped to the serving model's
@@ -246,10 +250,10 @@ class Gallery:
         self._check_queries(queries)
         self._check_options(options)
         barred = self._barred(exclude, len(queries))
-        ranked = self._ranking.search(queries, options, barred)
+        found = ranked(self._ranking, self.rows, queries, options, barred)
         return [
             [(self.rows.id_of(row), score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
-            for rows, scores in ranked
+            for rows, scores in found
         ]
 
     def _check_queries(self, queries: QueryVectors) -> None:
@@ -261,7 +265,8 @@ class Gallery:
                 f"{self.card.name} and searched in {', '.join(self.query_spaces)}; query with that model, or rebuild: "
                 "cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
             )
-        for space, vectors in queries.by_space.items():
+        pairs = [*queries.by_space.items(), *(queries.texts or {}).items()]
+        for space, vectors in pairs:
             dims = self.manifest.spaces[space].dims
             if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape != (len(queries), dims):
                 raise UsageError(f"queries have shape {np.shape(vectors)}; {self.folder} needs (B, {dims})")

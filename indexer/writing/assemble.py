@@ -120,6 +120,7 @@ def next_manifest(
     """
     deleted = old.without(_by_segment(tombstones))
     segments = [entry for entry in old.segments if entry.name not in added.absorbed]
+    card = old.models.get(card.digest, card)  # `cir compose` may have changed how it composes
     after = old.succeed(card=card, segments=[*segments, *added.entries], deleted=deleted, roots=roots, keep=keep)
     # A segment without a live row is no longer named; its file stays for older generations.
     live = [entry for entry in after.segments if after.live_rows(entry).any()]

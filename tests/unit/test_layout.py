@@ -21,6 +21,8 @@ FOLDERS = {"cir": "cir", "indexer": "cir.indexer", "eval": "cir.eval", "data_man
 SOURCES = ("cir", "indexer", "eval", "tests", "bench", "scripts", "docs")
 GROUND = {
     "types",
+    "model_card",
+    "compositions",
     "arrays",
     "errors",
     "files",
