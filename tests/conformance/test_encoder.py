@@ -11,6 +11,7 @@ from PIL import Image
 
 import cir
 from cir.arrays import Floats
+from cir.testing import hub_models
 from cir.testing.encoder import EncoderTests
 from cir.testing.fakes import FakeEncoder
 from cir.types import Encoded, Encoder
@@ -44,6 +45,24 @@ class TestSprc(EncoderTests):
     @classmethod
     def encoder(cls, tiny_model: Path) -> Encoder:
         return cir.load_model(tiny_model, device="cpu")
+
+
+SAVED = {
+    "clip": hub_models.save_clip,
+    "siglip": hub_models.save_siglip,
+    "siglip2": hub_models.save_siglip2,
+    "qwen3_vl": hub_models.save_qwen3_vl,
+}
+
+
+@pytest.mark.parametrize("kind", SAVED, scope="class")
+class TestHub(EncoderTests):
+    """Small random models in the form of the hub."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls, kind: str, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+        return cir.load_model(SAVED[kind](tmp_path_factory.mktemp("hub") / kind), device="cpu")
 
 
 @pytest.mark.slow
