@@ -38,6 +38,8 @@ class DualTask(TwoTowerTask):
         data, batches, seed, device: see `TwoTowerTask`.
     """
 
+    judged = "sum"
+
     def __init__(
         self,
         network: SmallDual,

@@ -122,7 +122,8 @@ def _dual_task(
     network.vision_model.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
     network.text_model.load_state_dict(minilm_state(text), strict=False)
     vocabulary = (text / folder.VOCABULARY).read_bytes()
-    store = FeatureStore(work, _Pooled(network), config.preprocess, key=sha256_bytes(config.text.encode())[:8])
+    decides = json.dumps([sizes.stages, config.preprocess.sha256])
+    store = FeatureStore(work, _Pooled(network), config.preprocess, key=sha256_bytes(decides.encode())[:8])
     return DualTask(
         network,
         config.name,

@@ -33,7 +33,7 @@ class TwoTowerValidation(Validation):
     """Figures over held-out products.
 
     Attributes:
-        headline: R@1 + R@10 over all galleries, by what is trained.
+        headline: R@1 + R@10 over all galleries, by the task's `judged`.
         recalls: "gallery system" -> recalls.
         weight: the share of the picture at which the sum is best, by R@10 on the first gallery.
     """
@@ -93,7 +93,12 @@ class TwoTowerTask(ABC):
         batches: what a batch holds; `cached_triplets` are drawn.
         seed: of every random choice.
         device: where to train.
+
+    Attributes:
+        judged: the system whose recalls choose the checkpoint.
     """
+
+    judged = "composed"
 
     def __init__(self, data: AttributeData, batches: AttributeBatches, seed: int, device: torch.device) -> None:
         self.data, self.batches, self.seed, self.device = data, batches, seed, device
@@ -176,8 +181,8 @@ class TwoTowerTask(ABC):
             }
             for system, queries in systems.items():
                 recalls[f"{held_out.source.name} {system}"] = encoded.recalls(queries)
-            best = recalls[f"{held_out.source.name} composed"]
-            headline += best.at1 + best.at10
+            judged = recalls[f"{held_out.source.name} {self.judged}"]
+            headline += judged.at1 + judged.at10
         return TwoTowerValidation(headline, recalls, weight)
 
     def _held_out(self, held_out: HeldOut, texts: Tensor) -> tuple[HeldOutVectors, Tensor]:
