@@ -75,12 +75,13 @@ def evaluate(
     trust_roots: bool,
     as_json: bool,
 ) -> None:
-    """Measure recall on a benchmark, against three baselines.
+    """Measure recall on a benchmark, against its baselines.
 
-    The baselines search with the image alone, the text alone, and the sum of both. The gallery is encoded into a
-    temporary index by the code of build-index and searched by the code of query. `products` reads real photos with
-    attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries. The others are the official
-    benchmarks, in the layout of their authors; `cir data check` says what is missing.
+    The baselines search with the image alone, the text alone, and the sum of both; for encoders that know image and
+    text only apart, such as CLIP, also with slerp and product (`cir compose`). The gallery is encoded into a temporary
+    index by the code of build-index and searched by the code of query. `products` reads real photos with attributes,
+    `wardrobe` draws its own, `jsonl` takes your pictures and queries. The others are the official benchmarks, in the
+    layout of their authors; `cir data check` says what is missing.
 
     \b
     Example:

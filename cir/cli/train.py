@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Folder of features, checkpoint and log; the same folder continues a training.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the model.")
-@click.option("--start", type=click.Path(file_okay=False, path_type=Path), help="Start from this model's weights.")
+@click.option("--start", metavar="MODEL", help="Start from this model's weights: a folder, or a name.")
 @click.option(
     "--replaces",
     multiple=True,
@@ -48,7 +48,7 @@ def train(
     data_root: Path,
     work: Path,
     out: Path,
-    start: Path | None,
+    start: str | None,
     replaces: tuple[Path, ...],
     heads_only: bool,
     allow_unreadable: bool,
@@ -58,7 +58,7 @@ def train(
     """Train a model from a configuration.
 
     CONFIG is a TOML file or the name of a shipped configuration: small, small-2, small-lite, small-lite-backbone,
-    fashioniq or cirr.
+    dual, combiner, fashioniq or cirr.
 
     The best checkpoint on a held-out part of the training data is written to --out. The same command continues a
     training that was killed from its last checkpoint.
@@ -67,11 +67,12 @@ def train(
     Example:
       cir train small-2 --data-root fashion-products --work work --out my-small
       cir train small --start my-small --data-root fashion-products --work next-work --out next --replaces my.index
+      cir train combiner --start openai/clip-vit-base-patch32 --data-root fashion-products --work work --out mine
       cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
       accelerate launch -m cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
     """
     quiet_libraries()
-    from cir import devices
+    from cir import devices, models
     from cir.files import make_folder
     from cir.models.kinds import read_card
     from cir.training import checkpoint, loop
@@ -79,19 +80,20 @@ def train(
     from cir.training.tasks import facts, free_name, make_task
 
     settings = read_config(config)
+    begin = models.find(start, model_dirs) if start else None
     make_folder(work)
     older, taken = _older(replaces, model_dirs)
     name = free_name(settings.name, taken)
     if name != settings.name:
         click.echo(f"cir: {settings.name} is a model that it replaces; the new model is called {name}", err=True)
         settings = replace(settings, name=name)
-    record = facts(settings, start, older, heads_only=heads_only)
+    record = facts(settings, begin, older, heads_only=heads_only)
     checkpoint.check_work(work, record)
     task, recipe = make_task(
         settings,
         data_root,
         work,
-        start=start,
+        start=begin,
         device=devices.choose(device),
         allow_unreadable=allow_unreadable,
         replaces=older,

