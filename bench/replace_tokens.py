@@ -1,13 +1,12 @@
-"""A better SPRC checkpoint behind a gallery of tokens in the layout of CIRR, from training to rollback.
+"""A better SPRC checkpoint behind a gallery of tokens in the layout of CIRR, from building to rollback.
 
     python bench/replace_tokens.py PRODUCTS --work DIR --output bench/results/DATE-replace-tokens.json
 
-Two small SPRC models that give tokens alone, as the official ones do, are trained by `cir train` on product photos in
-CIRR's layout: A for a few steps, B from A for more. Everything after that is the command line: A's gallery of val, its
-figures, `replace-model` with every route, the append of further photos by B, the figures again, the submission of
-test1, and the rollback. The judged questions are about the val photos, and none has a reference of a val query.
-
-It needs the packages of the extra `train`, and takes half an hour on two cores.
+The two checkpoints give tokens alone, as the official ones do: A is made of `small-lite`, B of `small`, by applying the
+projection of their gallery vectors to each of the Q-Former's eight tokens. Everything after that is the command line:
+A's gallery of val, its figures, `replace-model` with every route, the append of further photos by B, the figures again,
+the submission of test1, and the rollback. The judged questions are about the val photos, and none has a reference of a
+val query.
 """
 
 from __future__ import annotations
@@ -17,45 +16,23 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from cir.data import products
 from cir.data.attribute_benchmarks import load_products
 from cir.data.judged_query import JudgedQuery
 from cir.files import make_folder, write_bytes, write_json, write_text
-from cir.images import ImageFile, Preprocess
-from cir.models import folder, weights
-from cir.models.config import SprcConfig
-from cir.models.pretrained import efficientnet_lite0_state, start_from_minilm
+from cir.images import ImageFile
+from cir.models import find, folder, weights
 from cir.models.sprc import Sprc
-from cir.text import Tokenizer, read_vocabulary
-from cir.training.tasks import BACKBONE_PACKAGE, TEXT_PACKAGE, package
 
-SIDE, TOKENS, DIMS = 128, 32, 256
-TRAIN, MEMBERS, LATER = 6000, 6, 100  # triplets, images of a subset, photos appended by B
+MEMBERS, LATER = 6, 100  # images of a subset, photos appended by B
 SEED = 0
-RECIPE = """
-task = "triplets"
-name = "{name}"
-[recipe]
-steps = {steps}
-learning_rate = 2e-4
-warmup = 20
-clip = 1.0
-evaluate_every = {steps}
-checkpoint_every = 50
-[batches]
-dataset = "cirr"
-batch = 64
-rtc_weight = 0.4
-align_weight = 0.4
-held_out = 0.05
-"""
+MODELS = {"tokens-a": "small-lite", "tokens-b": "small"}
 
 
 def cir(*words: object, codes: Sequence[int] = (0,)) -> str:
@@ -70,7 +47,6 @@ def write_data(root: Path, data: Path) -> Path:
     """Product photos as a CIRR; returns the judged questions about its val split."""
     rng = random.Random(SEED)
     train, val = load_products(root, split="train"), load_products(root)
-    _write_split(data, "train", "train", train.images, _some(train.queries, TRAIN, rng), rng)
     by_reference = sorted({query.reference for query in val.queries})
     asked = set(rng.sample(by_reference, len(by_reference) // 2))
     own = [query for query in val.queries if query.headline]
@@ -93,11 +69,6 @@ def write_data(root: Path, data: Path) -> Path:
     return data / "questions.jsonl"
 
 
-def _some(queries: Sequence[JudgedQuery], count: int, rng: random.Random) -> list[JudgedQuery]:
-    usable = [query for query in queries if not query.headline and not products.held_out(Path(query.reference).stem)]
-    return rng.sample(usable, min(count, len(usable)))
-
-
 def _write_split(
     data: Path,
     split: str,
@@ -113,37 +84,27 @@ def _write_split(
     for number, query in enumerate(queries):
         reference, targets = Path(query.reference).stem, [Path(name).stem for name in sorted(query.targets)]
         entry: dict[str, Any] = {"pairid": number, "reference": reference, "caption": query.caption}
+        target = rng.choice(targets)
         if split != "test1":
-            entry |= {"target_hard": rng.choice(targets), "target_soft": dict.fromkeys(targets, 1.0)}
+            entry |= {"target_hard": target, "target_soft": dict.fromkeys(targets, 1.0)}
         others = rng.sample([name for name in names if name not in {reference, *targets}], MEMBERS - 2)
-        entries.append({**entry, "img_set": {"id": number, "members": [reference, targets[0], *others]}})
+        entries.append({**entry, "img_set": {"id": number, "members": [reference, target, *others]}})
     write_json(data / "cirr" / "captions" / f"cap.rc2.{split}.json", entries)
     write_json(data / "cirr" / "image_splits" / f"split.rc2.{split}.json", {n: f"./{place}/{n}.png" for n in names})
 
 
-def write_start(directory: Path) -> None:
-    """A model to begin with: EfficientNet-Lite0, and a Q-Former from MiniLM that gives 32 tokens an image."""
-    text = package(TEXT_PACKAGE) / "model"
-    torch.manual_seed(SEED)
-    config = SprcConfig(
-        vision={"type": "efficientnet-lite0", "stages": [0, 2, 4, 6]},
-        width=384,
-        layers=3,
-        heads=12,
-        intermediate=1536,
-        query_tokens=TOKENS,
-        dims=DIMS,
-        vocabulary=30522,
-        dropout=0.0,
-        gallery_vector=False,
-        gallery_tokens=True,
-    )
-    model = Sprc(config, Tokenizer(read_vocabulary(text / folder.VOCABULARY)))
-    model.vision.load_state_dict(efficientnet_lite0_state(package(BACKBONE_PACKAGE) / "models"))
-    start_from_minilm(model, text)
-    preprocess = Preprocess(size=SIDE, target_ratio=1.0, fill=255, flatten=True)
-    description = weights.ModelDescription("start", preprocess, (text / folder.VOCABULARY).read_bytes())
-    weights.save(directory, model, description)
+def write_model(directory: Path, packaged: str) -> None:
+    """A packaged model as one that gives tokens: each token is projected as their mean was."""
+    source = find(packaged)
+    model, _, preprocess = weights.load(source)
+    config = replace(model.config, gallery_vector=False, gallery_tokens=True, simplex=None, query_heads={})
+    tokens = Sprc(config, model.tokenizer)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("query_heads.")}
+    for part in ("weight", "bias"):
+        state[f"vision_proj.{part}"] = state.pop(f"gallery_proj.{part}")
+    tokens.load_state_dict(state)
+    vocabulary = folder.vocabulary_of(source).read_bytes()
+    weights.save(directory, tokens, weights.ModelDescription(directory.name, preprocess, vocabulary))
 
 
 def recalls(index: Path, data: Path) -> dict[str, float]:
@@ -155,22 +116,16 @@ def recalls(index: Path, data: Path) -> dict[str, float]:
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path, exists=True))
 @click.option("--work", required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--steps", default=(60, 240), show_default=True, nargs=2, type=int, help="Of A, and of B after it.")
 @click.option("--output", type=click.Path(path_type=Path))
-def main(root: Path, work: Path, steps: tuple[int, int], output: Path | None) -> None:
-    """Train, replace, append, evaluate, submit and roll back."""
+def main(root: Path, work: Path, output: Path | None) -> None:
+    """Build, replace, append, evaluate, submit and roll back."""
     data, index = work / "cirr", work / "val.index"
     questions = data / "questions.jsonl"
     if not questions.is_file():
         write_data(root, data)
-    if not (work / "start" / folder.CARD).is_file():
-        write_start(work / "start")
-    for name, begin, count in (("tokens-a", "start", steps[0]), ("tokens-b", "tokens-a", steps[1])):
-        write_text(work / f"{name}.toml", RECIPE.format(name=name, steps=count))
-        click.echo(f"training {name}", err=True)
-        words = ["--data-root", data, "--start", work / begin, "--work", work / f"{name}-work", "--out", work / name]
-        cir("train", work / f"{name}.toml", *words)
-    models = {name: work / name for name in ("tokens-a", "tokens-b")}
+    models = {name: work / name for name in MODELS}
+    for name, packaged in MODELS.items():
+        write_model(models[name], packaged)
     figures: dict[str, Any] = {}
     cir("evaluate", "cirr-val", "--data-root", data, "--model", models["tokens-a"], "--index", index, "--json")
     figures["by A"] = recalls(index, data)
@@ -199,7 +154,7 @@ def main(root: Path, work: Path, steps: tuple[int, int], output: Path | None) ->
             click.echo(f"{route['route']:<16} {route['values']}")
         click.echo(json.dumps(space["absent"]))
     if output:
-        write_json(output, {"date": datetime.now(UTC).date().isoformat(), "steps": list(steps), **figures})
+        write_json(output, {"date": datetime.now(UTC).date().isoformat(), **figures})
 
 
 if __name__ == "__main__":
