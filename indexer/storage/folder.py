@@ -23,6 +23,7 @@ class IndexFolder:
         segments/000001/gallery.h5  vectors, tokens, ids, metadata; derived files beside it
         mappings/NAME.json          how queries of one model reach vectors of another; NAME.safetensors
         questions.zip               judged questions and their photos
+        marks.jsonl                 hits that people have judged right or wrong
         skipped.jsonl               images that the last build could not use
         retrieved.log               ids retrieved from older spaces
         backfill.json               what the regression guard of a backfill has measured
@@ -71,6 +72,11 @@ class IndexFolder:
     def questions(self) -> Path:
         """Judged questions and their photos."""
         return self.root / "questions.zip"
+
+    @property
+    def marks(self) -> Path:
+        """Hits that people have judged right or wrong."""
+        return self.root / "marks.jsonl"
 
     @property
     def skipped(self) -> Path:
@@ -133,7 +139,7 @@ def has_lost_pointer(folder: IndexFolder) -> bool:
         return False
     manifests, segments = numbered(folder.manifests, ".json"), numbered(folder.segments)
     working = folder.work.is_dir() and any(folder.work.iterdir())
-    later = (folder.mappings, folder.questions, folder.usage, folder.guard, folder.root / QUARANTINE)
+    later = (folder.mappings, folder.questions, folder.marks, folder.usage, folder.guard, folder.root / QUARANTINE)
     first = (
         all(int(path.stem) == 1 for path in (*manifests, *segments))
         and not any(path.exists() for path in later)
@@ -155,7 +161,7 @@ def foreign_files(folder: IndexFolder) -> list[str]:
         path.name
         for path in (
             *(folder.current, folder.manifests, folder.segments, folder.mappings, folder.questions, folder.skipped),
-            *(folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
+            *(folder.marks, folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
         )
     }
     names = (path.name for path in folder.root.iterdir())
