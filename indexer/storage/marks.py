@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cir.errors import CorruptIndexError
 from cir.files import disk_errors, parse_json, remove_tree, sha256_bytes, sync, write_bytes
 from cir.indexer.storage.folder import IndexFolder, checked, read_file, way_out
-from cir.typed_json import from_json
+from cir.typed_json import Matching, from_json
 
 _SHOWN = 5  # damaged lines that a message names
 
@@ -44,10 +44,10 @@ class Mark:
 
     caption: str
     image: str
-    image_sha256: str
+    image_sha256: Annotated[str, Matching("[0-9a-f]{64}")]
     right: bool
     reference: str = ""
-    reference_sha256: str = ""
+    reference_sha256: Annotated[str, Matching("([0-9a-f]{64})?")] = ""
     models: tuple[str, ...] = ()
     created: str = ""
 

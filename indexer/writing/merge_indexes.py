@@ -21,8 +21,8 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
-from cir.indexer.storage.marks import merge_marks
 from cir.indexer.storage.mappings import read_mapping, write_mapping
+from cir.indexer.storage.marks import merge_marks
 from cir.indexer.storage.questions import StoredQuestions, photos_of, put_questions, read_photo, read_questions
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer
@@ -314,7 +314,8 @@ def _write_questions(folder: IndexFolder, parts: Sequence[_Index]) -> tuple[int,
     for part in parts:
         stored, photos_here = read_questions(part.folder), photos_of(part.folder)
         for query in stored.queries:
-            own = {name: stored.digests[name] for name in (query.reference, *query.targets) if name}
+            named = (query.reference, *query.targets, *(query.wrong or ()))
+            own = {name: stored.digests[name] for name in named if name}
             if queries.get(query.id) == query and all(digests[name] == digest for name, digest in own.items()):
                 continue  # the same question in both
             if query.id in queries:
