@@ -60,8 +60,9 @@ class Judge:
                 self.marks += 1
 
     def _answer(self, about: str) -> str:
+        person = sys.stdin is not None and sys.stdin.isatty()
         while True:
-            click.echo(f"{about}  right? [y]es, [n]o, [s]kip, [q]uit: ", nl=False, err=True)
+            click.echo(f"{about}  right? [y]es, [n]o, [s]kip, [q]uit: ", nl=not person, err=True)
             try:
                 line = sys.stdin.readline() if sys.stdin else ""
             except (OSError, ValueError) as error:  # also no text
@@ -72,8 +73,7 @@ class Judge:
                 return QUIT
             if answer in (RIGHT, WRONG, SKIP, QUIT):
                 return answer
-            if not sys.stdin.isatty():
-                click.echo(err=True)
+            if not person:
                 raise UsageError(
                     f"standard input, line {self._line}: {line.strip()!r} is no answer; write y, n, s or q. The "
                     f"{self.marks:,} marks before it are kept"

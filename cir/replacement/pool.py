@@ -8,6 +8,7 @@ routes are measured on condensed lists, from which unjudged images are left out 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ import numpy as np
 from cir.arrays import Floats, Mask
 from cir.data.judged_query import JudgedQuery
 from cir.errors import UsageError
+from cir.files import sha256_bytes
 from cir.replacement.collect import Collected, SampleCollector, groups
 from cir.replacement.gate import MIN_QUERIES
 from cir.replacement.paired_sample import PairedSample, group_split, ranked
@@ -30,7 +32,8 @@ class Pool:
 
     Attributes:
         query: the marked query.
-        unjudged: ids of those among the first ten of both models that nobody has judged, in random order.
+        unjudged: ids of those among the first ten of both models that nobody has judged, shuffled; in the same order
+            when some are judged meanwhile.
     """
 
     query: JudgedQuery
@@ -87,7 +90,7 @@ def pools(
             f"{len(queries):,} queries are marked, {MIN_QUERIES} are needed before their pools are worth judging; mark "
             "hits of more queries: `cir query INDEX -t TEXT --judge`"
         )
-    gallery, shuffle = collector.searcher.gallery, np.random.default_rng(seed)
+    gallery = collector.searcher.gallery
     found: list[Pool] = []
     for number, space in enumerate(spaces):
         made_by, members = gallery.manifest.maker(space), set(gallery.ids_in(space))
@@ -99,9 +102,10 @@ def pools(
             continue
         collected = collector.collect(made_by, about, np.random.default_rng([seed, number]))
         for query, row in zip(collected.queries, _unjudged(collected.sample), strict=True):
-            ids = [collected.ids[place] for place in shuffle.permutation(np.flatnonzero(row))]
-            if ids:
-                found.append(Pool(query, ids))
+            if row.any():
+                found.append(
+                    Pool(query, _shuffled([collected.ids[place] for place in np.flatnonzero(row)], query, seed))
+                )
     return found
 
 
@@ -134,6 +138,10 @@ def dropped(sample: PairedSample, scores: Floats) -> float:
         return 0.0
     first, measured = _first(sample, scores), ~sample.fit_mask
     return float((first & ~sample.judged)[measured].sum() / max(1, first[measured].sum()))
+
+
+def _shuffled(ids: Sequence[str], query: JudgedQuery, seed: int) -> list[str]:
+    return sorted(ids, key=lambda name: sha256_bytes(json.dumps([seed, query.id, name]).encode()))
 
 
 def _unjudged(sample: PairedSample) -> Mask:

@@ -178,17 +178,14 @@ def stored(gallery: Gallery) -> Questions:
 def digest(queries: Sequence[JudgedQuery]) -> str:
     """SHA-256 (16 hex digits) of all that queries say: evidence names the queries it is about."""
     content = sorted(
-        (
-            query.id,
-            query.reference,
-            query.caption,
-            sorted(query.targets),
-            sorted(query.wrong or ()),
-            query.wrong is None,
-        )
-        for query in queries
+        (query.id, query.reference, query.caption, sorted(query.targets), _sorted(query.wrong)) for query in queries
     )
     return sha256_bytes(json.dumps(content).encode("utf-8", "surrogateescape"))[:16]
+
+
+def _sorted(wrong: frozenset[str] | None) -> list[list[str]]:
+    """Known wrong answers in a form that can be compared with none."""
+    return [] if wrong is None else [sorted(wrong)]
 
 
 def current_id(name: str, digest: str, gallery: Gallery) -> str | None:

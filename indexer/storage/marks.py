@@ -3,9 +3,9 @@
     {"caption": "in red", "image": "b.jpg", "image_sha256": "...", "right": true, "reference": "a.jpg", ...,
      "sha256": "..."}
 
-Marking needs neither the writer's lock nor waits for it: the file itself is locked (`flock`) while lines are appended in
-one write, and readers lock nothing. Each line carries its own digest. A last line without its end is that of a process
-that was killed before it had kept the mark: readers leave it out, and the next mark takes its place.
+Marking neither needs the writer's lock nor waits for it: the file itself is locked (`flock`) while lines are appended
+in one write, and readers lock nothing. Each line carries its own digest. A last line without its end is that of a
+process that was killed before it had kept the mark: readers leave it out, and the next mark takes its place.
 """
 
 from __future__ import annotations

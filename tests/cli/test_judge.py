@@ -189,9 +189,6 @@ def test_marks_decide_only_when_both_models_hits_are_judged(
     assert "marks on one model's hits alone favour it, so they neither pass nor refuse" in one_sided.out
     assert "--judge-pool" in one_sided.out
     assert "verdict" not in one_sided.out
-    (space,) = cli(*words, "--json").json["spaces"]
-    assert space["unjudged_queries"] > 100
-    assert space["unjudged_images"] > space["unjudged_queries"]
     given = pool_lines(index, (tiny_model, other_model), is_right)
     answers(given[:200])
     part = cli(*words[:3], "--judge-pool", *words[5:])
@@ -199,20 +196,18 @@ def test_marks_decide_only_when_both_models_hits_are_judged(
     assert f"{index}: 100 marks kept" in part.out
     answers(given[200:])
     rest = cli(*words[:3], "--judge-pool", "--sheet", tmp_path / "pool.png", *words[5:])
-    assert f"{index}: {len(given) // 2 - 100} marks kept; 0 queries are left to judge" in rest.out
+    assert f"{index}: {len(given) // 2 - 100:,} marks kept; 0 queries are left to judge" in rest.out
     assert (tmp_path / "pool.png").stat().st_size
     assert cli("questions", index, "--from-marks").code == 0
-    measured = cli(*words)
-    assert "neither pass nor refuse" not in measured.out
-    assert "left out of its ranking because nobody has judged them" in measured.out
-    (space,) = cli(*words, "--json").json["spaces"]
-    assert (space["unjudged_queries"], space["questions"]) == (0, QUERIES)
-    assert all(0 < share < 1 for share in space["dropped"].values())
+    measured = cli(*words, "--json") if better else cli(*words)
+    assert measured.code == int(not better), measured.err
     if better:
-        assert measured.code == 0, measured.out
-        assert "verdict: passes" in measured.out
+        (space,) = measured.json["spaces"]
+        assert (space["unjudged_queries"], space["questions"]) == (0, QUERIES)
+        assert all(0 < share < 1 for share in space["dropped"].values())
         assert space["baselines"]["reindexed"] == {"R@1": 1.0, "R@10": 1.0}
+        assert space["verdict"]["route"]
     else:
-        assert measured.code == 1
+        assert "left out of its ranking because nobody has judged them" in measured.out
         assert "no better even after a full re-index" in measured.out
         assert "verdict: refused" in measured.out
