@@ -102,10 +102,9 @@ def pools(
             continue
         collected = collector.collect(made_by, about, np.random.default_rng([seed, number]))
         for query, row in zip(collected.queries, _unjudged(collected.sample), strict=True):
-            if row.any():
-                found.append(
-                    Pool(query, _shuffled([collected.ids[place] for place in np.flatnonzero(row)], query, seed))
-                )
+            ids = [collected.ids[place] for place in np.flatnonzero(row).tolist()]
+            if ids:
+                found.append(Pool(query, _shuffled(ids, query, seed)))
     return found
 
 
@@ -121,7 +120,7 @@ def fully_judged(collected: Collected, rng: np.random.Generator) -> tuple[Collec
     """
     marked = sum(query.wrong is not None for query in collected.queries)
     unjudged = _unjudged(collected.sample)
-    whole = ~unjudged.any(axis=1)
+    whole: Mask = ~np.any(unjudged, axis=1)
     gaps = Gaps(marked, int((~whole).sum()), int(unjudged.sum()))
     if not gaps.open:
         return collected, gaps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cir.errors import CorruptIndexError, DataError
+from cir.files import write_bytes
 from cir.indexer.reading.verify import unnamed, verify
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.lock import writer_lock
@@ -144,3 +146,16 @@ def test_a_merge_takes_all_of_them_in_their_order(index: Path, tmp_path: Path) -
     with pytest.raises(CorruptIndexError, match="line 1 is damaged"):
         merge([index, other], tmp_path / "none.index")
     assert not (tmp_path / "none.index").exists()
+
+
+def test_a_mark_that_waited_for_a_repair_is_in_the_new_file(folder: IndexFolder) -> None:
+    """The file is replaced while another process waits for its lock."""
+    append_marks(folder, MARKS[:1])
+    with folder.marks.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = multiprocessing.get_context("spawn").Process(target=_append, args=(folder.root, 7))
+        waiting.start()
+        write_bytes(folder.marks, folder.marks.read_bytes())
+    waiting.join()
+    assert waiting.exitcode == 0
+    assert len(read_marks(folder)) == 41
