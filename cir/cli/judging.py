@@ -81,7 +81,7 @@ class Judge:
 
 
 def judge_pools(searcher: Searcher, encoder: Encoder, options: StudyOptions, sheet: Path | None) -> None:
-    """Ask about the first ten of both models for every marked query; nobody is told which model found what.
+    """Ask about the first ten of both models for every marked query; nobody is shown which model found what.
 
     Args:
         searcher: the index, with its models.

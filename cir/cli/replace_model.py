@@ -52,7 +52,7 @@ REFUSED = 1
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="With --judge-pool: draw what is asked about as a picture, anew for each query.",
+    help="With --judge-pool: draw the images to judge as a picture, anew for each query.",
 )
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
 @click.option(

@@ -11,6 +11,7 @@ from cir.files import is_temporary, read_regular
 
 GALLERY = "gallery.h5"
 QUARANTINE = "quarantine"
+MARKS = "marks.jsonl"
 LARGEST_JSON = 1 << 28  # bytes of a manifest or mapping that are read at most
 
 
@@ -74,11 +75,6 @@ class IndexFolder:
         return self.root / "questions.zip"
 
     @property
-    def marks(self) -> Path:
-        """Hits that people have judged right or wrong."""
-        return self.root / "marks.jsonl"
-
-    @property
     def skipped(self) -> Path:
         """Images that the last build could not use."""
         return self.root / "skipped.jsonl"
@@ -139,7 +135,14 @@ def has_lost_pointer(folder: IndexFolder) -> bool:
         return False
     manifests, segments = numbered(folder.manifests, ".json"), numbered(folder.segments)
     working = folder.work.is_dir() and any(folder.work.iterdir())
-    later = (folder.mappings, folder.questions, folder.marks, folder.usage, folder.guard, folder.root / QUARANTINE)
+    later = (
+        folder.mappings,
+        folder.questions,
+        folder.root / MARKS,
+        folder.usage,
+        folder.guard,
+        folder.root / QUARANTINE,
+    )
     first = (
         all(int(path.stem) == 1 for path in (*manifests, *segments))
         and not any(path.exists() for path in later)
@@ -161,7 +164,7 @@ def foreign_files(folder: IndexFolder) -> list[str]:
         path.name
         for path in (
             *(folder.current, folder.manifests, folder.segments, folder.mappings, folder.questions, folder.skipped),
-            *(folder.marks, folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
+            *(folder.root / MARKS, folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
         )
     }
     names = (path.name for path in folder.root.iterdir())

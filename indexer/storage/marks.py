@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from cir.errors import CorruptIndexError
 from cir.files import disk_errors, parse_json, remove_tree, sha256_bytes, sync, write_bytes
-from cir.indexer.storage.folder import IndexFolder, checked, read_file, way_out
+from cir.indexer.storage.folder import MARKS, IndexFolder, checked, read_file, way_out
 from cir.typed_json import Matching, from_json
 
 _SHOWN = 5  # damaged lines that a message names
@@ -59,7 +59,7 @@ def append_marks(folder: IndexFolder, marks: Sequence[Mark]) -> None:
         DataError: the disk is full, or the index cannot be written to.
         CorruptIndexError: `marks.jsonl` is a link out of the index.
     """
-    path = checked(folder, folder.marks)
+    path = checked(folder, folder.root / MARKS)
     data = "".join(map(_line, marks)).encode()
     with disk_errors(path), _locked(path) as handle:
         end = _end_of_lines(handle)
@@ -67,7 +67,7 @@ def append_marks(folder: IndexFolder, marks: Sequence[Mark]) -> None:
         try:
             if os.write(handle, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(handle)
+            sync(path)
         except BaseException:
             os.ftruncate(handle, end)
             raise
@@ -104,7 +104,7 @@ def check_marks(folder: IndexFolder) -> list[str]:
 
 def keep_whole_marks(folder: IndexFolder) -> None:
     """Leave damaged lines out of the file, for a repair. Raises DataError."""
-    path = folder.marks
+    path = folder.root / MARKS
     if path.is_symlink() or not path.is_file():
         remove_tree(path)
         return
@@ -113,23 +113,23 @@ def keep_whole_marks(folder: IndexFolder) -> None:
 
 
 def _write(folder: IndexFolder, marks: Sequence[Mark]) -> None:
-    write_bytes(folder.marks, "".join(map(_line, marks)).encode())
+    write_bytes(folder.root / MARKS, "".join(map(_line, marks)).encode())
 
 
 def _problem(folder: IndexFolder, damaged: Sequence[int]) -> str:
     numbers = ", ".join(map(str, damaged[:_SHOWN]))
     more = f" and {len(damaged) - _SHOWN:,} more" if len(damaged) > _SHOWN else ""
     lines = f"line {numbers} is" if len(damaged) == 1 else f"lines {numbers}{more} are"
-    return f"{folder.marks}: {lines} damaged; {way_out(folder)}"
+    return f"{folder.root / MARKS}: {lines} damaged; {way_out(folder)}"
 
 
 def _read(folder: IndexFolder) -> tuple[list[Mark], list[int]]:
     """The marks of all whole lines, and the numbers of the others; the last line counts if it has its end."""
-    if not os.path.lexists(folder.marks):
+    if not os.path.lexists(folder.root / MARKS):
         return [], []
     marks: list[Mark] = []
     damaged: list[int] = []
-    for number, line in enumerate(read_file(folder, folder.marks).split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read_file(folder, folder.root / MARKS).split(b"\n")[:-1], start=1):
         mark = _parsed(line)
         if mark:
             marks.append(mark)

@@ -27,7 +27,7 @@ from cir.given import path_of
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.derived import record_of
-from cir.indexer.storage.folder import QUARANTINE, IndexFolder, numbered, way_out
+from cir.indexer.storage.folder import MARKS, QUARANTINE, IndexFolder, numbered, way_out
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, SegmentEntry, runs_of
@@ -265,7 +265,7 @@ def _put_aside(found: Diagnosis) -> list[str]:
     if found.questions:
         files[folder.questions.name] = folder.questions
     if found.marks:
-        files[folder.marks.name] = folder.marks
+        files[MARKS] = folder.root / MARKS
     aside = []
     for name, path in files.items():
         if path.is_file() and not path.is_symlink():

@@ -104,7 +104,7 @@ def test_marks_become_judged_questions(cli: Run, own_index: tuple[Path, Path], t
     assert cli("rollback", index, "--to", "1").code == 0
     assert "  4 marks on hits of 2 queries" in cli("questions", index).out
     mistake(cli("questions", index, "--from-marks", "--metadata", "colour=x"), "exclude each other")
-    IndexFolder(index).marks.write_text("{}\n")
+    (index / "marks.jsonl").write_text("{}\n")
     mistake(cli("questions", index), "marks.jsonl: line 1 is damaged", "cir repair")
     assert "marks.jsonl: line 1 is damaged" in cli("verify", index).out
 
@@ -122,7 +122,7 @@ def test_mistakes(cli: Run, index: Path, tiny_model: Path, other_model: Path, tm
     mistake(cli(*replace, "--judge-pool"), "0 queries are marked, 200 are needed")
     mistake(cli(*replace, "--judge-pool", "--json"), "--judge-pool only asks")
     mistake(cli(*replace, "--sheet", tmp_path / "x.png"), "--sheet shows what --judge-pool asks about")
-    assert not IndexFolder(index).marks.exists()
+    assert not (index / "marks.jsonl").exists()
 
 
 def make_png() -> bytes:

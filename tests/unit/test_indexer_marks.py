@@ -13,7 +13,7 @@ import pytest
 from cir.errors import CorruptIndexError, DataError
 from cir.files import write_bytes
 from cir.indexer.reading.verify import unnamed, verify
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.folder import MARKS, IndexFolder
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.marks import Mark, append_marks, check_marks, read_marks
 from cir.indexer.writing.merge_indexes import merge
@@ -73,9 +73,9 @@ def test_several_processes_lose_nothing(folder: IndexFolder) -> None:
 
 def test_a_half_written_last_line_is_no_mark_and_spoils_no_other(folder: IndexFolder) -> None:
     append_marks(folder, MARKS[:2])
-    whole = folder.marks.read_bytes()
+    whole = (folder.root / MARKS).read_bytes()
     for length in (1, 40, len(whole) // 2 - 1):
-        folder.marks.write_bytes(whole + whole[:length])
+        (folder.root / MARKS).write_bytes(whole + whole[:length])
         assert read_marks(folder) == MARKS[:2]
         assert verify(folder.root) == []
         append_marks(folder, MARKS[2:])
@@ -89,15 +89,15 @@ def test_a_full_disk_leaves_no_half_line(folder: IndexFolder, monkeypatch: pytes
     with pytest.raises(DataError, match="disk full while writing"):
         append_marks(folder, MARKS[1:])
     monkeypatch.undo()
-    assert folder.marks.read_bytes().endswith(b"\n")
+    assert (folder.root / MARKS).read_bytes().endswith(b"\n")
     assert read_marks(folder) == MARKS[:1]
 
 
 def test_every_changed_byte_is_found_or_harmless(folder: IndexFolder) -> None:
     append_marks(folder, MARKS[:3])
-    data = folder.marks.read_bytes()
+    data = (folder.root / MARKS).read_bytes()
     for place in range(0, len(data) - 1, 3):
-        folder.marks.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        (folder.root / MARKS).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         if check_marks(folder):
             with pytest.raises(CorruptIndexError):
                 read_marks(folder)
@@ -107,13 +107,13 @@ def test_every_changed_byte_is_found_or_harmless(folder: IndexFolder) -> None:
 
 def test_a_damaged_line_is_named_and_a_repair_keeps_the_others(folder: IndexFolder) -> None:
     append_marks(folder, MARKS)
-    data = folder.marks.read_bytes()
+    data = (folder.root / MARKS).read_bytes()
     damaged = data.replace(b'"1.jpg"', b'"7.jpg"')
-    folder.marks.write_bytes(damaged)
+    (folder.root / MARKS).write_bytes(damaged)
     (problem,) = verify(folder.root)
-    assert problem == f"{folder.marks}: line 2 is damaged; restore it from a copy, or run `cir repair {folder}`"
+    assert problem == f"{folder.root / MARKS}: line 2 is damaged; restore it from a copy, or run `cir repair {folder}`"
     report = repair(folder.root)
-    assert report.problems == (f"{folder.marks}: line 2 is damaged",)
+    assert report.problems == (f"{folder.root / MARKS}: line 2 is damaged",)
     assert report.aside == ("quarantine/000002-marks.jsonl",)
     assert (folder.root / report.aside[0]).read_bytes() == damaged
     assert read_marks(folder) == [MARKS[0], *MARKS[2:]]
@@ -124,9 +124,9 @@ def test_a_damaged_line_is_named_and_a_repair_keeps_the_others(folder: IndexFold
 def test_something_else_in_its_place(folder: IndexFolder, tmp_path: Path, odd: str) -> None:
     (tmp_path / "elsewhere").write_text("not ours\n")
     if odd == "folder":
-        folder.marks.mkdir()
+        (folder.root / MARKS).mkdir()
     else:
-        folder.marks.symlink_to(tmp_path / "elsewhere")
+        (folder.root / MARKS).symlink_to(tmp_path / "elsewhere")
     assert len(verify(folder.root)) == 1
     with pytest.raises((CorruptIndexError, DataError)):
         append_marks(folder, MARKS)
@@ -151,11 +151,11 @@ def test_a_merge_takes_all_of_them_in_their_order(index: Path, tmp_path: Path) -
 def test_a_mark_that_waited_for_a_repair_is_in_the_new_file(folder: IndexFolder) -> None:
     """The file is replaced while another process waits for its lock."""
     append_marks(folder, MARKS[:1])
-    with folder.marks.open("rb") as held:
+    with (folder.root / MARKS).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         waiting = multiprocessing.get_context("spawn").Process(target=_append, args=(folder.root, 7))
         waiting.start()
-        write_bytes(folder.marks, folder.marks.read_bytes())
+        write_bytes(folder.root / MARKS, (folder.root / MARKS).read_bytes())
     waiting.join()
     assert waiting.exitcode == 0
     assert len(read_marks(folder)) == 41
