@@ -21,7 +21,7 @@ from cir.indexer.writing.repair import repair
 from cir.testing.fakes import make_index, random_rows
 
 MARK = Mark("in red, 日本", "b.jpg", "b" * 64, True, "a\udc80.jpg", "a" * 64, ("card",), "2026-11-26T08:00:00+00:00")
-MARKS = [replace(MARK, image=f"{number}.jpg", right=number % 2 == 0) for number in range(4)]
+GIVEN = [replace(MARK, image=f"{number}.jpg", right=number % 2 == 0) for number in range(4)]
 
 
 @pytest.fixture
@@ -36,17 +36,17 @@ def folder(index: Path) -> IndexFolder:
 
 def test_marks_come_back_as_they_were(folder: IndexFolder) -> None:
     assert read_marks(folder) == []
-    append_marks(folder, MARKS[:2])
-    append_marks(folder, MARKS[2:])
-    assert read_marks(folder) == MARKS
+    append_marks(folder, GIVEN[:2])
+    append_marks(folder, GIVEN[2:])
+    assert read_marks(folder) == GIVEN
     assert verify(folder.root) == []
     assert unnamed(folder.root) == []
 
 
 def test_marking_does_not_wait_for_a_writer(folder: IndexFolder) -> None:
     with writer_lock(folder):
-        append_marks(folder, MARKS)
-    assert read_marks(folder) == MARKS
+        append_marks(folder, GIVEN)
+    assert read_marks(folder) == GIVEN
 
 
 def _append(root: Path, process: int) -> None:
@@ -72,29 +72,29 @@ def test_several_processes_lose_nothing(folder: IndexFolder) -> None:
 
 
 def test_a_half_written_last_line_is_no_mark_and_spoils_no_other(folder: IndexFolder) -> None:
-    append_marks(folder, MARKS[:2])
+    append_marks(folder, GIVEN[:2])
     whole = (folder.root / MARKS).read_bytes()
     for length in (1, 40, len(whole) // 2 - 1):
         (folder.root / MARKS).write_bytes(whole + whole[:length])
-        assert read_marks(folder) == MARKS[:2]
+        assert read_marks(folder) == GIVEN[:2]
         assert verify(folder.root) == []
-        append_marks(folder, MARKS[2:])
-        assert read_marks(folder) == MARKS
+        append_marks(folder, GIVEN[2:])
+        assert read_marks(folder) == GIVEN
 
 
 def test_a_full_disk_leaves_no_half_line(folder: IndexFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    append_marks(folder, MARKS[:1])
+    append_marks(folder, GIVEN[:1])
     write = os.write
     monkeypatch.setattr("os.write", lambda handle, data: write(handle, data[:10]))
     with pytest.raises(DataError, match="disk full while writing"):
-        append_marks(folder, MARKS[1:])
+        append_marks(folder, GIVEN[1:])
     monkeypatch.undo()
     assert (folder.root / MARKS).read_bytes().endswith(b"\n")
-    assert read_marks(folder) == MARKS[:1]
+    assert read_marks(folder) == GIVEN[:1]
 
 
 def test_every_changed_byte_is_found_or_harmless(folder: IndexFolder) -> None:
-    append_marks(folder, MARKS[:3])
+    append_marks(folder, GIVEN[:3])
     data = (folder.root / MARKS).read_bytes()
     for place in range(0, len(data) - 1, 3):
         (folder.root / MARKS).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
@@ -102,11 +102,11 @@ def test_every_changed_byte_is_found_or_harmless(folder: IndexFolder) -> None:
             with pytest.raises(CorruptIndexError):
                 read_marks(folder)
         else:
-            assert read_marks(folder) == MARKS[:3], place
+            assert read_marks(folder) == GIVEN[:3], place
 
 
 def test_a_damaged_line_is_named_and_a_repair_keeps_the_others(folder: IndexFolder) -> None:
-    append_marks(folder, MARKS)
+    append_marks(folder, GIVEN)
     data = (folder.root / MARKS).read_bytes()
     damaged = data.replace(b'"1.jpg"', b'"7.jpg"')
     (folder.root / MARKS).write_bytes(damaged)
@@ -116,7 +116,7 @@ def test_a_damaged_line_is_named_and_a_repair_keeps_the_others(folder: IndexFold
     assert report.problems == (f"{folder.root / MARKS}: line 2 is damaged",)
     assert report.aside == ("quarantine/000002-marks.jsonl",)
     assert (folder.root / report.aside[0]).read_bytes() == damaged
-    assert read_marks(folder) == [MARKS[0], *MARKS[2:]]
+    assert read_marks(folder) == [GIVEN[0], *GIVEN[2:]]
     assert verify(folder.root) == []
 
 
@@ -129,7 +129,7 @@ def test_something_else_in_its_place(folder: IndexFolder, tmp_path: Path, odd: s
         (folder.root / MARKS).symlink_to(tmp_path / "elsewhere")
     assert len(verify(folder.root)) == 1
     with pytest.raises((CorruptIndexError, DataError)):
-        append_marks(folder, MARKS)
+        append_marks(folder, GIVEN)
     repair(folder.root)
     assert verify(folder.root) == []
     assert (tmp_path / "elsewhere").read_text() == "not ours\n"
@@ -137,12 +137,12 @@ def test_something_else_in_its_place(folder: IndexFolder, tmp_path: Path, odd: s
 
 def test_a_merge_takes_all_of_them_in_their_order(index: Path, tmp_path: Path) -> None:
     other = make_index(tmp_path / "y.index", [random_rows(["c"], 2)])
-    later = [replace(mark, image="later", created="2026-11-27T08:00:00+00:00") for mark in MARKS[:1]]
+    later = [replace(mark, image="later", created="2026-11-27T08:00:00+00:00") for mark in GIVEN[:1]]
     append_marks(IndexFolder(index), later)
-    append_marks(IndexFolder(other), MARKS)
+    append_marks(IndexFolder(other), GIVEN)
     assert merge([index, other], tmp_path / "both.index").marks == 5
-    assert read_marks(IndexFolder(tmp_path / "both.index")) == [*MARKS, *later]
-    IndexFolder(other).marks.write_bytes(b"{}\n")
+    assert read_marks(IndexFolder(tmp_path / "both.index")) == [*GIVEN, *later]
+    (other / MARKS).write_bytes(b"{}\n")
     with pytest.raises(CorruptIndexError, match="line 1 is damaged"):
         merge([index, other], tmp_path / "none.index")
     assert not (tmp_path / "none.index").exists()
@@ -150,7 +150,7 @@ def test_a_merge_takes_all_of_them_in_their_order(index: Path, tmp_path: Path) -
 
 def test_a_mark_that_waited_for_a_repair_is_in_the_new_file(folder: IndexFolder) -> None:
     """The file is replaced while another process waits for its lock."""
-    append_marks(folder, MARKS[:1])
+    append_marks(folder, GIVEN[:1])
     with (folder.root / MARKS).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         waiting = multiprocessing.get_context("spawn").Process(target=_append, args=(folder.root, 7))
