@@ -114,6 +114,9 @@ class Evidence:
         cost, verdict: of a re-index, and of the gate.
         questions, measured: judged questions used, and those among them that fits did not see.
         unusable: further questions whose photos are gone or have changed.
+        unjudged_queries, unjudged_images: marked questions left out because some of the first ten of both models are
+            not judged, and how many images those are.
+        dropped: route -> share of its first ten that nobody has judged, and that were left out of its ranking.
         sample: images encoded by both models.
         baselines: "current", "reindexed" and "unmapped" -> measures.
         routes: every route that was measured.
@@ -133,6 +136,9 @@ class Evidence:
     questions: int = 0
     measured: int = 0
     unusable: int = 0
+    unjudged_queries: int = 0
+    unjudged_images: int = 0
+    dropped: Mapping[str, float] = field(default_factory=dict)
     sample: int = 0
     baselines: Mapping[str, Measures] = field(default_factory=dict)
     routes: tuple[RouteResult, ...] = ()

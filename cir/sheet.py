@@ -29,13 +29,14 @@ INK, QUIET, PAPER, CARD, ACCENT = "#1d1d1f", "#75757a", "#f6f5f3", "#ffffff", "#
 Pictures = Callable[[Any], Image.Image]
 
 
-def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
+def draw_sheet(result: SearchResult, picture: Pictures, *, scores: bool = True) -> Image.Image:
     """Draw one result. Letters that no installed font has become boxes, and the sheet says so.
 
     Args:
         result: the query and its hits.
         picture: reference or gallery id -> decoded picture, such as `Searcher.picture`; a photo that is gone becomes
             an empty tile that says so.
+        scores: whether scores, the model and its time are shown; a judge of two models' hits must not see them.
     """
     query = result.query
     left = TILE + 2 * GAP
@@ -49,14 +50,16 @@ def draw_sheet(result: SearchResult, picture: Pictures) -> Image.Image:
     _draw_query(sheet, pen, query.references, sentence, picture)
     pen.line([(left, GAP), (left, height - GAP)], fill="#dcdad6", width=2)
     names = [shown(PurePosixPath(hit.id).name) for hit in result.hits]
-    heading = _heading(result, missing_letters("".join([*names, *(line for line, _ in sentence)])))
+    missing = missing_letters("".join([*names, *(line for line, _ in sentence)]))
+    heading = _heading(result, missing, scores=scores)
     draw_text(pen, (left + GAP, GAP), shorten(heading, 15, sheet.width - left - 2 * GAP), 15, QUIET)
     for place, (hit, name) in enumerate(zip(result.hits, names, strict=True)):
         x = left + GAP + (place % columns) * (TILE + GAP)
         y = GAP + 30 + (place // columns) * (TILE + CAPTION + GAP)
         _tile(sheet, pen, hit.id, picture, (x, y))
         draw_text(pen, (x, y + TILE + 5), f"{hit.rank}", 17, ACCENT)
-        draw_text(pen, (x + TILE, y + TILE + 7), f"{hit.score:.3f}", 14, QUIET, from_right=True)
+        if scores:
+            draw_text(pen, (x + TILE, y + TILE + 7), f"{hit.score:.3f}", 14, QUIET, from_right=True)
         indent = text_width(f"{hit.rank}", 17) + 9
         draw_text(pen, (x + indent, y + TILE + 7), shorten(name, 14, TILE - 52 - indent), 14, INK)
     return sheet
@@ -76,9 +79,9 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
         raise DataError(f"{path}: cannot be written: {error}; choose another format") from None  # too large for it
 
 
-def _heading(result: SearchResult, missing: str) -> str:
+def _heading(result: SearchResult, missing: str, *, scores: bool) -> str:
     found = f"{len(result.hits)} of {result.searched:,} images" if result.hits else "nothing found"
-    parts = [found, result.model, f"{result.seconds * 1000:.0f} ms"]
+    parts = [found, result.model, f"{result.seconds * 1000:.0f} ms"] if scores else [f"{len(result.hits)} to judge"]
     if result.confident is False:
         parts.insert(0, "not confident")
     if missing:

@@ -24,7 +24,7 @@ def merge(indexes: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     Nothing is encoded, and each INDEX stays as it is. An id that several hold is one image if its content is the same:
     the metadata of the first INDEX counts, and the others fill in what it lacks. One id with different contents is an
-    error. Judged queries are taken over; earlier generations are not.
+    error. Judged queries and marks are taken over; earlier generations are not.
 
     \b
     Example:
@@ -53,4 +53,6 @@ def _summary(report: MergeReport) -> str:
     lines += [f"  {shown(image_id)}" for image_id in report.differing[:3]]
     if report.questions:
         lines.append(f"{report.questions:,} judged queries")
+    if report.marks:
+        lines.append(f"{report.marks:,} marks")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from cir.errors import DataError, UsageError
 from cir.types import DEFAULT_RECALL, Query, SearchResult
 
 if TYPE_CHECKING:
+    from cir.data.judged_query import JudgedQuery
     from cir.search.searcher import Searcher
 
 
@@ -75,6 +76,12 @@ if TYPE_CHECKING:
 @click.option("--paths", is_flag=True, help="Print only the files, one per line; each can be a REF again.")
 @click.option("-0", "null", is_flag=True, help="With --paths: end each with NUL, for `xargs -0` and odd names.")
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw the answer as a picture.")
+@click.option(
+    "--judge",
+    is_flag=True,
+    help="Ask of each hit whether it is right, and keep the marks in INDEX; without a terminal, lines y, n, s or q on "
+    "stdin answer. See `cir questions --from-marks`.",
+)
 @click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
 @search_device_option
@@ -94,6 +101,7 @@ def query(
     paths: bool,
     null: bool,
     sheet: Path | None,
+    judge: bool,
     model: str | None,
     device: str,
     search_device: str,
@@ -119,6 +127,7 @@ def query(
       cir query my.index -t "a striped summer dress" -k 20 --paths -0 | xargs -0 cp -t picked/
       curl -s https://example.org/shirt.jpg | cir query my.index -i - -t "in red"
       cir query my.index - < queries.jsonl > answers.jsonl
+      cir query my.index -i shirts/7.jpg -t "in red" --sheet answer.png --judge
     """
     quiet_libraries()
     from cir.search import open_index
@@ -133,6 +142,8 @@ def query(
         raise UsageError(f"unexpected argument {batch!r}; a reference is given with -i, a batch on stdin with -")
     if batch == "-" and (references or text or negatives or sheet or paths or where):
         raise UsageError("with - the queries come from stdin; leave out -i, -t, --not, --where, --paths and --sheet")
+    if judge:
+        _check_judge(references, text, negatives, batch == "-" or as_json or paths)
     searcher = open_index(
         index,
         model=model,
@@ -146,6 +157,7 @@ def query(
             raise DataError("standard input is closed; the queries come from it")
         return answer_lines(searcher, sys.stdin.buffer, k=k, exact=exact, recall=recall)
     conditions = as_conditions(where)
+    judged = _judged_query(searcher, references, text) if judge else None
     given = tuple(read_stdin() if name == STDIN else name for name in references)
     result = searcher.search(Query(given, text.strip(), negatives, k, conditions), exact=exact, recall=recall)
     if sheet:
@@ -162,10 +174,39 @@ def query(
     unread = searcher.gallery.untrusted_roots if any(hit.path is None for hit in result.hits) else ()
     if unread:
         click.echo(f"cir: {', '.join(sorted(unread))}: not indexed by you, so not read; see --trust-roots", err=True)
+    if judged and result.hits:
+        from cir.cli.judging import Judge
+
+        person = Judge(searcher.gallery, [searcher.card.digest])
+        person.ask(judged, [hit.id for hit in result.hits])
+        click.echo(f"cir: {person.marks:,} marks kept in {index}", err=True)
     if not result.hits:
         meets = " and ".join(map(str, conditions))
         click.echo(f"cir: nothing found{f': no image has {meets}' if meets else ''}", err=True)
     return 0 if result.hits else 1
+
+
+def _check_judge(references: tuple[str, ...], text: str, negatives: tuple[str, ...], for_programs: bool) -> None:
+    """Marks become judged queries: at most one reference, and a caption."""
+    if for_programs:
+        raise UsageError("--judge asks about one answer that a person sees; leave out -, --json and --paths")
+    if not text.strip() or len(references) > 1 or negatives:
+        raise UsageError("--judge needs a query of a text (-t) and at most one reference (-i), without --not")
+    if STDIN in references:
+        raise UsageError("--judge reads answers from standard input; give -i the name of an image of INDEX")
+
+
+def _judged_query(searcher: Searcher, references: tuple[str, ...], text: str) -> JudgedQuery:
+    from cir.data.judged_query import JudgedQuery
+    from cir.search.prepare import resolve
+
+    ids = [resolve(searcher.gallery, name).id for name in references]
+    if None in ids:
+        raise UsageError(
+            f"--judge: {references[0]} is no image of {searcher.gallery.folder}, which a judged query needs; add it: "
+            "`cir build-index`"
+        )
+    return JudgedQuery("", ids[0] or "" if ids else "", text.strip(), frozenset())
 
 
 def _draw(searcher: Searcher, result: SearchResult, path: Path) -> None:

@@ -36,6 +36,12 @@ SHOWN = 3
     "KIND is colour, type, gender, pattern, sleeves, neckline, usage, season or material. May be repeated.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="Number of queries to generate.  [default: 1000]")
+@click.option(
+    "--from-marks",
+    is_flag=True,
+    help="Store the queries whose hits people have marked (`cir query --judge`), if one of them is right; images that "
+    "are marked wrong are known wrong answers, and all others unjudged.",
+)
 @trust_roots_option
 def questions(
     index: Path,
@@ -43,6 +49,7 @@ def questions(
     data_root: Path | None,
     kinds: tuple[str, ...],
     count: int | None,
+    from_marks: bool,
     trust_roots: bool,
 ) -> None:
     """Store judged queries in INDEX, or show them.
@@ -55,13 +62,15 @@ def questions(
     Example:
       cir questions my.index --from questions.jsonl
       cir questions my.index --metadata colour=baseColour --metadata type=articleType
+      cir questions my.index --from-marks
     """
     from cir.indexer.reading.gallery import Gallery
     from cir.replacement import questions as stored_questions
     from cir.replacement.gate import MIN_QUERIES
+    from cir.replacement.marked import marked
 
-    if file and kinds:
-        raise UsageError("--from and --metadata exclude each other; give one of them")
+    if bool(file) + bool(kinds) + from_marks > 1:
+        raise UsageError("--from, --metadata and --from-marks exclude each other; give one of them")
     if count is not None and not kinds:
         raise UsageError("--count is the number of queries to generate from --metadata; give that too")
     gallery, wanted = Gallery.open(index, trust_roots=trust_roots, strict=True), count or stored_questions.GENERATED
@@ -71,11 +80,25 @@ def questions(
     elif kinds:
         columns = columns_of(kinds, "--metadata")
         stored_questions.store(gallery, stored_questions.generate(gallery, columns, wanted))
+    marks = marked(gallery)
+    if from_marks and not marks.answered:
+        raise UsageError(
+            f"{index}: no hit is marked as right ({marks.marks:,} marks); mark some: `cir query {index} -t TEXT "
+            "--judge`"
+        )
+    if from_marks:
+        stored_questions.store(gallery, marks.answered)
     stored = stored_questions.stored(gallery)
     images = {name for query in stored.queries for name in (query.reference, *query.targets) if name}
     about = f" ({stored.sha256}) about {len(images):,} images" if images else ""
     click.echo(f"{index}: {len(stored.queries):,} judged queries{about}")
-    if before and (file or kinds):
+    if marks.marks or marks.gone:
+        gone = f"; {marks.gone:,} more about images that are gone" if marks.gone else ""
+        click.echo(
+            f"  {marks.marks:,} marks on hits of {len(marks.queries):,} queries, {len(marks.answered):,} with a right "
+            f"answer{gone}"
+        )
+    if before and (file or kinds or from_marks):
         click.echo(f"  they replace {before:,}")
     if kinds and len(stored.queries) < wanted:
         click.echo("  the metadata yield no more distinct queries")

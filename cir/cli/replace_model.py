@@ -43,6 +43,17 @@ REFUSED = 1
     help="Also encode this many images, drawn at random. Routes are fitted on the sample, and R@k is measured within "
     "it, so it is higher than on the whole index: compare rows, not levels.",
 )
+@click.option(
+    "--judge-pool",
+    is_flag=True,
+    help="Measure nothing; ask of the first ten of both models for every marked query whether they are right, shuffled "
+    "and without saying which model found them, and keep the marks in INDEX (as `cir query --judge`).",
+)
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --judge-pool: draw the images to judge as a picture, anew for each query.",
+)
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
 @click.option(
     "--accept-noninferior",
@@ -63,6 +74,8 @@ def replace_model(
     file: Path | None,
     data_root: Path | None,
     sample: int,
+    judge_pool: bool,
+    sheet: Path | None,
     publish: bool,
     accept_noninferior: float,
     device: str,
@@ -76,13 +89,18 @@ def replace_model(
     on the other half, beside the current index and a full re-index. Exit code 0 if, for the vectors of each
     model in INDEX, some route passes; else 1. INDEX changes only with --apply, and only if MODEL passes.
 
+    Queries that people have marked count only if the first ten of both models are judged: --judge-pool asks. Marks on
+    one model's hits alone neither pass nor refuse.
+
     \b
     Example:
       cir replace-model my.index better-model --questions questions.jsonl
+      cir replace-model my.index better-model --judge-pool --sheet pool.png
       cir replace-model my.index better-model --apply
     """
     quiet_libraries()
     from cir import models
+    from cir.cli.judging import judge_pools
     from cir.indexer.writing.serve import serve_model
     from cir.replacement import questions
     from cir.replacement.report import render
@@ -91,8 +109,16 @@ def replace_model(
 
     if sample < 0 or not 0 <= accept_noninferior <= 100:
         raise UsageError("--sample is 0 or more, --accept-noninferior between 0 and 100")
+    if judge_pool and (file or publish or as_json):
+        raise UsageError("--judge-pool only asks; leave out --questions, --apply and --json")
+    if sheet and not judge_pool:
+        raise UsageError("--sheet shows what --judge-pool asks about; give both")
     searcher = open_index(index, model_dirs=model_dirs, device=device, trust_roots=trust_roots, strict=True)
     gallery = searcher.gallery
+    if judge_pool:
+        encoder = models.load_model(model, device=device, model_dirs=model_dirs)
+        judge_pools(searcher, encoder, StudyOptions(sample), sheet)
+        return
     given = questions.Questions(questions.read_file(file, gallery, data_root)) if file else questions.stored(gallery)
     if given.gone:
         click.echo(f"cir: {given.gone:,} judged queries name images that are gone; they are left out", err=True)

@@ -31,6 +31,8 @@ class JudgedQuery:
         gallery: which of the benchmark's galleries is searched, if it has several (FashionIQ's categories).
         first_target: the target that Recall@k is about, if not about all (CIRCO).
         acceptable: further images that count as right in the group "target_soft" only (CIRR).
+        wrong: where people have judged only some images, those that they found not to answer it; what is neither here
+            nor a target is unjudged. None if every image that is no target counts as wrong.
 
     Raises:
         UsageError: a value of another kind.
@@ -48,6 +50,7 @@ class JudgedQuery:
     gallery: str = ""
     first_target: str = ""
     acceptable: frozenset[str] = frozenset()
+    wrong: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         values: dict[str, Any] = {
@@ -58,6 +61,8 @@ class JudgedQuery:
         }
         values |= {name: frozenset(names(getattr(self, name), f"{name} of a judged query")) for name in _SETS}
         values |= {name: strings(getattr(self, name), name) for name in ("captions", "groups")}
+        if self.wrong is not None:
+            values["wrong"] = frozenset(names(self.wrong, "wrong of a judged query"))
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

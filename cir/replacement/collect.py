@@ -31,11 +31,13 @@ class Collected:
     Attributes:
         sample: both models' vectors.
         queries: the judged queries, in the order of its rows.
+        ids: of its images.
         images_per_second: throughput of the new model, reading and decoding included, as in a build.
     """
 
     sample: PairedSample
     queries: Sequence[JudgedQuery]
+    ids: Sequence[str]
     images_per_second: float
 
 
@@ -46,7 +48,7 @@ class SampleCollector:
     Attributes:
         searcher: the index, with the models that made it.
         encoder: the new model.
-        sample: images to encode beyond those that the queries name.
+        sample: images to encode, drawn at random, besides those that the queries name.
         progress: called with (images encoded, images to encode).
     """
 
@@ -60,8 +62,8 @@ class SampleCollector:
 
         Args:
             made_by: the model whose own space it is.
-            queries: each with a target in the space. Those without a photo of their reference, or of any target, are
-                left out.
+            queries: each with a target in the space, or without any that is known. Those without a photo of their
+                reference, or of any target, are left out.
             rng: draws the sample, and the half of the queries that fits may see.
 
         Raises:
@@ -75,10 +77,11 @@ class SampleCollector:
         references = {query.reference: gallery.image(query.reference) for query in queries if query.reference}
         readable = {"", *(name for name, photo in references.items() if _readable(photo))}
         usable = [
-            query for query in queries if query.reference in readable and not rows.keys().isdisjoint(query.targets)
+            query
+            for query in queries
+            if query.reference in readable and not (query.targets and rows.keys().isdisjoint(query.targets))
         ]
-        groups = [query.reference or query.caption for query in usable]
-        if len(set(groups)) < 2:
+        if len(set(groups(usable))) < 2:
             raise MissingImageError(
                 f"the photos of {len(queries) - len(usable)} of {len(queries)} judged queries are gone or have "
                 "changed; bring them back, or store other queries with `cir questions`"
@@ -95,12 +98,13 @@ class SampleCollector:
             current=gallery.scores(current, list(rows)),
             references=np.array([rows.get(query.reference, -1) for query in usable]),
             relevant=_relevant(usable, rows),
-            fit_mask=group_split(groups, rng),
+            fit_mask=group_split(groups(usable), rng),
             slices=_slices(pictures),
             simplex_dims=encoder.card.simplex.dims if encoder.card.simplex and made_by.simplex else 0,
             new_states=new.states,
+            judged=_judged(usable, rows),
         )
-        return Collected(sample, usable, speed)
+        return Collected(sample, usable, list(rows), speed)
 
     def _encode(self, photos: Sequence[StoredImage]) -> tuple[list[StoredImage], Floats, float]:
         """Encode photos as a build would.
@@ -136,12 +140,22 @@ class SampleCollector:
             return None
 
 
+def groups(queries: Sequence[JudgedQuery]) -> list[str]:
+    """What keeps queries in one half: their reference, or their caption without one."""
+    return [query.reference or query.caption for query in queries]
+
+
 def _draw(members: Sequence[str], queries: Sequence[JudgedQuery], sample: int, rng: np.random.Generator) -> list[str]:
-    """Ids of a space to encode: those that queries need, and a random sample of the others; ascending."""
+    """Ids of a space to encode: a random sample, and what queries need; ascending.
+
+    Of queries that people have marked, all right answers. So once a pool of the sample is judged, the same sample is
+    drawn again, and no unjudged image moves up into the first ten.
+    """
     inside = set(members)
-    needed = {name for query in queries for name in needed_images(query, inside)}
-    others = [image_id for image_id in members if image_id not in needed]
-    return sorted([*needed, *(others[place] for place in rng.permutation(len(others))[:sample])])
+    drawn = {members[place] for place in rng.permutation(len(members))[:sample]}
+    for query in queries:
+        drawn |= query.targets & inside if query.wrong is not None else set(needed_images(query, inside))
+    return sorted(drawn)
 
 
 def _readable(photo: StoredImage) -> bool:
@@ -157,6 +171,18 @@ def _relevant(queries: Sequence[JudgedQuery], rows: Mapping[str, int]) -> Mask:
     for number, query in enumerate(queries):
         relevant[number, [rows[target] for target in query.targets if target in rows]] = True
     return relevant
+
+
+def _judged(queries: Sequence[JudgedQuery], rows: Mapping[str, int]) -> Mask | None:
+    """(Q, N) bool: which images of the sample were judged; None if all were, for every query."""
+    if all(query.wrong is None for query in queries):
+        return None
+    judged = np.ones((len(queries), len(rows)), np.bool_)
+    for number, query in enumerate(queries):
+        if query.wrong is not None:
+            judged[number] = False
+            judged[number, [rows[name] for name in query.targets | query.wrong if name in rows]] = True
+    return judged
 
 
 def _slices(references: Sequence[StoredImage | None]) -> dict[str, Mask]:

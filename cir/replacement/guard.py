@@ -112,12 +112,12 @@ class RegressionGuard:
 
 
 def _not_fitted_on(gallery: Gallery, stored: questions.Questions) -> list[JudgedQuery]:
-    """The queries that no mapping was fitted on."""
+    """The queries that no mapping was fitted on, and of which all images are judged: a backfill brings new hits."""
     fitted: set[str] = set()
     for mapping in gallery.mappings.values():
         if mapping.evidence and mapping.evidence.questions_sha256 == stored.sha256:
             fitted.update(mapping.evidence.fitted_on)
-    return [query for query in stored.queries if query.id not in fitted]
+    return [query for query in stored.queries if query.id not in fitted and query.wrong is None]
 
 
 def _reindexed_share(gallery: Gallery) -> float:

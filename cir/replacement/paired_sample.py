@@ -31,6 +31,7 @@ class PairedSample:
         slices: "column=value" -> (Q,) the queries whose reference has that value.
         simplex_dims: number of leading dims that the simplex of both spaces fixes; 0 if they share none.
         new_states: (Q, width) input of the new model's query heads, or None if it does not expose them.
+        judged: (Q, N) which images were judged for each query; None if all of them were.
     """
 
     old_gallery: Floats
@@ -45,6 +46,7 @@ class PairedSample:
     slices: Mapping[str, Mask]
     simplex_dims: int = 0
     new_states: Floats | None = None
+    judged: Mask | None = None
 
     @cached_property
     def fit_images(self) -> Rows:
@@ -60,7 +62,12 @@ class PairedSample:
         return similarities(self.new_queries, self.new_gallery)
 
     def hits(self, scores: Floats, k: int) -> Mask:
-        """(Q,) whether a target is among the first k by (Q, N) scores; images of score -inf are not searched."""
+        """(Q,) whether a target is among the first k by (Q, N) scores; images of score -inf are not searched.
+
+        Images that nobody has judged are left out of the ranking (condensed lists: Sakai, SIGIR 2007).
+        """
+        if self.judged is not None:
+            scores = np.where(self.judged, scores, -np.inf)
         order = ranked(scores, self.references, k)
         found = np.take_along_axis(self.relevant & np.isfinite(scores), order, axis=1)
         hits: Mask = np.any(found, axis=1)

@@ -144,7 +144,7 @@ def store(gallery: Gallery, queries: Sequence[JudgedQuery]) -> None:
         IndexLockedError: another process is writing to the index.
         DataError: the disk refuses; the stored queries are unchanged.
     """
-    names = {name for query in queries for name in (query.reference, *query.targets) if name}
+    names = {name for query in queries for name in (query.reference, *query.targets, *(query.wrong or ())) if name}
     images = {name: gallery.image(name) for name in sorted(names)}
     digests = {name: image.digest.hex() for name, image in images.items()}
     needed = sorted({name for query in queries for name in needed_images(query)})
@@ -164,23 +164,31 @@ def stored(gallery: Gallery) -> Questions:
     content = read_questions(gallery.folder)
     if not content.queries:
         return Questions()
-    now = {name: _current_id(name, digest, gallery) for name, digest in content.digests.items()}
+    now = {name: current_id(name, digest, gallery) for name, digest in content.digests.items()}
     queries = []
     for query in content.queries:
         reference = now[query.reference] if query.reference else ""
         targets = frozenset(name for target in query.targets if (name := now[target])) - {reference}
+        wrong = None if query.wrong is None else frozenset(filter(None, map(now.get, query.wrong))) - targets
         if targets and reference is not None:
-            queries.append(replace(query, reference=reference, targets=targets))
+            queries.append(replace(query, reference=reference, targets=targets, wrong=wrong))
     return Questions(queries, len(content.queries) - len(queries), digest(content.queries))
 
 
 def digest(queries: Sequence[JudgedQuery]) -> str:
-    """SHA-256 (16 hex digits) of ids, references, captions and targets: evidence names the queries it is about."""
-    content = sorted((query.id, query.reference, query.caption, sorted(query.targets)) for query in queries)
+    """SHA-256 (16 hex digits) of all that queries say: evidence names the queries it is about."""
+    content = sorted(
+        (query.id, query.reference, query.caption, sorted(query.targets), _sorted(query.wrong)) for query in queries
+    )
     return sha256_bytes(json.dumps(content).encode("utf-8", "surrogateescape"))[:16]
 
 
-def _current_id(name: str, digest: str, gallery: Gallery) -> str | None:
+def _sorted(wrong: frozenset[str] | None) -> list[list[str]]:
+    """Known wrong answers in a form that can be compared with none."""
+    return [] if wrong is None else [sorted(wrong)]
+
+
+def current_id(name: str, digest: str, gallery: Gallery) -> str | None:
     """The id of an image now: the same, or that of an image with its content; None if it is gone."""
     if name in gallery and gallery.image(name).digest.hex() == digest:
         return name

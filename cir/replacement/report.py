@@ -27,6 +27,7 @@ def render(study: SpaceStudy, successor: str) -> str:
     ]
     if evidence.unusable:
         lines.append(f"{evidence.unusable:,} more queries are left out: their photos are gone or have changed")
+    lines += _unjudged(evidence)
     lines += _slices(evidence)
     lines += [f"no {route}: {reason}" for route, reason in evidence.absent.items()]
     lines += [f"refused: {reason}" for reason in verdict.objections]
@@ -60,6 +61,20 @@ def _row(evidence: Evidence, result: RouteResult) -> list[str]:
         ", ".join(_percent(value) for value in result.half_reindexed.values()),
         "refused" if result.route in verdict.refused else passes,
     ]
+
+
+def _unjudged(evidence: Evidence) -> list[str]:
+    """What people have not judged, and what was done about it."""
+    lines = []
+    if evidence.unjudged_queries:
+        lines.append(
+            f"{evidence.unjudged_queries:,} more marked queries are left out: {evidence.unjudged_images:,} of the "
+            "first ten of both models are not judged"
+        )
+    shares = ", ".join(f"{route} {_percent(share)} %" for route, share in evidence.dropped.items() if share)
+    if shares:
+        lines.append(f"of the first ten by a route, left out of its ranking because nobody has judged them: {shares}")
+    return lines
 
 
 def _slices(evidence: Evidence) -> list[str]:

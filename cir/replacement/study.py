@@ -12,6 +12,7 @@ from cir import __version__
 from cir.data.judged_query import JudgedQuery
 from cir.errors import UsageError
 from cir.evidence import Evidence, ReindexCost, Verdict
+from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.preconditions import keeps_tokens
 from cir.indexer.writing.serve import check_successor
@@ -19,6 +20,7 @@ from cir.mappings import SpaceMapping
 from cir.replacement.collect import Collected, SampleCollector
 from cir.replacement.gate import MIN_QUERIES, judge
 from cir.replacement.measure import baselines, measure
+from cir.replacement.pool import JUDGE_THEM, dropped, fully_judged
 from cir.replacement.precheck import incompatibilities
 from cir.replacement.questions import digest
 from cir.replacement.routes import fit_routes
@@ -34,7 +36,7 @@ class StudyOptions:
     """How to study a replacement.
 
     Attributes:
-        sample: images that both models encode, beyond those that the queries name.
+        sample: images that both models encode, drawn at random, besides those that the queries name.
         margin: by how much a route may fall behind the current index and still pass.
         seed: of the sample and the halves.
         questions_sha256: digest that names the queries in the evidence; that of the queries given if empty.
@@ -101,9 +103,7 @@ def study_replacement(
     options = options or StudyOptions()
     gallery, card = searcher.gallery, encoder.card
     check_successor(gallery.manifest, card)
-    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {card.space.id})
-    if not spaces:
-        raise UsageError(f"{gallery.folder}: all of it was made by {card.name}; use `cir rollback`")
+    spaces = older_spaces(gallery, card)
     collector = SampleCollector(searcher, encoder, options.sample, progress)
     layout = Layout.of(card, keeps_tokens(gallery.manifest, card), gallery.layout.precision)
     studies = []
@@ -114,14 +114,14 @@ def study_replacement(
         if refusal:
             studies.append(refusal)
             continue
-        collected = collector.collect(made_by, about, np.random.default_rng([options.seed, number]))
+        rng = np.random.default_rng([options.seed, number])
+        collected = collector.collect(made_by, about, rng)
         hours = len(members) / collected.images_per_second / 3600
         evidence = Evidence(
             space=space,
             made_by=made_by.name,
             images=len(members),
             cost=ReindexCost(len(members), hours, layout.row_bytes * len(members)),
-            questions=len(collected.queries),
             unusable=len(about) - len(collected.queries),
             questions_sha256=options.questions_sha256 or digest(queries),
             margin=options.margin,
@@ -129,8 +129,16 @@ def study_replacement(
             cir=__version__,
         )
         with encoder.shared_by(1):  # fits with torch
-            studies.append(_judge(collected, evidence, card))
+            studies.append(_judge_marked(collected, evidence, card, rng))
     return studies
+
+
+def older_spaces(gallery: Gallery, successor: ModelCard) -> list[str]:
+    """Ids of the spaces of an index that are not the new model's own. Raises UsageError if there are none."""
+    spaces = sorted({entry.space for entry in gallery.manifest.segments} - {successor.space.id})
+    if not spaces:
+        raise UsageError(f"{gallery.folder}: all of it was made by {successor.name}; use `cir rollback`")
+    return spaces
 
 
 def _refuse(made_by: ModelCard, successor: ModelCard, images: int, queries: int, few_images: bool) -> SpaceStudy | None:
@@ -154,6 +162,16 @@ def _refuse(made_by: ModelCard, successor: ModelCard, images: int, queries: int,
     return SpaceStudy(evidence, left_out=left_out)
 
 
+def _judge_marked(collected: Collected, about: Evidence, successor: ModelCard, rng: np.random.Generator) -> SpaceStudy:
+    """`_judge` on the queries whose pools are fully judged; marks on one model's hits alone decide nothing."""
+    counted, gaps = fully_judged(collected, rng)
+    about = replace(about, unjudged_queries=gaps.open, unjudged_images=gaps.images)
+    if counted is None:
+        verdict = Verdict(None, (gaps.problem,), advice=JUDGE_THEM)
+        return SpaceStudy(replace(about, verdict=verdict, questions=len(collected.queries) - gaps.open))
+    return _judge(counted, replace(about, questions=len(counted.queries)), successor)
+
+
 def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> SpaceStudy:
     """Fit and measure the routes of a paired sample, and judge; `about` is the evidence before any measurement."""
     sample = collected.sample
@@ -168,6 +186,7 @@ def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> Space
         baselines=compared,
         routes=results,
         absent=absent,
+        dropped={route.mapping.route.value: dropped(sample, route.scores) for route in fitted},
         fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit_mask, strict=True) if fit),
     )
     mappings = [

@@ -18,10 +18,11 @@ from cir.files import is_temporary
 from cir.indexer.reading.ann import FILE as ANN
 from cir.indexer.reading.token_codes import FILE as CODES
 from cir.indexer.storage.derived import problem_of, record_of
-from cir.indexer.storage.folder import GALLERY, IndexFolder, way_out
+from cir.indexer.storage.folder import GALLERY, MARKS, IndexFolder, way_out
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import MAPPED, origins_of, read_mapping
+from cir.indexer.storage.marks import check_marks
 from cir.indexer.storage.questions import check_questions
 from cir.indexer.storage.segment import Segment
 
@@ -148,8 +149,9 @@ def verify(path: str | Path) -> list[str]:
             generations.append(read_earlier(folder, entry))
     check.generations(generations)
     with check.of(folder.questions):
-        problems = check_questions(folder)
-        check.problems += problems
+        check.problems += check_questions(folder)
+    with check.of(folder.root / MARKS):
+        check.problems += check_marks(folder)
     return list(dict.fromkeys(check.problems))
 
 
@@ -161,7 +163,7 @@ def unnamed(path: str | Path) -> list[str]:
     folder = IndexFolder(Path(path))
     live = read_manifest(folder)
     known = {folder.root / name.rstrip("/") for name in NOT_CHECKED} | {folder.current, folder.questions}
-    known |= {folder.manifests, folder.segments, folder.mappings}
+    known |= {folder.root / MARKS, folder.manifests, folder.segments, folder.mappings}
     manifests = [live]
     for entry in live.earlier:
         known.add(folder.manifest(entry.generation))

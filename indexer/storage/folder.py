@@ -11,6 +11,7 @@ from cir.files import is_temporary, read_regular
 
 GALLERY = "gallery.h5"
 QUARANTINE = "quarantine"
+MARKS = "marks.jsonl"
 LARGEST_JSON = 1 << 28  # bytes of a manifest or mapping that are read at most
 
 
@@ -23,6 +24,7 @@ class IndexFolder:
         segments/000001/gallery.h5  vectors, tokens, ids, metadata; derived files beside it
         mappings/NAME.json          how queries of one model reach vectors of another; NAME.safetensors
         questions.zip               judged questions and their photos
+        marks.jsonl                 hits that people have judged right or wrong
         skipped.jsonl               images that the last build could not use
         retrieved.log               ids retrieved from older spaces
         backfill.json               what the regression guard of a backfill has measured
@@ -133,7 +135,14 @@ def has_lost_pointer(folder: IndexFolder) -> bool:
         return False
     manifests, segments = numbered(folder.manifests, ".json"), numbered(folder.segments)
     working = folder.work.is_dir() and any(folder.work.iterdir())
-    later = (folder.mappings, folder.questions, folder.usage, folder.guard, folder.root / QUARANTINE)
+    later = (
+        folder.mappings,
+        folder.questions,
+        folder.root / MARKS,
+        folder.usage,
+        folder.guard,
+        folder.root / QUARANTINE,
+    )
     first = (
         all(int(path.stem) == 1 for path in (*manifests, *segments))
         and not any(path.exists() for path in later)
@@ -155,7 +164,7 @@ def foreign_files(folder: IndexFolder) -> list[str]:
         path.name
         for path in (
             *(folder.current, folder.manifests, folder.segments, folder.mappings, folder.questions, folder.skipped),
-            *(folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
+            *(folder.root / MARKS, folder.usage, folder.guard, folder.root / QUARANTINE, folder.work, folder.lock),
         )
     }
     names = (path.name for path in folder.root.iterdir())

@@ -83,7 +83,7 @@ def read_questions(folder: IndexFolder) -> StoredQuestions:
         raise DataError(
             f"{folder.questions}: cannot be read: {error}; store the questions again with `cir questions`"
         ) from None
-    queries = tuple(JudgedQuery(line.id, line.reference, line.caption, frozenset(line.targets)) for line in stored)
+    queries = tuple(map(_to_query, stored))
     return StoredQuestions(queries, {name: digest for line in stored for name, digest in line.digests.items()})
 
 
@@ -156,14 +156,22 @@ class _Line:
     caption: str
     targets: tuple[str, ...]
     digests: Mapping[str, str]
+    wrong: tuple[str, ...] | None = None
 
 
 def _to_json(query: JudgedQuery, digests: Mapping[str, str]) -> dict[str, object]:
-    names: Sequence[str] = [*([query.reference] if query.reference else []), *sorted(query.targets)]
+    wrong = None if query.wrong is None else sorted(query.wrong)
+    names: Sequence[str] = [*([query.reference] if query.reference else []), *sorted(query.targets), *(wrong or [])]
     return {
         "id": query.id,
         "reference": query.reference,
         "caption": query.caption,
         "targets": sorted(query.targets),
+        "wrong": wrong,
         "digests": {name: digests[name] for name in names},
     }
+
+
+def _to_query(line: _Line) -> JudgedQuery:
+    wrong = None if line.wrong is None else frozenset(line.wrong)
+    return JudgedQuery(line.id, line.reference, line.caption, frozenset(line.targets), wrong=wrong)

@@ -20,6 +20,7 @@ from cir.indexer.storage.generations import (
 )
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, SegmentEntry
 from cir.indexer.storage.mappings import read_mapping
+from cir.indexer.storage.marks import check_marks
 from cir.indexer.storage.questions import check_questions
 from cir.indexer.storage.segment import Segment
 
@@ -40,7 +41,7 @@ class Diagnosis:
         sources: the segments of earlier generations, sound or not, that `base` does not name; newest first.
         forgotten: reasons, by number, of earlier generations that cannot be restored.
         derived: damaged files that are made again -> reason.
-        questions: what is wrong with the judged queries; empty for nothing.
+        questions, marks: what is wrong with the judged queries, and with the marks; empty for nothing.
     """
 
     folder: IndexFolder
@@ -55,6 +56,7 @@ class Diagnosis:
     forgotten: dict[int, str] = field(default_factory=dict)
     derived: dict[Path, str] = field(default_factory=dict)
     questions: str = ""
+    marks: str = ""
 
     @property
     def damaged(self) -> list[SegmentEntry]:
@@ -105,6 +107,10 @@ def diagnose(folder: IndexFolder) -> Diagnosis:
         found.questions = "; ".join(check_questions(folder))
     except (CorruptIndexError, DataError, OSError) as error:
         found.questions = str(error)
+    try:
+        found.marks = "; ".join(check_marks(folder))
+    except CorruptIndexError as error:
+        found.marks = str(error)
     return found
 
 

@@ -22,6 +22,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import read_mapping, write_mapping
+from cir.indexer.storage.marks import merge_marks
 from cir.indexer.storage.questions import StoredQuestions, photos_of, put_questions, read_photo, read_questions
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer
@@ -44,6 +45,7 @@ class MergeReport:
         differing: ids of those whose metadata differs; the value of the index that was named first counts.
         questions: judged queries in it.
         questions_left: ids of judged queries that could not be taken over.
+        marks: hits that people have judged; all are taken over.
         bytes: of its segment files.
     """
 
@@ -53,6 +55,7 @@ class MergeReport:
     differing: list[str]
     questions: int
     questions_left: list[str]
+    marks: int
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +76,8 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
     """Make one index out of several; they stay as they are, and nothing is encoded.
 
     An id that several hold is one image if its content is the same: what the first says of it counts, and the others
-    fill in metadata that it lacks. Roots, mappings and judged queries are taken over; earlier generations are not.
+    fill in metadata that it lacks. Roots, mappings, judged queries and marks are taken over; earlier generations are
+    not.
 
     Args:
         indexes: at least two.
@@ -108,6 +112,7 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
             build_derived(folder, manifest, ann_min_rows)
             clean_work(folder)
             questions, left = _write_questions(folder, parts)
+            marks = merge_marks(folder, [part.folder for part in parts])
             _check_free(target)
             with disk_errors(target):
                 sync(folder.root)
@@ -118,7 +123,7 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
             remove_tree(folder.root)
             raise
     used = sum(file.bytes for entry in manifest.segments for file in entry.files.values())
-    return MergeReport(target, manifest.rows, shared.count, shared.differing, questions, left, used)
+    return MergeReport(target, manifest.rows, shared.count, shared.differing, questions, left, marks, used)
 
 
 def _remove_leftovers(folder: IndexFolder) -> None:
@@ -309,7 +314,8 @@ def _write_questions(folder: IndexFolder, parts: Sequence[_Index]) -> tuple[int,
     for part in parts:
         stored, photos_here = read_questions(part.folder), photos_of(part.folder)
         for query in stored.queries:
-            own = {name: stored.digests[name] for name in (query.reference, *query.targets) if name}
+            named = (query.reference, *query.targets, *(query.wrong or ()))
+            own = {name: stored.digests[name] for name in named if name}
             if queries.get(query.id) == query and all(digests[name] == digest for name, digest in own.items()):
                 continue  # the same question in both
             if query.id in queries:

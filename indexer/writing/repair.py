@@ -27,10 +27,11 @@ from cir.given import path_of
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.derived import record_of
-from cir.indexer.storage.folder import QUARANTINE, IndexFolder, numbered, way_out
+from cir.indexer.storage.folder import MARKS, QUARANTINE, IndexFolder, numbered, way_out
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, SegmentEntry, runs_of
+from cir.indexer.storage.marks import keep_whole_marks
 from cir.indexer.storage.segment import Segment
 from cir.indexer.storage.writer import Writer, last_number, remove_unreachable
 from cir.indexer.writing.assemble import build_derived
@@ -147,6 +148,8 @@ def repair(index: str | Path, *, dry_run: bool = False, ann_min_rows: int = ANN_
         remove_unreachable(folder)  # also what a repair has left that was killed here
         if found.questions:
             remove_tree(folder.questions)
+        if found.marks:
+            keep_whole_marks(folder)
         for path in found.derived:
             remove_tree(path)
             remove_tree(record_of(path))
@@ -261,6 +264,8 @@ def _put_aside(found: Diagnosis) -> list[str]:
         files |= {name: folder.mappings / name for name in found.base.mappings[space].files}
     if found.questions:
         files[folder.questions.name] = folder.questions
+    if found.marks:
+        files[MARKS] = folder.root / MARKS
     aside = []
     for name, path in files.items():
         if path.is_file() and not path.is_symlink():
@@ -310,7 +315,7 @@ def _report(found: Diagnosis, plan: _Plan, manifest: Manifest | None, aside: lis
     problems = [found.lost] if found.lost else []
     problems += [found.segments[each.segment] for each in plan.lost]
     problems += [*found.mappings.values(), *found.forgotten.values(), *found.derived.values()]
-    problems += [found.questions] if found.questions else []
+    problems += filter(None, [found.questions, found.marks])
     root, dry = found.folder.root, manifest is None
     derived = {str(path.relative_to(root)): dry or path.exists() for path in found.derived}
     advice = f"; {way_out(found.folder)}"  # which is what is being done

@@ -83,7 +83,7 @@ def test_apply_search_add_and_roll_back(
     (space,) = report["spaces"]
     assert space["baselines"]["reindexed"] == {"R@1": 1.0, "R@10": 1.0}
     assert space["baselines"]["current"]["R@10"] < 0.5
-    assert (space["questions"], space["measured"], space["images"]) == (220, 111, 260)
+    assert (space["questions"], space["measured"], space["images"]) == (220, 113, 260)
     assert live(index).card.name == "other-1"
     assert {path: sha256_file(path) for path in stored} == stored
     answer = cli(*query).json
