@@ -17,7 +17,7 @@ from cir.replacement import routes
 from cir.replacement.gate import MIN_QUERIES, judge
 from cir.replacement.measure import baselines, measure
 from cir.replacement.paired_sample import PairedSample, group_split, ranked, similarities
-from cir.replacement.routes import FIT_BY_ROUTE, FittedRoute, fit_routes, platt_scaled, unmapped_scores
+from cir.replacement.routes import FIT_BY_ROUTE, FittedRoute, calibrated, fit_routes, unmapped_scores
 
 IMAGES, QUERIES, LATENT = 900, 600, 24
 CHEAP, DEAR = ReindexCost(100, 0.01, 1000), ReindexCost(1_000_000, 40.0, 10**9)
@@ -286,5 +286,5 @@ def test_a_fitted_head_is_calibrated_on_queries_that_it_was_not_fitted_on() -> N
     """Its own queries would make its scores look more certain than they are."""
     sample = replace(BETTER, new_states=BETTER.new_queries)
     route = fitted(routes.fitted_head, sample)
-    assert route.mapping.slope < platt_scaled(sample, route).mapping.slope
+    assert route.mapping.slope < calibrated(sample, route).mapping.slope
     assert routes.fitted_head(BETTER) == "the new model does not expose its query states"
