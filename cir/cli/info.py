@@ -210,6 +210,13 @@ def _older(gallery: Gallery, space: str, stored: str) -> str:
     if mapping.evidence is None:
         return f"{images}, searched by {mapping.route}"
     evidence = mapping.evidence
+    if evidence.without_judgements:
+        kinds = evidence.fidelity[mapping.route.value]
+        shares = ", ".join(f"{kind} {100 * figures.overlap:.1f} %" for kind, figures in kinds.items())
+        return (
+            f"{images}, searched by {mapping.route}: first ten shared with a re-index, {shares}; without judged "
+            f"queries, {evidence.created}"
+        )
     gains = ", ".join(
         f"{name} {100 * gain.difference:+.1f} (95 % lower bound {100 * gain.lower95:+.1f})"
         for name, gain in evidence.result(mapping.route).gains.items()

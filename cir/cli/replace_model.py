@@ -43,7 +43,18 @@ REFUSED = 1
     help="Also encode this many images, drawn at random. Routes are fitted on the sample, and R@k is measured within "
     "it, so it is higher than on the whole index: compare rows, not levels.",
 )
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Without judged queries: read photos below this folder, for images whose vectors were imported or whose photos "
+    "have moved. A path below it, a file name, or one without its ending is an id of INDEX; at least 200.",
+)
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
+@click.option(
+    "--trust-model",
+    is_flag=True,
+    help="Without judged queries nothing shows that MODEL is better: --apply then needs your word for it.",
+)
 @click.option(
     "--accept-noninferior",
     default=0.0,
@@ -63,7 +74,9 @@ def replace_model(
     file: Path | None,
     data_root: Path | None,
     sample: int,
+    photos: Path | None,
     publish: bool,
+    trust_model: bool,
     accept_noninferior: float,
     device: str,
     model_dirs: tuple[Path, ...],
@@ -76,15 +89,20 @@ def replace_model(
     on the other half, beside the current index and a full re-index. Exit code 0 if, for the vectors of each
     model in INDEX, some route passes; else 1. INDEX changes only with --apply, and only if MODEL passes.
 
+    Without judged queries the command measures how far each route answers as a full re-index would, for images, texts
+    and both. That measures the mapping, not whether MODEL is better, so --apply then needs --trust-model.
+
     \b
     Example:
       cir replace-model my.index better-model --questions questions.jsonl
       cir replace-model my.index better-model --apply
+      cir replace-model vectors.index clip-model --photos photos --apply --trust-model
     """
     quiet_libraries()
     from cir import models
     from cir.indexer.writing.serve import serve_model
     from cir.replacement import questions
+    from cir.replacement.photos import GivenPhotos
     from cir.replacement.report import render
     from cir.replacement.study import StudyOptions, may_serve, study_replacement
     from cir.search import open_index
@@ -96,16 +114,27 @@ def replace_model(
     given = questions.Questions(questions.read_file(file, gallery, data_root)) if file else questions.stored(gallery)
     if given.gone:
         click.echo(f"cir: {given.gone:,} judged queries name images that are gone; they are left out", err=True)
-    if not given.queries:
-        raise UsageError(
-            f"{index} stores no judged queries: give --questions FILE, or store some: `cir questions {index}`"
+    if given.queries and photos:
+        raise UsageError("--photos is for a study without judged queries; leave it out")
+    if publish and not given.queries and not trust_model:
+        click.echo(
+            f"cir: refused: without judged queries nothing shows that {model} is better; store some with "
+            f"`cir questions {index}`, or take it on trust: --trust-model",
+            err=True,
         )
+        context.exit(REFUSED)
+    matched = GivenPhotos.find(photos, gallery) if photos else None
+    if matched:
+        others = f", {matched.others:,} others are not" if matched.others else ""
+        click.echo(f"cir: {photos}: {len(matched.by_id):,} photos are named as images of {index}{others}", err=True)
     encoder = models.load_model(model, device=device, model_dirs=model_dirs)
     studies = study_replacement(
         searcher,
         encoder,
         given.queries,
-        options=StudyOptions(sample, accept_noninferior / 100, questions_sha256=given.sha256),
+        options=StudyOptions(
+            sample, accept_noninferior / 100, questions_sha256=given.sha256 if given.queries else "", photos=matched
+        ),
         progress=ProgressBar("encoding the sample"),
     )
     passed, generation, stale = may_serve(studies), None, ""
