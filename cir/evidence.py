@@ -49,8 +49,8 @@ class Fidelity:
         overlap: share of the re-index's first ten hits that are among the first ten.
         overlap_lower95: its one-sided 95 % lower bound.
         first: share of queries whose first hit of the re-index is among the first ten.
-        closer_lower95: one-sided 95 % lower bound of the difference in overlap from the current index; None for that
-            itself, and where the model of the current index cannot encode such queries.
+        closer_lower95: one-sided 95 % lower bound of the difference in overlap from the current index, on the queries
+            that its model can encode; None for that itself, and without such queries.
     """
 
     queries: int
@@ -138,7 +138,8 @@ class Evidence:
         baselines: "current", "reindexed" and "unmapped" -> measures.
         routes: every route that was measured.
         absent: route -> why this pair of models does not have it.
-        fidelity: "current" or route -> kind of query ("image", "text", "composed") -> how far it agrees with a re-index.
+        fidelity: "current" or route -> kind of query ("image", "text", "composed", "all") -> how far it agrees with a
+            re-index.
         without_judgements: how the queries were made where there were no judged ones; "" where there were.
         questions_sha256: digest of the judged questions.
         fitted_on: ids of the questions that routes were fitted on.

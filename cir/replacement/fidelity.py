@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cir.arrays import Floats, Mask
+from cir.arrays import Floats, Mask, Rows
 from cir.data.judged_query import JudgedQuery
 from cir.evidence import Fidelity, ReindexCost, Verdict
 from cir.replacement.gate import CHEAP_HOURS, duration
@@ -18,7 +18,7 @@ from cir.replacement.routes import FittedRoute
 from cir.stats import lower_bound95
 
 DEPTH = 10
-CURRENT = "current"
+CURRENT, ALL = "current", "all"
 FLOOR = 0.5  # share of the re-index's first ten
 UNKNOWN = (
     "this measures the mapping, not whether the new model is better: no judged query says which answers are right"
@@ -42,21 +42,20 @@ def fidelity(sample: PairedSample, kinds: Mapping[str, Mask], routes: Sequence[F
         routes: fitted on the sample.
 
     Returns:
-        "current" or route -> kind -> figures. The current index lacks the kinds that its model cannot encode.
+        "current" or route -> kind, or "all" -> figures. The current index lacks the kinds that its model cannot encode.
     """
     wanted = _first(sample, sample.reindexed)
-    current = _Agreement(wanted, _first(sample, sample.current))
     known: Mask = ~np.isnan(sample.current).any(axis=1)[~sample.fit_mask]
-    measured = {kind: members[~sample.fit_mask] for kind, members in kinds.items()}
+    current = _Agreement(wanted, _first(sample, sample.current), known)
+    measured = {kind: members[~sample.fit_mask] for kind, members in kinds.items()} | {ALL: np.ones_like(known)}
     measured = {kind: members for kind, members in measured.items() if members.any()}
     figures: dict[str, ByKind] = {
         CURRENT: {kind: current.figures(members) for kind, members in measured.items() if known[members].all()}
     }
     for route in routes:
-        agreement = _Agreement(wanted, _first(sample, route.scores))
+        agreement = _Agreement(wanted, _first(sample, route.scores), known)
         figures[route.mapping.route.value] = {
-            kind: agreement.figures(members, current if kind in figures[CURRENT] else None)
-            for kind, members in measured.items()
+            kind: agreement.figures(members, current) for kind, members in measured.items()
         }
     return figures
 
@@ -72,7 +71,7 @@ def judge_fidelity(figures: Mapping[str, ByKind], cost: ReindexCost, objections:
     routes = {name: kinds for name, kinds in figures.items() if name != CURRENT}
     refused = {name: tuple(reasons) for name, kinds in routes.items() if (reasons := _reasons(kinds))}
     passing = [name for name in routes if name not in refused and not objections]
-    best = max(passing, key=lambda name: float(np.mean([kind.overlap for kind in routes[name].values()])), default=None)
+    best = max(passing, key=lambda name: routes[name][ALL].overlap, default=None)
     price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB"
     if best and cost.hours > CHEAP_HOURS:
         advice = f"if you trust the new model, serve it by {best} (--apply --trust-model); a re-index would take {price}"
@@ -85,15 +84,15 @@ def judge_fidelity(figures: Mapping[str, ByKind], cost: ReindexCost, objections:
 
 def _reasons(kinds: ByKind) -> list[str]:
     """Reasons against one route."""
-    reasons = []
-    for kind, figures in kinds.items():
-        if figures.overlap_lower95 < FLOOR:
-            reasons.append(
-                f"{kind} queries share {_percent(figures.overlap)} of their first {DEPTH} hits with a re-index, 95 % "
-                f"lower bound {_percent(figures.overlap_lower95)}: must be {_percent(FLOOR)}"
-            )
-        if figures.closer_lower95 is not None and figures.closer_lower95 <= 0:
-            reasons.append(f"{kind} queries are not answered more like a re-index than by the current index")
+    reasons = [
+        f"{kind} queries share {_percent(figures.overlap)} of their first {DEPTH} hits with a re-index, 95 % lower bound "
+        f"{_percent(figures.overlap_lower95)}: must be {_percent(FLOOR)}"
+        for kind, figures in kinds.items()
+        if kind != ALL and figures.overlap_lower95 < FLOOR
+    ]
+    closer = kinds[ALL].closer_lower95
+    if closer is not None and closer <= 0:
+        reasons.append("it does not answer more like a re-index than the current index does")
     return reasons
 
 
@@ -103,25 +102,28 @@ class _Agreement:
     Args:
         wanted: (n, 10) rows, the re-index's.
         found: (n, 10) rows.
+        known: (n,) the queries that the current index can be asked.
     """
 
-    def __init__(self, wanted: np.ndarray, found: np.ndarray) -> None:
+    def __init__(self, wanted: Rows, found: Rows, known: Mask) -> None:
+        self._known = known
         self._overlaps = (wanted[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
         self._firsts = (wanted[:, :1] == found).any(axis=1)
 
     def figures(self, members: Mask, current: _Agreement | None = None) -> Fidelity:
         """Of some of the queries, (n,) bool."""
-        overlaps = self._overlaps[members]
+        overlaps, known = self._overlaps[members], members & self._known
+        differences = None if current is None else (self._overlaps - current._overlaps)[known]
         return Fidelity(
             queries=int(members.sum()),
             overlap=float(overlaps.mean()),
             overlap_lower95=lower_bound95(overlaps),
             first=float(self._firsts[members].mean()),
-            closer_lower95=None if current is None else lower_bound95(overlaps - current._overlaps[members]),
+            closer_lower95=None if differences is None or not len(differences) else lower_bound95(differences),
         )
 
 
-def _first(sample: PairedSample, scores: Floats) -> np.ndarray:
+def _first(sample: PairedSample, scores: Floats) -> Rows:
     """(n, 10) rows of the first hits of the measured queries, among the held-out images if there are such."""
     rows = ~sample.fit_mask
     given = scores[rows].astype(np.float32)
