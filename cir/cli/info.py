@@ -212,7 +212,8 @@ def _older(gallery: Gallery, space: str, stored: str) -> str:
     evidence = mapping.evidence
     if evidence.without_judgements:
         kinds = evidence.fidelity[mapping.route.value]
-        shares = ", ".join(f"{kind} {100 * figures.overlap:.1f} %" for kind, figures in kinds.items())
+        shown = [kind for kind in ("image", "text", "composed") if kind in kinds]
+        shares = ", ".join(f"{kind} {100 * kinds[kind].overlap:.1f} %" for kind in shown)
         return (
             f"{images}, searched by {mapping.route}: first ten shared with a re-index, {shares}; without judged "
             f"queries, {evidence.created}"

@@ -82,7 +82,7 @@ class GivenPhotos:
 
     @classmethod
     def find(cls, folder: Path, gallery: Gallery) -> GivenPhotos:
-        """Match the photos below a folder with an index: a path below it is an id, or a name, or a name without ending.
+        """Match the photos below a folder with an index: a path below it is an id, or its name, with ending or without.
 
         Raises:
             DataError: no photo is one of the index; or the folder cannot be read.
@@ -91,7 +91,8 @@ class GivenPhotos:
         photos = scan([folder])
         for photo in photos:
             path = PurePosixPath(photo.id)
-            name = next((form for form in (photo.id, path.name, path.stem) if form in gallery), None)
+            forms = (photo.id, str(path.with_suffix("")), path.name, path.stem)
+            name = next((form for form in forms if form in gallery), None)
             if name is not None:
                 found.setdefault(name, photo)
         if not found:
