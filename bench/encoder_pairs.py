@@ -152,13 +152,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--data-root", required=True, type=click.Path(exists=True, path_type=Path), help="styles.csv and images.")
-@click.option("--images", type=click.IntRange(min=300), help="Photos of the gallery.  [default: all of val and held-out]")
+@click.option(
+    "--images", type=click.IntRange(min=300), help="Photos of the gallery.  [default: all of val and held-out]"
+)
 @click.option("--queries", default=1000, show_default=True, help="Judged queries, half of them for fitting.")
 @click.option("--sample", default=2000, show_default=True, help="Images that both models encode.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
 def main(
-    models: tuple[str, ...], data_root: Path, images: int | None, queries: int, sample: int, seed: int, output: Path | None
+    models: tuple[str, ...],
+    data_root: Path,
+    images: int | None,
+    queries: int,
+    sample: int,
+    seed: int,
+    output: Path | None,
 ) -> None:
     """Measure and write the figures."""
     encoders = [load_model(name) for name in models]
@@ -189,7 +197,9 @@ def main(
                 output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             click.echo(f"{old.card.name} -> {new.card.name}: done", err=True)
     click.echo(table(result["rows"]))
-    click.echo("percent; *: the route chosen; now: the index as it is; overlap@10 and composed are without judged queries")
+    click.echo(
+        "percent; *: the route chosen; now: the index as it is; overlap@10 and composed are without judged queries"
+    )
     for name, value in result["correlations"].items():
         click.echo(f"Spearman, {name}: {'-' if value is None else f'{value:+.2f}'}")
     for pair in result["misleading"]:

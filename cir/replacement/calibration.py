@@ -35,7 +35,8 @@ def _regression(sample: PairedSample, scores: Floats, rows: Rows) -> tuple[float
         return 1.0, 0.0
     order = ranked(scores[rows], sample.references[rows], CANDIDATES)
     x, y = (
-        np.take_along_axis(given[rows], order, axis=1).ravel().astype(np.float64) for given in (scores, sample.reindexed)
+        np.take_along_axis(given[rows], order, axis=1).ravel().astype(np.float64)
+        for given in (scores, sample.reindexed)
     )
     spread = float(x.var())
     slope = float(((x - x.mean()) * (y - y.mean())).mean()) / spread if spread else 0.0

@@ -20,9 +20,7 @@ from cir.stats import lower_bound95
 DEPTH = 10
 CURRENT, ALL = "current", "all"
 FLOOR = 0.5  # share of the re-index's first ten
-UNKNOWN = (
-    "this measures the mapping, not whether the new model is better: no judged query says which answers are right"
-)
+UNKNOWN = "this measures the mapping, not whether the new model is better: no judged query says which answers are right"
 
 ByKind = Mapping[str, Fidelity]
 
@@ -74,7 +72,9 @@ def judge_fidelity(figures: Mapping[str, ByKind], cost: ReindexCost, objections:
     best = max(passing, key=lambda name: routes[name][ALL].overlap, default=None)
     price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB"
     if best and cost.hours > CHEAP_HOURS:
-        advice = f"if you trust the new model, serve it by {best} (--apply --trust-model); a re-index would take {price}"
+        advice = (
+            f"if you trust the new model, serve it by {best} (--apply --trust-model); a re-index would take {price}"
+        )
     elif best:
         advice = f"if you trust the new model, re-index (--apply --trust-model, then `cir backfill`): {price}"
     else:

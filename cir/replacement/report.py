@@ -79,7 +79,10 @@ def _fidelity_table(evidence: Evidence) -> list[str]:
             cell
             for kind in found
             for cell in (
-                (f"{_percent(kinds[kind].overlap)} ({_percent(kinds[kind].overlap_lower95)})", _percent(kinds[kind].first))
+                (
+                    f"{_percent(kinds[kind].overlap)} ({_percent(kinds[kind].overlap_lower95)})",
+                    _percent(kinds[kind].first),
+                )
                 if kind in kinds
                 else ("-", "-")
             )
@@ -87,7 +90,8 @@ def _fidelity_table(evidence: Evidence) -> list[str]:
         mark = "" if name in BASELINES else "refused" if name in evidence.verdict.refused else "faithful"
         rows.append([BASELINES.get(name) or f"by {name}", *cells, mark])
     counts = ", ".join(
-        f"{max(kinds[kind].queries for kinds in evidence.fidelity.values() if kind in kinds):,} {kind}" for kind in found
+        f"{max(kinds[kind].queries for kinds in evidence.fidelity.values() if kind in kinds):,} {kind}"
+        for kind in found
     )
     note = (
         f"percent of {counts} queries about images that no fit has seen; overlap@10: how many of the first ten hits of a "

@@ -48,7 +48,9 @@ def collect_without_judgements(
     drawn = draw(gallery, members, given, collector.sample, rng)
     photos, new_gallery, speed = collector.encode(drawn) if drawn else ([], np.zeros((0, 1), np.float32), 0.0)
     if len(photos) < MIN_PAIRS:
-        problem = f"{len(photos):,} of its {len(members):,} images have a photo that can be read, {MIN_PAIRS} are needed"
+        problem = (
+            f"{len(photos):,} of its {len(members):,} images have a photo that can be read, {MIN_PAIRS} are needed"
+        )
         raise MissingImageError(f"{problem} to fit a mapping")
     held_out: Mask = rng.permutation(len(photos)) < len(photos) // HELD_OUT
     made = make_queries(photos, held_out, seed)

@@ -127,7 +127,9 @@ def _contents(mapping: SpaceMapping) -> dict[str, bytes]:
     }
     contents = {_JSON: json.dumps(values, indent=1, sort_keys=True).encode()}
     if mapping.arrays:
-        contents[_ARRAYS] = save({key: np.ascontiguousarray(value, np.float32) for key, value in mapping.arrays.items()})
+        contents[_ARRAYS] = save(
+            {key: np.ascontiguousarray(value, np.float32) for key, value in mapping.arrays.items()}
+        )
     return contents
 
 
