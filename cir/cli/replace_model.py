@@ -46,8 +46,8 @@ REFUSED = 1
 @click.option(
     "--photos",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Without judged queries: read photos below this folder, for images whose vectors were imported or whose photos "
-    "have moved. A path below it, a file name, or one without its ending is an id of INDEX; at least 200.",
+    help="Without judged queries: read photos below this folder, for images whose vectors were imported or whose "
+    "photos have moved. A path below it, or a file name, is an id of INDEX, with its ending or without; at least 200.",
 )
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
 @click.option(

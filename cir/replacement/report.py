@@ -94,9 +94,9 @@ def _fidelity_table(evidence: Evidence) -> list[str]:
         for kind in found
     )
     note = (
-        f"percent of {counts} queries about images that no fit has seen; overlap@10: how many of the first ten hits of a "
-        "re-index are among the first ten, with its 95 % lower bound; first@10: whether its first hit is; -: the model of "
-        "the current index cannot encode such queries"
+        f"percent of {counts} queries about images that no fit has seen; overlap@10: how many of the first ten hits of "
+        "a re-index are among the first ten, with its 95 % lower bound; first@10: whether its first hit is; -: the "
+        "model of the current index cannot encode such queries"
     )
     return [*align(rows), note]
 

@@ -104,7 +104,7 @@ def _encode_old(
     complete = True
     for members in kinds_of(queries).values():
         rows = np.flatnonzero(members)
-        asked = [_query(queries[row], pictures[row]) for row in rows]
+        asked = [_query(queries[row], pictures[row]) for row in rows.tolist()]
         try:
             encoded = searcher.encode(asked)
             scores[rows] = searcher.gallery.scores(encoded, ids)
