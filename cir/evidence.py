@@ -41,6 +41,26 @@ class SliceResult:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """How far one kind of query is answered as a full re-index would answer it, whatever is relevant. Fractions.
+
+    Attributes:
+        queries: number of queries, which no fit has seen.
+        overlap: share of the re-index's first ten hits that are among the first ten.
+        overlap_lower95: its one-sided 95 % lower bound.
+        first: share of queries whose first hit of the re-index is among the first ten.
+        closer_lower95: one-sided 95 % lower bound of the difference in overlap from the current index, on the queries
+            that its model can encode; None for that itself, and without such queries.
+    """
+
+    queries: int
+    overlap: float
+    overlap_lower95: float
+    first: float
+    closer_lower95: float | None = None
+
+
+@dataclass(frozen=True)
 class RouteResult:
     """One route, measured on the questions that its fit has not seen. Shares of questions, as fractions.
 
@@ -121,6 +141,9 @@ class Evidence:
         baselines: "current", "reindexed" and "unmapped" -> measures.
         routes: every route that was measured.
         absent: route -> why this pair of models does not have it.
+        fidelity: "current" or route -> kind of query ("image", "text", "composed", "all") -> how far it agrees with a
+            re-index.
+        without_judgements: how the queries were made where there were no judged ones; "" where there were.
         questions_sha256: digest of the judged questions.
         fitted_on: ids of the questions that routes were fitted on.
         margin: by how much a route was allowed to fall behind; an operator's choice.
@@ -143,6 +166,8 @@ class Evidence:
     baselines: Mapping[str, Measures] = field(default_factory=dict)
     routes: tuple[RouteResult, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    fidelity: Mapping[str, Mapping[str, Fidelity]] = field(default_factory=dict)
+    without_judgements: str = ""
     questions_sha256: str = ""
     fitted_on: tuple[str, ...] = ()
     margin: float = 0.0
@@ -165,6 +190,10 @@ class Evidence:
             "verdict": Verdict.from_json(values["verdict"]),
             "cost": ReindexCost(**values["cost"]),
             "routes": tuple(map(RouteResult.from_json, values["routes"])),
+            "fidelity": {
+                name: {kind: Fidelity(**figures) for kind, figures in kinds.items()}
+                for name, kinds in values["fidelity"].items()
+            },
             "fitted_on": tuple(values["fitted_on"]),
         }
         return cls(**{**values, **parsed})

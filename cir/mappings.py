@@ -3,7 +3,11 @@
     trained head   the new model has a query head for the older space, trained with it
     fitted head    a query head fitted at the replacement on the new model's query states
     ridge          stored vectors are mapped into the new space by ridge regression
+    gallery mlp    stored vectors are mapped into the new space by ridge regression and a hidden layer
     procrustes     query vectors are rotated into the older space
+    query ridge    query vectors are mapped into the older space by ridge regression
+    low rank       query vectors are mapped into the older space by reduced-rank regression
+    query mlp      query vectors are mapped into the older space by ridge regression and a hidden layer
     simplex        query vectors with the free dims set to zero: both spaces share the simplex dims
 
 A further route is a member of `Route`, which says what it maps, and a function that fits it in
@@ -19,9 +23,11 @@ from typing import assert_never
 from cir.arrays import Floats, unit
 from cir.evidence import Evidence
 
+ARRAYS = ("matrix", "bias", "inner", "inner_bias", "outer")
+
 
 class Maps(Enum):
-    """What the matrix of a mapping is applied to."""
+    """What a mapping is applied to."""
 
     NOTHING = auto()  # the model has a head for the older space
     STATES = auto()  # query states: the matrix is a query head
@@ -35,7 +41,11 @@ class Route(StrEnum):
     TRAINED_HEAD = "trained head"
     FITTED_HEAD = "fitted head"
     RIDGE = "ridge"
+    GALLERY_MLP = "gallery mlp"
     PROCRUSTES = "procrustes"
+    QUERY_RIDGE = "query ridge"
+    LOW_RANK = "low rank"
+    QUERY_MLP = "query mlp"
     SIMPLEX = "simplex"
 
     @property
@@ -46,9 +56,9 @@ class Route(StrEnum):
                 return Maps.NOTHING
             case Route.FITTED_HEAD:
                 return Maps.STATES
-            case Route.RIDGE:
+            case Route.RIDGE | Route.GALLERY_MLP:
                 return Maps.GALLERY
-            case Route.PROCRUSTES | Route.SIMPLEX:
+            case Route.PROCRUSTES | Route.QUERY_RIDGE | Route.LOW_RANK | Route.QUERY_MLP | Route.SIMPLEX:
                 return Maps.QUERIES
             case _:  # a route that does not say must not pass for a head
                 assert_never(self)
@@ -70,6 +80,8 @@ class SpaceMapping:
         matrix: (D_to, D_from) float32: to = unit(matrix @ from + bias). None for a trained head.
         bias: (D_to,) float32, or None.
         slope, intercept: slope * score + intercept puts a score in the older space on the scale of the model's own.
+        inner, inner_bias, outer: (H, D_from), (H,) and (D_to, H) float32 of a hidden layer, which adds
+            outer @ relu(inner @ from + inner_bias) before the norm; None without one.
         evidence: what was measured, and the verdict; None only for mappings made by hand in tests.
     """
 
@@ -80,11 +92,20 @@ class SpaceMapping:
     bias: Floats | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    inner: Floats | None = None
+    inner_bias: Floats | None = None
+    outer: Floats | None = None
     evidence: Evidence | None = None
 
     @property
+    def arrays(self) -> dict[str, Floats]:
+        """Those of its arrays that there are, by name."""
+        named = {name: getattr(self, name) for name in ARRAYS}
+        return {name: values for name, values in named.items() if values is not None}
+
+    @property
     def maps(self) -> Maps:
-        """What `matrix` is applied to."""
+        """What it is applied to."""
         return self.route.maps
 
     def query_space(self, native: str) -> str:
@@ -95,8 +116,14 @@ class SpaceMapping:
         """(N, D_from) vectors or states -> (N, D_to) float32, unit-norm. Raises ValueError for a trained head."""
         if self.matrix is None:
             raise ValueError(f"route {self.route} maps no vectors")
-        mapped = values.astype("float32") @ self.matrix.T
-        return unit(mapped if self.bias is None else mapped + self.bias)
+        values = values.astype("float32")
+        mapped = values @ self.matrix.T
+        if self.bias is not None:
+            mapped += self.bias
+        if self.inner is not None and self.inner_bias is not None and self.outer is not None:
+            hidden = values @ self.inner.T + self.inner_bias
+            mapped += hidden.clip(min=0) @ self.outer.T
+        return unit(mapped)
 
     def calibrate(self, scores: Floats) -> Floats:
         """Scores in the older space -> the scale of the model's own scores."""

@@ -210,6 +210,14 @@ def _older(gallery: Gallery, space: str, stored: str) -> str:
     if mapping.evidence is None:
         return f"{images}, searched by {mapping.route}"
     evidence = mapping.evidence
+    if evidence.without_judgements:
+        kinds = evidence.fidelity[mapping.route.value]
+        shown = [kind for kind in ("image", "text", "composed") if kind in kinds]
+        shares = ", ".join(f"{kind} {100 * kinds[kind].overlap:.1f} %" for kind in shown)
+        return (
+            f"{images}, searched by {mapping.route}: first ten shared with a re-index, {shares}; without judged "
+            f"queries, {evidence.created}"
+        )
     gains = ", ".join(
         f"{name} {100 * gain.difference:+.1f} (95 % lower bound {100 * gain.lower95:+.1f})"
         for name, gain in evidence.result(mapping.route).gains.items()

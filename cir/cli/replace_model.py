@@ -54,7 +54,18 @@ REFUSED = 1
     type=click.Path(dir_okay=False, path_type=Path),
     help="With --judge-pool: draw the images to judge as a picture, anew for each query.",
 )
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Without judged queries: read photos below this folder, for images whose vectors were imported or whose "
+    "photos have moved. A path below it, or a file name, is an id of INDEX, with its ending or without; at least 200.",
+)
 @click.option("--apply", "publish", is_flag=True, help="Let MODEL serve if it passes; stored vectors do not change.")
+@click.option(
+    "--trust-model",
+    is_flag=True,
+    help="Without judged queries nothing shows that MODEL is better: --apply then needs your word for it.",
+)
 @click.option(
     "--accept-noninferior",
     default=0.0,
@@ -76,7 +87,9 @@ def replace_model(
     sample: int,
     judge_pool: bool,
     sheet: Path | None,
+    photos: Path | None,
     publish: bool,
+    trust_model: bool,
     accept_noninferior: float,
     device: str,
     model_dirs: tuple[Path, ...],
@@ -92,17 +105,22 @@ def replace_model(
     Queries that people have marked count only if the first ten of both models are judged: --judge-pool asks. Marks on
     one model's hits alone neither pass nor refuse.
 
+    Without judged queries the command measures how far each route answers as a full re-index would, for images, texts
+    and both. That measures the mapping, not whether MODEL is better, so --apply then needs --trust-model.
+
     \b
     Example:
       cir replace-model my.index better-model --questions questions.jsonl
       cir replace-model my.index better-model --judge-pool --sheet pool.png
       cir replace-model my.index better-model --apply
+      cir replace-model vectors.index clip-model --photos photos --apply --trust-model
     """
     quiet_libraries()
     from cir import models
     from cir.cli.judging import judge_pools
     from cir.indexer.writing.serve import serve_model
     from cir.replacement import questions
+    from cir.replacement.photos import GivenPhotos
     from cir.replacement.report import render
     from cir.replacement.study import StudyOptions, may_serve, study_replacement
     from cir.search import open_index
@@ -122,16 +140,27 @@ def replace_model(
     given = questions.Questions(questions.read_file(file, gallery, data_root)) if file else questions.stored(gallery)
     if given.gone:
         click.echo(f"cir: {given.gone:,} judged queries name images that are gone; they are left out", err=True)
-    if not given.queries:
-        raise UsageError(
-            f"{index} stores no judged queries: give --questions FILE, or store some: `cir questions {index}`"
+    if given.queries and photos:
+        raise UsageError("--photos is for a study without judged queries; leave it out")
+    if publish and not given.queries and not trust_model:
+        click.echo(
+            f"cir: refused: without judged queries nothing shows that {model} is better; store some with "
+            f"`cir questions {index}`, or take it on trust: --trust-model",
+            err=True,
         )
+        context.exit(REFUSED)
+    matched = GivenPhotos.find(photos, gallery) if photos else None
+    if matched:
+        others = f", {matched.others:,} others are not" if matched.others else ""
+        click.echo(f"cir: {photos}: {len(matched.by_id):,} photos are named as images of {index}{others}", err=True)
     encoder = models.load_model(model, device=device, model_dirs=model_dirs)
     studies = study_replacement(
         searcher,
         encoder,
         given.queries,
-        options=StudyOptions(sample, accept_noninferior / 100, questions_sha256=given.sha256),
+        options=StudyOptions(
+            sample, accept_noninferior / 100, questions_sha256=given.sha256 if given.queries else "", photos=matched
+        ),
         progress=ProgressBar("encoding the sample"),
     )
     passed, generation, stale = may_serve(studies), None, ""

@@ -13,7 +13,7 @@ from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError, WeightsError
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.segment import Layout
-from cir.indexer.writing.pipeline import encode_photos
+from cir.indexer.writing.pipeline import PhotoT, encode_photos
 from cir.indexer.writing.preconditions import keeps_tokens
 from cir.replacement.encode_queries import encode_queries
 from cir.replacement.paired_sample import PairedSample, group_split
@@ -72,7 +72,7 @@ class SampleCollector:
         """
         gallery, space, encoder = self.searcher.gallery, made_by.space.id, self.encoder
         drawn = [gallery.image(name) for name in _draw(gallery.ids_in(space), queries, self.sample, rng)]
-        photos, new_gallery, speed = self._encode(drawn)
+        photos, new_gallery, speed = self.encode(drawn)
         rows = {photo.id: row for row, photo in enumerate(photos)}
         references = {query.reference: gallery.image(query.reference) for query in queries if query.reference}
         readable = {"", *(name for name, photo in references.items() if _readable(photo))}
@@ -106,12 +106,16 @@ class SampleCollector:
         )
         return Collected(sample, usable, list(rows), speed)
 
-    def _encode(self, photos: Sequence[StoredImage]) -> tuple[list[StoredImage], Floats, float]:
+    def encode(self, photos: Sequence[PhotoT]) -> tuple[list[PhotoT], Floats, float]:
         """Encode photos as a build would.
 
         Returns:
             The photos that can be used; what would rank them, (n, E) vectors or (n, T, E) tokens, float32; and photos
             per second of the pipeline, by the clock.
+
+        Raises:
+            MissingImageError: no photo can be used.
+            WeightsError: the new model's vectors are not unit-norm.
         """
         tokens = keeps_tokens(self.searcher.gallery.manifest, self.encoder.card)
         layout = Layout.of(self.encoder.card, tokens, "float32")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cir.arrays import Floats
 from cir.images import decode
-from cir.indexer.reading.stored_image import StoredImage
+from cir.indexer.writing.pipeline import Photo
 from cir.threads import map_batches
 from cir.types import Encoder, ExposesQueryStates
 
@@ -32,7 +32,7 @@ class EncodedQueries:
 
 
 def encode_queries(
-    encoder: Encoder, references: Sequence[StoredImage | None], captions: Sequence[str], space: str
+    encoder: Encoder, references: Sequence[Photo | None], captions: Sequence[str], space: str
 ) -> EncodedQueries:
     """Encode queries about gallery images; one pass through the backbone serves every head.
 

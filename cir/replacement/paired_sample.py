@@ -32,6 +32,9 @@ class PairedSample:
         simplex_dims: number of leading dims that the simplex of both spaces fixes; 0 if they share none.
         new_states: (Q, width) input of the new model's query heads, or None if it does not expose them.
         judged: (Q, N) which images were judged for each query; None if all of them were.
+        held_out: (N,) images that fits may not see whatever the queries are about, and that measured queries without
+            judgements are answered from; None for none.
+        labelled: whether people, or metadata, say what is relevant; otherwise it is the new model's own first hit.
     """
 
     old_gallery: Floats
@@ -47,6 +50,8 @@ class PairedSample:
     simplex_dims: int = 0
     new_states: Floats | None = None
     judged: Mask | None = None
+    held_out: Mask | None = None
+    labelled: bool = True
 
     @cached_property
     def fit_images(self) -> Rows:
@@ -54,6 +59,8 @@ class PairedSample:
         measured: Mask = np.any(self.relevant[~self.fit_mask], axis=0)
         references = self.references[~self.fit_mask]
         measured[references[references >= 0]] = True
+        if self.held_out is not None:
+            measured |= self.held_out
         return np.flatnonzero(~measured)
 
     @cached_property

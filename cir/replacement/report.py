@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cir.evidence import Evidence, RouteResult
+from collections.abc import Mapping
+
+from cir.evidence import Evidence, Fidelity, RouteResult
 from cir.replacement.measure import MEASURES
 from cir.replacement.study import SpaceStudy
 from cir.tables import align
@@ -16,6 +18,8 @@ def render(study: SpaceStudy, successor: str) -> str:
     evidence = study.evidence
     verdict = evidence.verdict
     title = f"{evidence.made_by} -> {successor}: {evidence.images:,} images of space {evidence.space}"
+    if evidence.without_judgements:
+        return _without_judgements(evidence, title)
     if not evidence.routes:
         return f"{title}: {'; '.join(verdict.objections)}\n{verdict.advice}"
     lines = [
@@ -29,6 +33,7 @@ def render(study: SpaceStudy, successor: str) -> str:
         lines.append(f"{evidence.unusable:,} more queries are left out: their photos are gone or have changed")
     lines += _unjudged(evidence)
     lines += _slices(evidence)
+    lines += [_fidelity_line(name, kinds) for name, kinds in evidence.fidelity.items()]
     lines += [f"no {route}: {reason}" for route, reason in evidence.absent.items()]
     lines += [f"refused: {reason}" for reason in verdict.objections]
     lines += [f"{route}: {reason}" for route, reasons in verdict.refused.items() for reason in reasons]
@@ -36,6 +41,65 @@ def render(study: SpaceStudy, successor: str) -> str:
     lines.append(f"verdict: {f'passes, by {verdict.route}' if verdict.route else 'refused'}")
     lines.append(f"advice: {verdict.advice}")
     return "\n".join(lines)
+
+
+def _fidelity_line(name: str, kinds: Mapping[str, Fidelity]) -> str:
+    """How far the current index, or a route, answers judged queries as a re-index would, right or wrong."""
+    shares = ", ".join(
+        f"{kind} {_percent(figures.overlap)} % (its first hit {_percent(figures.first)} %)"
+        for kind, figures in kinds.items()
+    )
+    return f"first ten shared with a re-index, {BASELINES.get(name) or f'by {name}'}: {shares}"
+
+
+def _without_judgements(evidence: Evidence, title: str) -> str:
+    """The study of a space for which there are no judged queries."""
+    verdict = evidence.verdict
+    lines = [
+        f"{title}, no judged queries; {evidence.sample:,} images encoded by both models",
+        f"texts from {evidence.without_judgements}",
+        "",
+        *_fidelity_table(evidence),
+        "",
+        *(f"no {route}: {reason}" for route, reason in evidence.absent.items()),
+        *(f"refused: {reason}" for reason in verdict.objections),
+        *(f"{route}: {reason}" for route, reasons in verdict.refused.items() for reason in reasons),
+        *(f"note: {warning}" for warning in verdict.warnings),
+        f"verdict: {f'the mapping is faithful, by {verdict.route}' if verdict.route else 'refused'}",
+        f"advice: {verdict.advice}",
+    ]
+    return "\n".join(lines)
+
+
+def _fidelity_table(evidence: Evidence) -> list[str]:
+    """How far the current index and every route answer as a re-index would, by kind of query."""
+    found = list(dict.fromkeys(kind for kinds in evidence.fidelity.values() for kind in kinds))
+    rows = [["", *(f"{kind} {part}" for kind in found for part in ("overlap@10", "first@10")), ""]]
+    for name, kinds in evidence.fidelity.items():
+        cells = [
+            cell
+            for kind in found
+            for cell in (
+                (
+                    f"{_percent(kinds[kind].overlap)} ({_percent(kinds[kind].overlap_lower95)})",
+                    _percent(kinds[kind].first),
+                )
+                if kind in kinds
+                else ("-", "-")
+            )
+        ]
+        mark = "" if name in BASELINES else "refused" if name in evidence.verdict.refused else "faithful"
+        rows.append([BASELINES.get(name) or f"by {name}", *cells, mark])
+    counts = ", ".join(
+        f"{max(kinds[kind].queries for kinds in evidence.fidelity.values() if kind in kinds):,} {kind}"
+        for kind in found
+    )
+    note = (
+        f"percent of {counts} queries about images that no fit has seen; overlap@10: how many of the first ten hits of "
+        "a re-index are among the first ten, with its 95 % lower bound; first@10: whether its first hit is; -: the "
+        "model of the current index cannot encode such queries"
+    )
+    return [*align(rows), note]
 
 
 def _table(evidence: Evidence) -> list[str]:

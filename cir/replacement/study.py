@@ -10,7 +10,7 @@ import numpy as np
 
 from cir import __version__
 from cir.data.judged_query import JudgedQuery
-from cir.errors import UsageError
+from cir.errors import MissingImageError, UsageError
 from cir.evidence import Evidence, ReindexCost, Verdict
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.segment import Layout
@@ -18,12 +18,15 @@ from cir.indexer.writing.preconditions import keeps_tokens
 from cir.indexer.writing.serve import check_successor
 from cir.mappings import SpaceMapping
 from cir.replacement.collect import Collected, SampleCollector
+from cir.replacement.fidelity import fidelity, judge_fidelity, kinds_of
 from cir.replacement.gate import MIN_QUERIES, judge
 from cir.replacement.measure import baselines, measure
+from cir.replacement.photos import GivenPhotos
 from cir.replacement.pool import JUDGE_THEM, dropped, fully_judged
 from cir.replacement.precheck import incompatibilities
 from cir.replacement.questions import digest
 from cir.replacement.routes import fit_routes
+from cir.replacement.unlabelled import collect_without_judgements
 from cir.search.searcher import Searcher
 from cir.types import Encoder, ModelCard, Progress
 
@@ -40,12 +43,14 @@ class StudyOptions:
         margin: by how much a route may fall behind the current index and still pass.
         seed: of the sample and the halves.
         questions_sha256: digest that names the queries in the evidence; that of the queries given if empty.
+        photos: photos to read in place of those that were indexed; only without judged queries.
     """
 
     sample: int = 2000
     margin: float = 0.0
     seed: int = 0
     questions_sha256: str = ""
+    photos: GivenPhotos | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def study_replacement(
     Args:
         searcher: the index, with the models that made it.
         encoder: the new model.
-        queries: judged queries about images of the index; half of those about a space are for fitting.
+        queries: judged queries about images of the index; half of those about a space are for fitting. Without any,
+            what is measured is how far each route answers as a re-index would (`fidelity`).
         options: sample, margin, seed.
         progress: called with (images encoded, images to encode).
 
@@ -110,26 +116,39 @@ def study_replacement(
     for number, space in enumerate(spaces):
         made_by, members = gallery.manifest.maker(space), set(gallery.ids_in(space))
         about = [query for query in queries if query.targets & members]
-        refusal = _refuse(made_by, card, len(members), len(about), len(members) <= FEW_IMAGES * len(gallery))
+        few_images = len(members) <= FEW_IMAGES * len(gallery)
+        refusal = _refuse(made_by, card, len(members), len(about) if queries else None, few_images)
         if refusal:
             studies.append(refusal)
             continue
+        source = ""
         rng = np.random.default_rng([options.seed, number])
-        collected = collector.collect(made_by, about, rng)
+        if queries:
+            collected = collector.collect(made_by, about, rng)
+        else:
+            try:
+                collected, source = collect_without_judgements(
+                    collector, made_by, options.photos, options.seed + number
+                )
+            except MissingImageError as error:
+                studies.append(_unmeasured(made_by, len(members), str(error), 0, few_images))
+                continue
         hours = len(members) / collected.images_per_second / 3600
         evidence = Evidence(
             space=space,
             made_by=made_by.name,
             images=len(members),
             cost=ReindexCost(len(members), hours, layout.row_bytes * len(members)),
-            unusable=len(about) - len(collected.queries),
-            questions_sha256=options.questions_sha256 or digest(queries),
+            unusable=len(about) - len(collected.queries) if queries else 0,
+            questions_sha256=(options.questions_sha256 or digest(queries)) if queries else "",
+            without_judgements=source,
             margin=options.margin,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             cir=__version__,
         )
         with encoder.shared_by(1):  # fits with torch
-            studies.append(_judge_marked(collected, evidence, card, rng))
+            judged = _judge_marked(collected, evidence, card, rng) if queries else _judge(collected, evidence, card)
+        studies.append(judged)
     return studies
 
 
@@ -141,25 +160,33 @@ def older_spaces(gallery: Gallery, successor: ModelCard) -> list[str]:
     return spaces
 
 
-def _refuse(made_by: ModelCard, successor: ModelCard, images: int, queries: int, few_images: bool) -> SpaceStudy | None:
-    """What rules out a measurement of a space: an incompatible model, or too few judged queries."""
+def _refuse(
+    made_by: ModelCard, successor: ModelCard, images: int, queries: int | None, few_images: bool
+) -> SpaceStudy | None:
+    """What rules out a measurement of a space: an incompatible model, or too few judged queries (None: none at all)."""
     problems = incompatibilities(made_by, successor)
-    left_out = False
     if problems:
         advice = "keep the current model; `cir train --replaces INDEX` trains a successor"
-        queries = 0
-    elif queries < (MIN_QUERIES if few_images else FEWEST):
-        problems = [f"{queries} judged queries are about its {images:,} images, {MIN_QUERIES} are needed"]
-        left_out = few_images
+        verdict = Verdict(None, tuple(problems), advice=advice)
+        return SpaceStudy(Evidence(made_by.space.id, made_by.name, images, ReindexCost(images, 0.0, 0), verdict))
+    if queries is not None and queries < (MIN_QUERIES if few_images else FEWEST):
+        problem = f"{queries} judged queries are about its {images:,} images, {MIN_QUERIES} are needed"
+        return _unmeasured(made_by, images, problem, queries, few_images)
+    return None
+
+
+def _unmeasured(made_by: ModelCard, images: int, problem: str, queries: int, few_images: bool) -> SpaceStudy:
+    """A space about which too little is known; a small part of an index may go unsearched for it."""
+    if few_images:
+        advice = f"its {images:,} images go unsearched until `cir backfill` encodes them again"
+    elif queries:
         advice = "store judged queries about all of the gallery with `cir questions`"
-        if few_images:
-            advice = f"its {images:,} images go unsearched until `cir backfill` encodes them again"
     else:
-        return None
-    verdict = Verdict(None, tuple(problems), advice=advice)
+        advice = "bring the photos back, or give some of them: --photos DIR"
+    verdict = Verdict(None, (problem,), advice=advice)
     cost = ReindexCost(images, 0.0, 0)
     evidence = Evidence(made_by.space.id, made_by.name, images, cost, verdict, questions=queries)
-    return SpaceStudy(evidence, left_out=left_out)
+    return SpaceStudy(evidence, left_out=few_images)
 
 
 def _judge_marked(collected: Collected, about: Evidence, successor: ModelCard, rng: np.random.Generator) -> SpaceStudy:
@@ -176,18 +203,27 @@ def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> Space
     """Fit and measure the routes of a paired sample, and judge; `about` is the evidence before any measurement."""
     sample = collected.sample
     fitted, absent = fit_routes(sample)
-    results = tuple(measure(sample, route) for route in fitted)
-    compared = baselines(sample)
+    agreement = fidelity(sample, kinds_of(collected.queries), fitted)
+    if sample.labelled:
+        results = tuple(measure(sample, route) for route in fitted)
+        compared = baselines(sample)
+        verdict = judge(about.questions, compared, results, about.cost, margin=about.margin)
+    else:
+        results, compared = (), {}
+        verdict = judge_fidelity(agreement, about.cost)
     evidence = replace(
         about,
-        verdict=judge(about.questions, compared, results, about.cost, margin=about.margin),
+        verdict=verdict,
+        fidelity=agreement,
         measured=int((~sample.fit_mask).sum()),
         sample=len(sample.old_gallery),
         baselines=compared,
         routes=results,
         absent=absent,
         dropped={route.mapping.route.value: dropped(sample, route.scores) for route in fitted},
-        fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit_mask, strict=True) if fit),
+        fitted_on=tuple(query.id for query, fit in zip(collected.queries, sample.fit_mask, strict=True) if fit)
+        if sample.labelled
+        else (),
     )
     mappings = [
         replace(route.mapping, model=successor.digest, space=about.space, evidence=evidence) for route in fitted

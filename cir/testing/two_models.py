@@ -35,8 +35,31 @@ def new_encoder(after: int = 10**9) -> FakeEncoder:
 OLD, NEW = old_encoder(), new_encoder()
 RIDGE = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.RIDGE, INTO_NEW, BIAS)
 PROCRUSTES = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.PROCRUSTES, INTO_OLD, None, 0.5, 0.2)
+_INNER, _INNER_BIAS = _RNG.standard_normal((6, DIMS)).astype(np.float32), _RNG.standard_normal(6).astype(np.float32)
+GALLERY_MLP = SpaceMapping(
+    NEW.card.digest,
+    OLD.card.space.id,
+    Route.GALLERY_MLP,
+    INTO_NEW,
+    BIAS,
+    inner=_INNER,
+    inner_bias=_INNER_BIAS,
+    outer=_RNG.standard_normal((NEW_DIMS, 6)).astype(np.float32),
+)
+QUERY_MLP = SpaceMapping(
+    NEW.card.digest,
+    OLD.card.space.id,
+    Route.QUERY_MLP,
+    INTO_OLD,
+    None,
+    0.5,
+    0.2,
+    inner=_INNER[:, :NEW_DIMS].copy(),
+    inner_bias=_INNER_BIAS,
+    outer=_RNG.standard_normal((DIMS, 6)).astype(np.float32),
+)
 HEAD = SpaceMapping(NEW.card.digest, OLD.card.space.id, Route.TRAINED_HEAD, slope=2.0, intercept=-0.5)
-MAPPINGS = (RIDGE, PROCRUSTES, HEAD)
+MAPPINGS = (RIDGE, GALLERY_MLP, PROCRUSTES, QUERY_MLP, HEAD)
 
 
 def serve_new(index: Path, mapping: SpaceMapping | None) -> None:

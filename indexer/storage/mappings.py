@@ -1,4 +1,4 @@
-"""Mappings on disk: `mappings/NAME.json` with the evidence, `NAME.safetensors` with matrix and bias.
+"""Mappings on disk: `mappings/NAME.json` with the evidence, `NAME.safetensors` with its arrays.
 
 A mapping is written once. Stored vectors that a mapping has mapped are derived, as an approximate index is: if lost or
 stale they are computed again from the originals, which are never changed.
@@ -126,9 +126,10 @@ def _contents(mapping: SpaceMapping) -> dict[str, bytes]:
         "evidence": mapping.evidence.to_json() if mapping.evidence else None,
     }
     contents = {_JSON: json.dumps(values, indent=1, sort_keys=True).encode()}
-    arrays = {key: value for key, value in (("matrix", mapping.matrix), ("bias", mapping.bias)) if value is not None}
-    if arrays:
-        contents[_ARRAYS] = save({key: np.ascontiguousarray(value, np.float32) for key, value in arrays.items()})
+    if mapping.arrays:
+        contents[_ARRAYS] = save(
+            {key: np.ascontiguousarray(value, np.float32) for key, value in mapping.arrays.items()}
+        )
     return contents
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cir.evidence import Evidence, Gain, ReindexCost, RouteResult, SliceResult, Verdict
+from cir.evidence import Evidence, Fidelity, Gain, ReindexCost, RouteResult, SliceResult, Verdict
 
 RESULT = RouteResult(
     route="ridge",
@@ -41,6 +41,8 @@ EVIDENCE = Evidence(
     baselines={"current": {"R@1": 0.2, "R@10": 0.65}},
     routes=(RESULT,),
     absent={"trained head": "the new model has no query head for this space"},
+    fidelity={"current": {"text": Fidelity(9, 0.5, 0.4, 0.6)}, "ridge": {"text": Fidelity(9, 0.8, 0.7, 0.9, -0.1)}},
+    without_judgements="37 plain words",
     questions_sha256="0123456789abcdef",
     fitted_on=("q1", "q2"),
     margin=0.01,

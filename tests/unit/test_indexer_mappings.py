@@ -22,7 +22,7 @@ from cir.indexer.storage.writer import writing
 from cir.indexer.writing.history import generations, rollback
 from cir.indexer.writing.repair import repair
 from cir.indexer.writing.serve import serve_model
-from cir.mappings import SpaceMapping
+from cir.mappings import ARRAYS, Maps, SpaceMapping
 from cir.testing.fakes import Answer, FakeEncoder, build, folder_of
 from cir.testing.two_models import (
     BIAS,
@@ -73,14 +73,24 @@ def search(index: Path, k: int = 5) -> Answer:
     return gallery.search(mapped_queries(gallery), RankingOptions(k))
 
 
+def _hidden(vectors: Floats, mapping: SpaceMapping) -> Floats:
+    """What the hidden layer of a mapping adds: nothing without one."""
+    if mapping.inner is None or mapping.inner_bias is None or mapping.outer is None:
+        return np.zeros((1, 1), np.float32)
+    return np.asarray(np.maximum(vectors @ mapping.inner.T + mapping.inner_bias, 0) @ mapping.outer.T)
+
+
 def expected(index: Path, mapping: SpaceMapping) -> Floats:
     """(N,) the scores of the old images for the query "one", written out."""
     gallery = Gallery.open(index)
     vectors = np.stack([gallery.image(image_id).stored for image_id in gallery.ids]).astype(np.float32)
     native = NEW.encode_texts(["one"])[0]
-    if mapping is RIDGE:
-        return np.asarray(unit(vectors @ INTO_NEW.T + BIAS).astype(np.float16).astype(np.float32) @ native)
-    query = unit(INTO_OLD @ native) if mapping is PROCRUSTES else OLD.encode_texts(["one"])[0]
+    if mapping.maps is Maps.GALLERY:
+        mapped = vectors @ INTO_NEW.T + BIAS + _hidden(vectors, mapping)
+        return np.asarray(unit(mapped).astype(np.float16).astype(np.float32) @ native)
+    query = OLD.encode_texts(["one"])[0]
+    if mapping.maps is Maps.QUERIES:
+        query = unit(INTO_OLD @ native + _hidden(native[None], mapping)[0])
     return np.asarray(mapping.slope * (vectors @ query) + mapping.intercept)
 
 
@@ -90,7 +100,7 @@ def test_old_vectors_are_searched_through_their_mapping(index: Path, mapping: Sp
     before = {path: sha256_file(path) for path in index.rglob(GALLERY)}
     serve_new(index, mapping)
     gallery = Gallery.open(index, ann_min_rows=ann_min_rows)
-    assert gallery.query_spaces == (NEW.card.space.id if mapping is RIDGE else SPACE,)
+    assert gallery.query_spaces == (NEW.card.space.id if mapping.maps is Maps.GALLERY else SPACE,)
     assert {gallery.image(image_id).query_space for image_id in gallery.ids} == set(gallery.query_spaces)
     queries, scores = mapped_queries(gallery), expected(index, mapping)
     hits = gallery.search(queries, RankingOptions(5, exact=True))[0]
@@ -155,9 +165,10 @@ def test_mapped_vectors_are_derived(index: Path) -> None:
 @each_mapping
 def test_a_mapping_comes_back_as_it_was(folder: IndexFolder, mapping: SpaceMapping) -> None:
     back = read_mapping(folder, write_mapping(folder, mapping))
-    assert replace(back, matrix=None, bias=None) == replace(mapping, matrix=None, bias=None)
-    for ours, theirs in ((back.matrix, mapping.matrix), (back.bias, mapping.bias)):
-        assert (ours is None and theirs is None) or np.array_equal(ours, theirs)  # type: ignore[arg-type]
+    nothing: dict[str, None] = dict.fromkeys(ARRAYS)
+    assert replace(back, **nothing) == replace(mapping, **nothing)
+    assert back.arrays.keys() == mapping.arrays.keys()
+    assert all(np.array_equal(back.arrays[name], array) for name, array in mapping.arrays.items())
 
 
 def test_a_damaged_mapping_is_named(index: Path, folder: IndexFolder) -> None:

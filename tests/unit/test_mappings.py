@@ -22,7 +22,11 @@ MAPPED = {
     Route.TRAINED_HEAD: Maps.NOTHING,
     Route.FITTED_HEAD: Maps.STATES,
     Route.RIDGE: Maps.GALLERY,
+    Route.GALLERY_MLP: Maps.GALLERY,
     Route.PROCRUSTES: Maps.QUERIES,
+    Route.QUERY_RIDGE: Maps.QUERIES,
+    Route.LOW_RANK: Maps.QUERIES,
+    Route.QUERY_MLP: Maps.QUERIES,
     Route.SIMPLEX: Maps.QUERIES,
 }
 
@@ -40,7 +44,10 @@ def test_only_the_simplex_compares_dims_of_two_models() -> None:
 
 def test_every_route_can_be_fitted() -> None:
     assert list(FIT_BY_ROUTE) == list(Route)
-    assert [route.value for route in Route] == ["trained head", "fitted head", "ridge", "procrustes", "simplex"]
+    assert [route.value for route in Route] == [
+        *("trained head", "fitted head", "ridge", "gallery mlp", "procrustes"),
+        *("query ridge", "low rank", "query mlp", "simplex"),
+    ]
 
 
 @pytest.mark.parametrize("route", [Route.RIDGE, Route.PROCRUSTES])
@@ -53,6 +60,24 @@ def test_mapped_vectors_are_unit_norm(route: Route) -> None:
         mapped = made.map(values)  # type: ignore[arg-type]  # stored vectors are float16
         assert mapped.dtype == np.float32
         assert mapped == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_hidden_layer_adds_to_the_matrix() -> None:
+    rng = np.random.default_rng(2)
+    inner, inner_bias, outer = (rng.standard_normal(shape).astype(np.float32) for shape in ((7, 5), (7,), (3, 7)))
+    made = SpaceMapping(
+        "new", "older", Route.GALLERY_MLP, MATRIX, BIAS, inner=inner, inner_bias=inner_bias, outer=outer
+    )
+    for dtype in (np.float16, np.float32):
+        values = rng.standard_normal((4, 5)).astype(dtype)
+        expected = np.zeros((4, 3))
+        for row, value in enumerate(values.astype(np.float64)):
+            hidden = [max(0.0, float(inner[unit] @ value + inner_bias[unit])) for unit in range(7)]
+            expected[row] = MATRIX @ value + BIAS + outer @ np.array(hidden)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        assert made.map(values) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    assert list(made.arrays) == ["matrix", "bias", "inner", "inner_bias", "outer"]
+    assert list(mapping(Route.PROCRUSTES).arrays) == ["matrix"]
 
 
 def test_a_trained_head_maps_no_vectors() -> None:

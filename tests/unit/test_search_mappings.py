@@ -21,7 +21,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.build import BuildOptions
 from cir.indexer.writing.serve import serve_model
 from cir.known import remember_model, remember_roots
-from cir.mappings import Route, SpaceMapping
+from cir.mappings import Maps, Route, SpaceMapping
 from cir.models import weights
 from cir.models.encoder import SprcEncoder
 from cir.models.sprc import Sprc
@@ -44,15 +44,14 @@ class Replaced:
         stored = np.stack([image.stored for image in images]).astype(np.float32)
         pixels = self.new.preprocess(self.searcher.picture(query.references[0]))[None]
         native = self.new.encode_queries(pixels, [query.text])
-        if self.mapping.route is Route.RIDGE:
+        if self.mapping.maps is Maps.GALLERY:
             mapped: Floats = self.mapping.map(stored) @ native[0]
             return mapped
         vectors = {
-            Route.TRAINED_HEAD: lambda: self.new.encode_queries(pixels, [query.text], self.mapping.space),
-            Route.FITTED_HEAD: lambda: self.mapping.map(self.new.query_states(pixels, [query.text])),
-            Route.PROCRUSTES: lambda: self.mapping.map(native),
-            Route.SIMPLEX: lambda: self.mapping.map(native),
-        }[self.mapping.route]()
+            Maps.NOTHING: lambda: self.new.encode_queries(pixels, [query.text], self.mapping.space),
+            Maps.STATES: lambda: self.mapping.map(self.new.query_states(pixels, [query.text])),
+            Maps.QUERIES: lambda: self.mapping.map(native),
+        }[self.mapping.maps]()
         scores: Floats = self.mapping.slope * (stored @ vectors[0]) + self.mapping.intercept
         return scores
 
@@ -82,13 +81,20 @@ def mapping_of(route: Route, old: SprcEncoder, new: SprcEncoder) -> SpaceMapping
         Route.PROCRUSTES: (rotation, None),
         Route.SIMPLEX: (np.diag(np.arange(16) < 12).astype(np.float32), None),
         Route.RIDGE: (rotation, np.full(16, 0.1, np.float32)),
+        Route.QUERY_RIDGE: (rotation, np.full(16, 0.1, np.float32)),
+        Route.LOW_RANK: (rotation @ np.diag(np.arange(16) < 8).astype(np.float32), np.full(16, 0.1, np.float32)),
         Route.FITTED_HEAD: (
             np.random.default_rng(2).standard_normal((16, 32)).astype(np.float32),
             np.ones(16, np.float32),
         ),
     }
     matrix, bias = arrays.get(route, (None, None))
-    slope, intercept = (1.0, 0.0) if route is Route.RIDGE else (0.9, 0.05)
+    slope, intercept = (1.0, 0.0) if route.maps is Maps.GALLERY else (0.9, 0.05)
+    if route.value.endswith("mlp"):
+        rng = np.random.default_rng(3)
+        hidden = {"inner": (5, 16), "inner_bias": (5,), "outer": (16, 5)}
+        layer = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in hidden.items()}
+        return SpaceMapping(new.card.digest, old.card.space.id, route, rotation, None, slope, intercept, **layer)
     return SpaceMapping(new.card.digest, old.card.space.id, route, matrix, bias, slope, intercept)
 
 
