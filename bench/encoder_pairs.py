@@ -155,6 +155,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 @click.option(
     "--images", type=click.IntRange(min=300), help="Photos of the gallery.  [default: all of val and held-out]"
 )
+@click.option(
+    "--conse",
+    type=click.Path(exists=True, path_type=Path),
+    help="Take ConSE in (bench/conse.py), with these class names.",
+)
 @click.option("--queries", default=1000, show_default=True, help="Judged queries, half of them for fitting.")
 @click.option("--sample", default=2000, show_default=True, help="Images that both models encode.")
 @click.option("--seed", default=0, show_default=True)
@@ -163,13 +168,18 @@ def main(
     models: tuple[str, ...],
     data_root: Path,
     images: int | None,
+    conse: Path | None,
     queries: int,
     sample: int,
     seed: int,
     output: Path | None,
 ) -> None:
     """Measure and write the figures."""
-    encoders = [load_model(name) for name in models]
+    encoders: list[Encoder] = [load_model(name) for name in models]
+    if conse is not None:
+        from conse import Conse
+
+        encoders.append(Conse(conse))
     loaded = {encoder.card.digest: encoder for encoder in encoders}
     photos, metadata = gallery_photos(data_root, images, seed)
     result: dict[str, Any] = {
