@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cir.arrays import Floats, Rows
+from cir.arrays import Floats, Rows, unit
 from cir.mappings import Maps, Route, SpaceMapping
 from cir.replacement import calibration
 from cir.replacement.head_fit import fit_head
@@ -116,8 +116,11 @@ def procrustes(sample: PairedSample) -> FittedRoute | str:
 
 
 def query_ridge(sample: PairedSample) -> FittedRoute | str:
-    """Query vectors mapped into the old space by ridge regression on images: nothing is derived from the gallery."""
-    pairs = _pairs(sample)
+    """Query vectors mapped into the old space by ridge regression on images: nothing is derived from the gallery.
+
+    With tokens it is fitted on the mean of each image's, and a mapped query is compared with every token.
+    """
+    pairs = _pairs(sample, pooled=True)
     if isinstance(pairs, str):
         return pairs
     mapping = SpaceMapping("", "", Route.QUERY_RIDGE, *fit_best_ridge(pairs.new, pairs.old))
@@ -126,7 +129,7 @@ def query_ridge(sample: PairedSample) -> FittedRoute | str:
 
 def low_rank(sample: PairedSample) -> FittedRoute | str:
     """The same of a reduced rank: what few images tell about many dims is mostly noise."""
-    pairs = _pairs(sample)
+    pairs = _pairs(sample, pooled=True)
     if isinstance(pairs, str):
         return pairs
     mapping = SpaceMapping("", "", Route.LOW_RANK, *fit_low_rank(pairs.new, pairs.old))
@@ -135,7 +138,7 @@ def low_rank(sample: PairedSample) -> FittedRoute | str:
 
 def query_mlp(sample: PairedSample) -> FittedRoute | str:
     """Query vectors mapped into the old space by ridge regression and a hidden layer, fitted on images."""
-    pairs = _pairs(sample)
+    pairs = _pairs(sample, pooled=True)
     if isinstance(pairs, str):
         return pairs
     mapping = SpaceMapping("", "", Route.QUERY_MLP, **fit_mlp(pairs.new, pairs.old)._asdict())
@@ -206,15 +209,22 @@ class _Pairs(NamedTuple):
     new: Floats
 
 
-def _pairs(sample: PairedSample) -> _Pairs | str:
-    """The images that fits may see, by both models; or why there are none."""
+def _pairs(sample: PairedSample, *, pooled: bool = False) -> _Pairs | str:
+    """The images that fits may see, by both models; or why there are none.
+
+    Args:
+        sample: the paired sample.
+        pooled: take the mean of an image's tokens for its vector; enough for a map of queries, not of a gallery.
+    """
     rows = sample.fit_images
-    if sample.old_gallery.ndim == 3 or sample.new_gallery.ndim == 3:
+    tokens = sample.old_gallery.ndim == 3 or sample.new_gallery.ndim == 3
+    if tokens and not pooled:
         return "images are ranked by tokens, and those of two models have no pairs"
     if len(rows) < MIN_IMAGES:
         missing = "are needed; give a larger --sample if the gallery has more images"
         return f"{len(rows)} images outside the measured queries, {MIN_IMAGES} {missing}"
-    return _Pairs(sample.old_gallery[rows], sample.new_gallery[rows])
+    old, new = sample.old_gallery[rows], sample.new_gallery[rows]
+    return _Pairs(*(unit(values.mean(axis=1)) if values.ndim == 3 else values for values in (old, new)))
 
 
 def unmapped_scores(sample: PairedSample) -> Floats | None:

@@ -166,9 +166,25 @@ def test_a_route_without_queries_to_map_is_an_error() -> None:
         applied(sample_of(PLANTED["rotation"]), SpaceMapping("", "", Route.FITTED_HEAD, AFFINE))
 
 
-@pytest.mark.parametrize("route", [Route.RIDGE, Route.GALLERY_MLP, Route.QUERY_RIDGE, Route.LOW_RANK, Route.QUERY_MLP])
-def test_tokens_and_few_images_are_refused(route: Route) -> None:
-    sample = sample_of(PLANTED["rotation"])
-    assert "ranked by tokens" in str(FIT_BY_ROUTE[route](replace(sample, old_gallery=sample.old_gallery[:, None])))
-    few = replace(sample, held_out=np.arange(len(NEW)) >= 30)
+PAIRED = [Route.RIDGE, Route.GALLERY_MLP, Route.QUERY_RIDGE, Route.LOW_RANK, Route.QUERY_MLP]
+
+
+@pytest.mark.parametrize("route", PAIRED)
+def test_few_images_are_refused(route: Route) -> None:
+    few = replace(sample_of(PLANTED["rotation"]), held_out=np.arange(len(NEW)) >= 30)
     assert "30 images outside the measured queries, 50 are needed" in str(FIT_BY_ROUTE[route](few))
+
+
+@pytest.mark.parametrize("route", PAIRED)
+def test_queries_are_mapped_to_tokens_and_galleries_of_tokens_are_not(route: Route) -> None:
+    sample = sample_of(PLANTED["rotation"])
+    turned = np.stack([sample.old_gallery, sample.old_gallery[:, ::-1]], axis=1)
+    tokens = replace(sample, old_gallery=sample.old_gallery[:, None].repeat(3, axis=1))
+    fitted, plain = FIT_BY_ROUTE[route](tokens), FIT_BY_ROUTE[route](sample)
+    if route.maps is Maps.GALLERY:
+        assert "ranked by tokens" in str(fitted)
+        return
+    assert isinstance(fitted, FittedRoute)
+    assert isinstance(plain, FittedRoute)
+    np.testing.assert_allclose(fitted.scores, plain.scores, atol=1e-4)  # three equal tokens are one vector
+    assert isinstance(FIT_BY_ROUTE[route](replace(sample, old_gallery=turned)), FittedRoute)
