@@ -90,7 +90,7 @@ def compose(
         rows = [{"composition": each.how, "weight": each.weight, **each.recalls} for each in found]
         click.echo(json.dumps({"measured": measured, "compositions": rows, "applied": generation}))
         return
-    click.echo(f"{measured:,} judged queries, none of which the shares were chosen on")
+    click.echo(f"{measured:,} judged queries; the others chose the shares, and which comes first")
     for each in found:
         figures = "  ".join(f"{name} {100 * value:5.1f}" for name, value in each.recalls.items())
         click.echo(f"  {each.how:<8} picture {each.weight:.1f}  {figures}")

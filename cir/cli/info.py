@@ -251,7 +251,7 @@ def _composition(card: ModelCard) -> str:
     if card.composition in APART:
         return f"{card.composition}, {card.sum_weight:g} of it the picture: `cir compose` measures others"
     return {"prompt": "its learned sentence prompt (SPRC)", "joint": "reading both together"}.get(
-        card.composition, f"a trained {card.composition}"
+        card.composition, "a trained combiner of both vectors"
     )
 
 

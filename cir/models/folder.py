@@ -65,7 +65,8 @@ def read_model_file(directory: Path) -> ModelFile:
         data = read_regular(path, LONGEST_CARD)
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsError(
-            f"{directory}: no {CARD}; a model is a directory of {CARD}, {WEIGHTS} and {VOCABULARY}"
+            f"{directory}: no {CARD}; a model is a directory of {CARD}, {WEIGHTS} and {VOCABULARY}; "
+            "one of the Hugging Face hub has a config.json"
         ) from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read: {_reason(error)}; copy it again") from None

@@ -87,7 +87,7 @@ def load(directory: Path, device: str, runtime: str, model_dirs: Sequence[Path])
 
         return load_combiner(directory, chosen, model_dirs)
     files = hub.read_files(directory)
-    if files.kind == "cir-dual":
+    if files.kind == hub.OWN:
         from cir.models.small_dual import SmallDualEncoder
 
         return SmallDualEncoder(files, chosen)

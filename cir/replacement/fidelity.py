@@ -12,7 +12,7 @@ import numpy as np
 from cir.arrays import Floats, Mask, Rows
 from cir.data.judged_query import JudgedQuery
 from cir.evidence import Fidelity, ReindexCost, Verdict
-from cir.replacement.gate import CHEAP_HOURS, duration
+from cir.replacement.gate import CHEAP_HOURS, duration, nothing_to_reindex
 from cir.replacement.paired_sample import PairedSample, ranked
 from cir.replacement.routes import FittedRoute
 from cir.stats import lower_bound95
@@ -61,20 +61,22 @@ def fidelity(sample: PairedSample, kinds: Mapping[str, Mask], routes: Sequence[F
     return figures
 
 
-def judge_fidelity(figures: Mapping[str, ByKind], cost: ReindexCost, objections: Sequence[str] = ()) -> Verdict:
+def judge_fidelity(figures: Mapping[str, ByKind], cost: ReindexCost, *, same_vectors: bool = False) -> Verdict:
     """Choose the most faithful route that reaches the floor for every kind of query, or none.
 
     Args:
         figures: from `fidelity`.
         cost: of a re-index.
-        objections: reasons that rule out every route.
+        same_vectors: whether both models store the same, so that nothing is to be re-indexed.
     """
     routes = {name: kinds for name, kinds in figures.items() if name != CURRENT}
     refused = {name: tuple(reasons) for name, kinds in routes.items() if (reasons := _reasons(kinds))}
-    passing = [name for name in routes if name not in refused and not objections]
+    passing = [name for name in routes if name not in refused]
     best = max(passing, key=lambda name: routes[name][ALL].overlap, default=None)
     price = f"{cost.images:,} images, {duration(cost.hours)}, {cost.bytes / 1e6:,.1f} MB"
-    if best and cost.hours > CHEAP_HOURS:
+    if best and same_vectors:
+        advice = f"if you trust it (--apply --trust-model), {nothing_to_reindex(best)}"
+    elif best and cost.hours > CHEAP_HOURS:
         advice = (
             f"if you trust the new model, serve it by {best} (--apply --trust-model); a re-index would take {price}"
         )
@@ -82,7 +84,7 @@ def judge_fidelity(figures: Mapping[str, ByKind], cost: ReindexCost, objections:
         advice = f"if you trust the new model, re-index (--apply --trust-model, then `cir backfill`): {price}"
     else:
         advice = f"keep the current model, or re-index if you trust the new one: {price}"
-    return Verdict(best, tuple(objections), refused, (UNKNOWN,), advice)
+    return Verdict(best, (), refused, (UNKNOWN,), advice)
 
 
 def _reasons(kinds: ByKind) -> list[str]:

@@ -23,6 +23,7 @@ def judge(
     cost: ReindexCost,
     *,
     margin: float = 0.0,
+    same_vectors: bool = False,
 ) -> Verdict:
     """Choose the route that passes and has the highest R@1 + R@10, or none.
 
@@ -32,6 +33,7 @@ def judge(
         routes: what was measured.
         cost: of a re-index.
         margin: by how much a route may fall behind the current index and still pass; an operator's explicit choice.
+        same_vectors: whether both models store the same, so that nothing is to be re-indexed.
     """
     current, reindexed = baselines["current"], baselines["reindexed"]
     objections = []
@@ -51,11 +53,17 @@ def judge(
         advice = "keep the current model"
     elif few:
         advice = f"give it {MIN_QUERIES} judged queries and measure again: `cir questions`"
+    elif same_vectors and best:
+        advice = nothing_to_reindex(best.route)
     else:
         advice = _advice(best, cost, price)
-    return Verdict(
-        best.route if best else None, tuple(objections), refused, tuple(_warnings(baselines, routes, best)), advice
-    )
+    warnings = _warnings(baselines, routes, best, related=same_vectors)
+    return Verdict(best.route if best else None, tuple(objections), refused, tuple(warnings), advice)
+
+
+def nothing_to_reindex(route: str) -> str:
+    """The advice where both models store the same vectors."""
+    return f"serve the new model by {route}: both models store the same vectors, so there is nothing to re-index"
 
 
 def _reasons(result: RouteResult, margin: float) -> list[str]:
@@ -77,9 +85,11 @@ def _reasons(result: RouteResult, margin: float) -> list[str]:
     return reasons
 
 
-def _warnings(baselines: Mapping[str, Measures], routes: Sequence[RouteResult], best: RouteResult | None) -> list[str]:
+def _warnings(
+    baselines: Mapping[str, Measures], routes: Sequence[RouteResult], best: RouteResult | None, *, related: bool
+) -> list[str]:
     warnings = []
-    related = any(Route(result.route).compares_dims for result in routes)  # then it is expected
+    related = related or any(Route(result.route).compares_dims for result in routes)  # then it is expected
     if not related and baselines.get("unmapped", {}).get("R@10", 0.0) > WARN_UNMAPPED:
         warnings.append("the new model's queries match the old vectors without a mapping: do the two share weights?")
     if best and best.negative_flips > WARN_NEGATIVE_FLIP_RATE:

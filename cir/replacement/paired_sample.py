@@ -13,6 +13,8 @@ import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
 
+SAME = 2e-3  # float16 moves a value of a unit vector by less
+
 
 @dataclass(frozen=True)
 class PairedSample:
@@ -52,6 +54,12 @@ class PairedSample:
     judged: Mask | None = None
     held_out: Mask | None = None
     labelled: bool = True
+
+    @property
+    def same_vectors(self) -> bool:
+        """Whether both models store the same, as a combiner and the dual encoder under it do."""
+        old, new = self.old_gallery, self.new_gallery
+        return old.shape == new.shape and bool(np.allclose(old, new, atol=SAME))
 
     @cached_property
     def fit_images(self) -> Rows:

@@ -207,10 +207,11 @@ def _judge(collected: Collected, about: Evidence, successor: ModelCard) -> Space
     if sample.labelled:
         results = tuple(measure(sample, route) for route in fitted)
         compared = baselines(sample)
-        verdict = judge(about.questions, compared, results, about.cost, margin=about.margin)
+        same = sample.same_vectors
+        verdict = judge(about.questions, compared, results, about.cost, margin=about.margin, same_vectors=same)
     else:
         results, compared = (), {}
-        verdict = judge_fidelity(agreement, about.cost)
+        verdict = judge_fidelity(agreement, about.cost, same_vectors=sample.same_vectors)
     evidence = replace(
         about,
         verdict=verdict,

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from cir.errors import UsageError
-from cir.given import fraction
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
@@ -18,8 +17,9 @@ def check_composable(manifest: Manifest, index: str | Path) -> None:
     """Refuse an index whose model composes by itself. Raises UsageError."""
     card = manifest.card
     if card.composition not in APART:
+        how = "joins their vectors by a trained network" if card.composition == "combiner" else "reads them together"
         raise UsageError(
-            f"{index} is served by {card.name}, which reads picture and caption together ({card.composition}); only "
+            f"{index} is served by {card.name}, which has its own way with picture and caption: it {how}; "
             "encoders that know them apart, such as CLIP, have a composition to choose"
         )
 
@@ -42,7 +42,8 @@ def set_composition(index: str | Path, how: str, weight: float) -> Manifest:
     """
     if how not in APART:
         raise UsageError(f"no composition {how!r}; choose one of {', '.join(APART)}")
-    weight = fraction(weight, "weight") if weight else 0.0
+    if not 0 <= weight <= 1:  # also false of NaN
+        raise UsageError(f"the share of the picture is {weight}; give a number from 0 to 1")
     folder = IndexFolder(Path(index))
     check_composable(read_manifest(folder), index)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:

@@ -43,7 +43,7 @@ def test_compositions_are_measured_and_taken(
     mistake(cli("compose", index), "stores 0 judged queries with a reference, 40 are needed")
     assert cli("questions", index, "--from", questions_for(clip, 120)).code == 0
     shown = cli("compose", index).out
-    assert shown.splitlines()[0] == "60 judged queries, none of which the shares were chosen on"
+    assert shown.splitlines()[0] == "60 judged queries; the others chose the shares, and which comes first"
     assert "nothing has changed" in shown
     measured = json.loads(cli("compose", index, "--json").out)
     assert {row["composition"] for row in measured["compositions"]} == {"sum", "slerp", "product"}
@@ -70,8 +70,8 @@ def test_a_composition_is_set(cli: Run, index: Path) -> None:
 
 def test_a_model_that_composes_by_itself(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:
     index = shutil.copytree(wardrobe_index, tmp_path / "x.index")
-    mistake(cli("compose", index, "--set", "sum"), "reads picture and caption together (prompt)")
-    mistake(cli("compose", index), "reads picture and caption together (prompt)")
+    mistake(cli("compose", index, "--set", "sum"), "it reads them together")
+    mistake(cli("compose", index), "it reads them together")
 
 
 def test_models_that_cannot_be_used(cli: Run, coloured: Path, clip: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_composition_is_kept_and_can_be_undone(index: Path) -> None:
 def test_a_model_that_reads_both_has_none_to_choose(tiny_model: Path, tmp_path: Path) -> None:
     folder_of(tmp_path / "photos", 3)
     build_index(tmp_path / "photos", tmp_path / "x.index", load_model(tiny_model))
-    with pytest.raises(UsageError, match="reads picture and caption together"):
+    with pytest.raises(UsageError, match="it reads them together"):
         set_composition(tmp_path / "x.index", "sum", 0.5)
 
 

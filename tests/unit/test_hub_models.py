@@ -224,6 +224,21 @@ def _changed(**values: Any) -> Callable[[Path], None]:
     return change
 
 
+def _pictures(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def _written(name: str, text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return write
+
+
 def _fewer_tensors(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -242,9 +257,25 @@ def _fewer_tensors(folder: Path) -> None:
         (_changed(model_type="my_clip", auto_map={"AutoModel": "modeling.MyClip"}), "which cir never does"),
         (_changed(model_type="bert", architectures=["BertModel"]), "of the type 'bert'"),
         (_changed(architectures=["CLIPVisionModel"]), "made for another task"),
-        (_changed(projection_dim=8), "tensors are missing or misshapen|cannot be loaded"),
+        (_changed(projection_dim=8), r"visual_projection.weight has the shape \(16, 32\) for \(8, 32\)"),
         (_fewer_tensors, "text_projection.weight"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (_written("config.json", "{"), "not JSON"),
+        (_written("config.json", "{}"), "names no model_type"),
+        (_changed(projection_dim=0), "projection_dim is '0', not a whole number from 1 to 8,192"),
+        (_changed(vision_config={"patch_size": 0}), "vision_config.patch_size is '0'"),
+        (_changed(text_config={"num_hidden_layers": 10**7}), "text_config.num_hidden_layers is '10000000'"),
+        (_changed(projection_dim="x"), "projection_dim is 'x'"),
+        (_written("preprocessor_config.json", "{}"), r"preprocessor_config.json: image_mean is not three numbers"),
+        (_pictures(image_mean=[0.5]), "image_mean is not three numbers"),
+        (_pictures(image_std=[0, 0, 0]), "image_std has a number that is not above 0"),
+        (_pictures(size={"shortest_edge": 10**6}), "size holds '1000000'"),
+        (_pictures(size={"shortest_edge": 0}), "size holds '0'"),
+        (
+            _pictures(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
+            "preprocessor_config.json: cannot",
+        ),
+        (_written("tokenizer.json", "{}"), "tokenizer.json: cannot be used"),
+        (_written("tokenizer.json", "[]"), "tokenizer.json: cannot be used"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(
@@ -255,6 +286,24 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     with pytest.raises(WeightsError, match=message) as refused:
         load(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "x", "{{ messages[0].content[0].text }}"])
+def test_a_chat_template_that_leaves_something_out_is_refused(
+    template: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["qwen3_vl"], tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(WeightsError, match=r"chat_template.jinja: cannot be used"):
+        load(folder)
+
+
+def test_absurd_numbers_of_patches_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    for number in (0, 10**9):
+        folder = shutil.copytree(folders["siglip2"], tmp_path / str(number))
+        _pictures(max_num_patches=number)(folder)
+        with pytest.raises(WeightsError, match="max_num_patches is"):
+            load(folder)
 
 
 def test_remote_code_beside_a_known_network_is_never_run(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from cir.models.combiner import Combiner, CombinerEncoder
 from cir.models.dual_encoder import DualEncoder
 from cir.models.kinds import check, read_card
 from cir.models.small_dual import DualSizes, SmallDual, SmallDualEncoder
+from cir.replacement.study import study_replacement
+from cir.testing.fakes import folder_of
 from cir.testing.hub_models import save_clip
 from cir.text import Tokenizer
 from cir.training import loop
@@ -144,6 +146,18 @@ def test_a_combiner_is_trained_and_loaded(combiner: Path, base: DualEncoder) -> 
     composed = encoder.encode_queries(pixels, ["in red"])
     np.testing.assert_array_equal(encoder.encode_queries(pixels, ["in red"], base.card.space.id), composed)
     assert np.abs(composed - base.encode_queries(pixels, ["in red"])).max() > 1e-3
+
+
+def test_a_combiner_serves_an_index_of_its_dual_encoder(combiner: Path, base: DualEncoder, tmp_path: Path) -> None:
+    folder_of(tmp_path / "photos", 220)
+    cir.build_index(tmp_path / "photos", tmp_path / "x.index", base)
+    searcher = cir.open_index(tmp_path / "x.index")
+    (study,) = study_replacement(searcher, cir.load_model(combiner), [])
+    fidelity = study.evidence.fidelity
+    # Not 1: vectors of a random network lie close together, and float16 turns near ties around.
+    assert fidelity["trained head"]["all"].overlap > fidelity["current"]["all"].overlap
+    assert study.evidence.verdict.route == "trained head"
+    assert "both models store the same vectors, so there is nothing to re-index" in study.evidence.verdict.advice
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import torch
 
 from cir import devices
 from cir.arrays import Floats
+from cir.errors import WeightsError
 from cir.forks import no_fork
 from cir.images.picture import as_picture
 from cir.images.preprocess import as_seen
 from cir.models.dual_encoder import DualEncoder
 from cir.models.hub.captions import read_part
 from cir.models.hub.files import HubFiles, card_of
-from cir.models.hub.loading import load_network, load_picture_processor, load_tokenizer
+from cir.models.hub.loading import load_network, load_picture_processor, load_tokenizer, problems_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +50,14 @@ class HubDualEncoder(DualEncoder):
         self._lower = type(self._tokenizer).__name__.startswith("Gemma")
         self._length = int(self._network.config.text_config.max_position_embeddings)
         self._lock = Lock()  # padding and truncation are settings of the tokenizer
-        self._shape = self._pixels(_probe()).shape
+        with problems_of(files, files.processor.name):
+            pixels = self._pixels(_probe())
+            self._shape = pixels.shape
+            vectors = self.image_features(pixels[None])
+        with problems_of(files, files.tokenizer[0].name):
+            texts = self.text_features(["a"])
+        if not vectors.shape == texts.shape == (1, self.card.dims) or not np.isfinite([vectors, texts]).all():
+            raise WeightsError(f"{files.directory}: gives no finite vectors of {self.card.dims} dims; copy it again")
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:

@@ -16,12 +16,14 @@ from typing import Any
 from cir.checked import digest_of
 from cir.errors import WeightsError
 from cir.files import parse_json, read_regular, sha256_bytes
+from cir.models.hub.settings import config_problem, processor_problem
 from cir.models.hub.snapshot import origin_of
 from cir.models.tensor_file import read_header
 from cir.types import ModelCard
 
 CONFIG = "config.json"
 WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
+OWN = "cir-dual"  # of `cir train`, in the form of the hub
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
 PROMPTS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
@@ -52,7 +54,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "metaclip_2": Architecture("sum", ("MetaClip2Model",)),
     "siglip": Architecture("sum", ("SiglipModel",), pads=True),
     "siglip2": Architecture("sum", ("Siglip2Model",), pads=True),
-    "cir-dual": Architecture("sum", ("CirDual",)),  # of `cir train`, in the same form
+    OWN: Architecture("sum", ("CirDual",)),
     "qwen3_vl": Architecture("joint", ("Qwen3VLModel", "Qwen3VLForConditionalGeneration", "Qwen3VLForEmbedding")),
 }
 
@@ -103,12 +105,14 @@ def read_files(directory: Path) -> HubFiles:
     config = _json(directory / CONFIG)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join(name for name in ARCHITECTURES if name != OWN)
         if "auto_map" in config:
             raise WeightsError(
                 f"{directory}: wants code from the hub to be run, which cir never does; it takes models that "
                 f"transformers itself has: {known}"
             )
+        if kind is None:
+            raise WeightsError(f"{directory / CONFIG}: names no model_type, so it is no model of the hub")
         raise WeightsError(
             f"{directory}: a model of the type {str(kind)[:60]!r}, which cir cannot use; it takes {known}"
         )
@@ -124,6 +128,10 @@ def read_files(directory: Path) -> HubFiles:
             f"{directory}: no picture processor ({PROCESSORS[0]}); copy it from the model's page, without it pixels "
             "would be guessed"
         )
+    if problem := config_problem(config):
+        raise WeightsError(f"{directory / CONFIG}: {problem}; copy it again")
+    if kind != OWN and (problem := processor_problem(_json(processor), counts_pixels=kind == "qwen3_vl")):
+        raise WeightsError(f"{processor}: {problem}; copy the model's own")
     tokenizer = tuple(directory / name for name in TOKENIZERS if (directory / name).is_file())
     if not tokenizer:
         raise WeightsError(f"{directory}: no tokenizer ({TOKENIZERS[0]}); copy it from the model's page")
@@ -147,7 +155,7 @@ def card_of(files: HubFiles) -> ModelCard:
         vector=True,
         composition=files.architecture.composition,  # type: ignore[arg-type]
         sum_weight=_share(files.config.get("sum_weight", 0.5)),
-        training=files.config.get("training", {}) if files.kind == "cir-dual" else {},
+        training=files.config.get("training", {}) if files.kind == OWN else {},
         architecture=files.kind,
         source={**source, **({"licence": licence} if licence else {})},
     )
@@ -156,7 +164,7 @@ def card_of(files: HubFiles) -> ModelCard:
 def _trained_name(files: HubFiles) -> str:
     """The name that `cir train` gave; empty for a model of the hub."""
     training = files.config.get("training")
-    name = training.get("name") if isinstance(training, dict) and files.kind == "cir-dual" else ""
+    name = training.get("name") if isinstance(training, dict) and files.kind == OWN else ""
     return name if isinstance(name, str) else ""
 
 
@@ -169,7 +177,7 @@ def _dims(files: HubFiles) -> int:
     names = {
         "clip": ("visual_projection.weight", 0),
         "metaclip_2": ("visual_projection.weight", 0),
-        "cir-dual": ("visual_projection.weight", 0),
+        OWN: ("visual_projection.weight", 0),
         "siglip": ("vision_model.head.layernorm.weight", 0),
         "siglip2": ("vision_model.head.layernorm.weight", 0),
         "qwen3_vl": ("language_model.embed_tokens.weight", 1),

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from cir import devices
 from cir.arrays import Floats, unit
@@ -25,11 +26,8 @@ from cir.images.picture import as_picture, as_pixels
 from cir.images.preprocess import as_seen
 from cir.models.hub.captions import read_part
 from cir.models.hub.files import HubFiles, card_of
-from cir.models.hub.loading import load_network, load_picture_processor, load_tokenizer
+from cir.models.hub.loading import load_network, load_picture_processor, load_tokenizer, problems_of
 from cir.types import Encoded
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 INSTRUCTION = "Represent the user's input."
 COMPOSED = "Retrieve images that match the given picture as the text modifies it."
@@ -71,8 +69,13 @@ class HubJointEncoder:
         self._size["shortest_edge"] = min(int(self._size["shortest_edge"]), most)
         self._shape = (1 + math.floor(most / side**2), 3 * int(self._processor.temporal_patch_size) * side**2)
         self._lock = Lock()
+        with problems_of(files, "chat_template.jinja"):
+            if PAD not in self._prompt("a", INSTRUCTION, 1) or "a" not in self._prompt("a", INSTRUCTION, None):
+                raise ValueError("it leaves out the picture or the text")
+        with problems_of(files, files.processor.name):
+            self.encode_images(self.preprocess(Image.new("RGB", (64, 64), "white"))[None])
 
-    def preprocess(self, image: Image) -> Floats:
+    def preprocess(self, image: Image.Image) -> Floats:
         """One decoded picture of any size and mode, or an array -> (1 + P, patch) float32."""
         made = self._processor(images=[as_seen(as_picture(image))], size=self._size, return_tensors="np")
         values = np.asarray(made["pixel_values"], np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cir.errors import WeightsError
-from cir.models.hub.files import HubFiles
+from cir.models.hub.files import CONFIG, HubFiles
 
 
 def load_network(files: HubFiles, device: torch.device) -> Any:
@@ -28,7 +28,7 @@ def load_network(files: HubFiles, device: torch.device) -> Any:
         "siglip2": transformers.Siglip2Model,
         "qwen3_vl": transformers.Qwen3VLModel,
     }
-    with _quiet(), _problems_of(files):
+    with _quiet(), problems_of(files, CONFIG):
         model, report = classes[files.kind].from_pretrained(
             files.directory,
             local_files_only=True,
@@ -36,12 +36,16 @@ def load_network(files: HubFiles, device: torch.device) -> Any:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named here
         )
-    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    lacking = [
+        *(f"{key} is missing" for key in sorted(report["missing_keys"])),
+        *map(_misfit, report["mismatched_keys"]),
+    ]
     if lacking:
+        more = f", and {len(lacking) - 1:,} more do not fit" if len(lacking) > 1 else ""
         raise WeightsError(
-            f"{files.directory}: {len(lacking)} tensors are missing or misshapen, the first: {lacking[0]}; "
-            "download the model again"
+            f"{files.directory}: its weights do not fit its {CONFIG}: {lacking[0]}{more}; download the model again"
         )
     return model.to(device).eval()
 
@@ -50,7 +54,7 @@ def load_tokenizer(files: HubFiles) -> Any:
     """The tokenizer of a folder. Raises WeightsError where its files do not make one."""
     from transformers import AutoTokenizer
 
-    with _quiet(), _problems_of(files):
+    with _quiet(), problems_of(files, files.tokenizer[0].name):
         return AutoTokenizer.from_pretrained(files.directory, local_files_only=True, trust_remote_code=False)
 
 
@@ -58,20 +62,37 @@ def load_picture_processor(files: HubFiles) -> Any:
     """The picture processor of a folder, on Pillow. Raises WeightsError where its file does not make one."""
     from transformers import AutoImageProcessor
 
-    with _quiet(), _problems_of(files):
+    with _quiet(), problems_of(files, files.processor.name):
         return AutoImageProcessor.from_pretrained(
             files.directory, local_files_only=True, trust_remote_code=False, backend="pil"
         )
 
 
+def _misfit(key: Any) -> str:
+    """A tensor of another shape, as transformers reports it: its name, or name, shape found and shape wanted."""
+    name, *shapes = key if isinstance(key, tuple) else (key,)
+    return (
+        f"{name} has the shape {' for '.join(str(tuple(shape)) for shape in shapes)}" if shapes else f"{name} misfits"
+    )
+
+
 @contextlib.contextmanager
-def _problems_of(files: HubFiles) -> Iterator[None]:
-    """Whatever a library says about files that are not its own is one line of ours."""
+def problems_of(files: HubFiles, name: str) -> Iterator[None]:
+    """Whatever a library says about files that are not its own is one line of ours.
+
+    Args:
+        files: the folder.
+        name: of the file that it is about.
+    """
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # a checkpoint decoder: broken files raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise WeightsError(f"{files.directory}: cannot be loaded: {reason}; download the model again") from None
+        raise WeightsError(
+            f"{files.directory / name}: cannot be used: {reason} ({type(error).__name__}); copy the model's own"
+        ) from None
 
 
 @contextlib.contextmanager
