@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class DualEncoder(ABC):
     """An `Encoder` that also `ExposesQueryStates`. Safe to call from several threads.
 
-    Query states are the features of picture and caption side by side, (B, 2 D), not normalised; those of the picture
-    are zero where there is none.
+    Query states are the features of picture and caption side by side, (B, 2 D), not normalised; those of either are
+    zero where there is none. A blank caption beside a picture is none: the query is the picture.
 
     Args:
         card: the model's identity; its `composition` says how a query is made.
@@ -99,8 +99,10 @@ class DualEncoder(ABC):
             raise UsageError(f"{len(captions)} captions for {len(pixels)} pictures; give one for each")
         if not captions:
             return self._none(2 * self.card.dims)
-        images: Floats = np.concatenate([self.image_features(pixels), self.text_features(captions)], axis=1)
-        return images
+        texts = self.text_features(captions)
+        texts[[row for row, caption in enumerate(captions) if not caption.strip()]] = 0
+        states: Floats = np.concatenate([self.image_features(pixels), texts], axis=1)
+        return states
 
     def text_states(self, captions: Sequence[str]) -> Floats:
         """B captions without a reference -> (B, 2 D) float32: zeros, and the features of the caption."""
@@ -123,10 +125,10 @@ class DualEncoder(ABC):
         if not isinstance(states, np.ndarray) or states.ndim != 2 or states.shape[1] != 2 * dims:
             raise UsageError(f"states are a (B, {2 * dims}) array from query_states or text_states")
         images, texts = states[:, :dims].astype(np.float32), states[:, dims:].astype(np.float32)
-        alone = ~images.any(axis=1)
-        vectors = unit(texts)
-        if not alone.all():
-            vectors[~alone] = self._composed(images[~alone], texts[~alone])
+        vectors = unit(images + texts)  # right where one of the two is zero
+        both = images.any(axis=1) & texts.any(axis=1)
+        if both.any():
+            vectors[both] = self._composed(images[both], texts[both])
         return vectors
 
     def _composed(self, images: Floats, texts: Floats) -> Floats:

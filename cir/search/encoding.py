@@ -182,6 +182,7 @@ def encode_in(gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequ
         rows = sorted({row for row, _ in composed})
         pictures = unit(np.stack([_mean_picture(gallery, space, encoder, queries[row]) for row in rows]))
         texts = encoder.texts([queries[row].caption for row in rows])
+        texts[[not queries[row].caption for row in rows]] = 0  # a blank caption is none
         out[rows] = compositions.compose(pictures, texts, encoder.apart.composition, encoder.apart.sum_weight)
     elif composed:
         rows = [row for row, _ in composed]

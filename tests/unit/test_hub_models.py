@@ -257,7 +257,7 @@ def _fewer_tensors(folder: Path) -> None:
         (_changed(model_type="my_clip", auto_map={"AutoModel": "modeling.MyClip"}), "which cir never does"),
         (_changed(model_type="bert", architectures=["BertModel"]), "of the type 'bert'"),
         (_changed(architectures=["CLIPVisionModel"]), "made for another task"),
-        (_changed(projection_dim=8), r"visual_projection.weight has the shape \(16, 32\) for \(8, 32\)"),
+        (_changed(projection_dim=8), r"text_projection.weight has the shape \(16, 32\) for \(8, 32\)"),
         (_fewer_tensors, "text_projection.weight"),
         (_written("config.json", "{"), "not JSON"),
         (_written("config.json", "{}"), "names no model_type"),

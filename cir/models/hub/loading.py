@@ -40,7 +40,7 @@ def load_network(files: HubFiles, device: torch.device) -> Any:
         )
     lacking = [
         *(f"{key} is missing" for key in sorted(report["missing_keys"])),
-        *map(_misfit, report["mismatched_keys"]),
+        *map(_misfit, sorted(report["mismatched_keys"], key=str)),
     ]
     if lacking:
         more = f", and {len(lacking) - 1:,} more do not fit" if len(lacking) > 1 else ""
