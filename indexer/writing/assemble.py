@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from cir.errors import MissingDependencyError
@@ -29,6 +29,7 @@ from cir.indexer.writing.merging import (
 )
 from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows, live_rows
+from cir.model_card import APART
 from cir.types import GalleryEncoder, ModelCard
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,9 @@ def next_manifest(
     """
     deleted = old.without(_by_segment(tombstones))
     segments = [entry for entry in old.segments if entry.name not in added.absorbed]
-    card = old.models.get(card.digest, card)  # `cir compose` may have changed how it composes
+    known = old.models.get(card.digest, card)
+    if known.composition in APART:  # `cir compose` may have chosen it for this index
+        card = replace(card, composition=known.composition, sum_weight=known.sum_weight)
     after = old.succeed(card=card, segments=[*segments, *added.entries], deleted=deleted, roots=roots, keep=keep)
     # A segment without a live row is no longer named; its file stays for older generations.
     live = [entry for entry in after.segments if after.live_rows(entry).any()]

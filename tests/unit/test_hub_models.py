@@ -313,14 +313,12 @@ def test_remote_code_beside_a_known_network_is_never_run(folders: dict[str, Path
     assert load(folder).card.digest == load(folders["clip"]).card.digest
 
 
-def test_a_model_of_the_hub_is_found_in_its_cache(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--somebody--clip"
-    shutil.copytree(folders["clip"], repository / "snapshots" / commit)
+    hub_models.save_clip(repository / "snapshots" / commit, seed=9)  # which this user has nowhere else
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

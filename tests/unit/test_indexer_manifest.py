@@ -79,7 +79,7 @@ def test_the_id_of_a_space_is_computed_once(folder: IndexFolder, monkeypatch: py
     def count(*args: object) -> object:
         pytest.fail("an id was computed again")
 
-    monkeypatch.setattr("cir.types.hashlib.sha256", count)
+    monkeypatch.setattr("cir.model_card.hashlib.sha256", count)
     for image_id in gallery.ids:
         image = gallery.image(image_id)
         assert image.query_space == image.space == gallery.space.id == gallery.manifest.space.id

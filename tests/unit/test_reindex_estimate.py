@@ -36,6 +36,6 @@ def test_the_speed_is_that_of_the_pipeline_and_of_nothing_else(tmp_path: Path, m
     monkeypatch.setattr(collect, "encode_photos", pipeline)
     monkeypatch.setattr(collect, "np", SimpleNamespace(stack=stack, float32=collect.np.float32))
     collector = collect.SampleCollector(searcher, FakeEncoder("fake-2"), 0)  # type: ignore[arg-type]
-    usable, vectors, speed = collector._encode(photos)
+    usable, vectors, speed = collector.encode(photos)
     assert (len(usable), len(vectors)) == (12, 12)
     assert speed == pytest.approx(12 / 3.0)
