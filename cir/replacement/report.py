@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cir.evidence import Evidence, Fidelity, RouteResult
+from cir.replacement.fidelity import ALL
 from cir.replacement.measure import MEASURES
 from cir.replacement.study import SpaceStudy
 from cir.tables import align
@@ -34,7 +35,7 @@ def render(study: SpaceStudy, successor: str) -> str:
     lines += _unjudged(evidence)
     lines += _slices(evidence)
     lines += [_fidelity_line(name, kinds) for name, kinds in evidence.fidelity.items()]
-    lines += [f"no {route}: {reason}" for route, reason in evidence.absent.items()]
+    lines += _absent(evidence.absent)
     lines += [f"refused: {reason}" for reason in verdict.objections]
     lines += [f"{route}: {reason}" for route, reasons in verdict.refused.items() for reason in reasons]
     lines += [f"note: {warning}" for warning in verdict.warnings]
@@ -43,8 +44,18 @@ def render(study: SpaceStudy, successor: str) -> str:
     return "\n".join(lines)
 
 
+def _absent(absent: Mapping[str, str]) -> list[str]:
+    """Why some routes were not measured, one line for each reason."""
+    routes: dict[str, list[str]] = {}
+    for route, reason in absent.items():
+        routes.setdefault(reason, []).append(route)
+    return [f"no {', '.join(names)}: {reason}" for reason, names in routes.items()]
+
+
 def _fidelity_line(name: str, kinds: Mapping[str, Fidelity]) -> str:
     """How far the current index, or a route, answers judged queries as a re-index would, right or wrong."""
+    if len(kinds) == 2:  # one kind, and all of it
+        kinds = {name: figures for name, figures in kinds.items() if name != ALL}
     shares = ", ".join(
         f"{kind} {_percent(figures.overlap)} % (its first hit {_percent(figures.first)} %)"
         for kind, figures in kinds.items()
@@ -61,7 +72,7 @@ def _without_judgements(evidence: Evidence, title: str) -> str:
         "",
         *_fidelity_table(evidence),
         "",
-        *(f"no {route}: {reason}" for route, reason in evidence.absent.items()),
+        *_absent(evidence.absent),
         *(f"refused: {reason}" for reason in verdict.objections),
         *(f"{route}: {reason}" for route, reasons in verdict.refused.items() for reason in reasons),
         *(f"note: {warning}" for warning in verdict.warnings),
