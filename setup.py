@@ -60,7 +60,7 @@ setup(
         "tokenizers>=0.21",
         "torch>=2.6",
         "tqdm>=4.66",
-        "transformers>=5.0,<6",
+        "transformers>=5.4,<6",
     ],
     extras_require={
         # All three install the same `faiss` module: choose one.

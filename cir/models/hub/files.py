@@ -50,7 +50,7 @@ class Architecture:
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "clip": Architecture("sum", ("CLIPModel", "MMRet_CLIP", "CLIPModelForRetrieval")),
+    "clip": Architecture("sum", ("CLIPModel",)),
     "metaclip_2": Architecture("sum", ("MetaClip2Model",)),
     "siglip": Architecture("sum", ("SiglipModel",), pads=True),
     "siglip2": Architecture("sum", ("Siglip2Model",), pads=True),
