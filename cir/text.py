@@ -107,7 +107,7 @@ class Tokenizer:
             raise UsageError('captions are a list of texts; write ["in red"], not "in red"')
         with self._lock:  # truncation is a setting of the tokenizer
             self._pieces.enable_truncation(length)
-            encoded = [self._pieces.encode(clean_caption(_encodable(caption))) for caption in captions]
+            encoded = self._pieces.encode_batch([clean_caption(_encodable(caption)) for caption in captions])
         width = max((len(pieces.ids) for pieces in encoded), default=length) if self._pad_to_longest else length
         ids = np.zeros((len(encoded), width), np.int64)  # 0 is [PAD]
         mask = np.zeros((len(encoded), width), np.int64)

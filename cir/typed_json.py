@@ -22,7 +22,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 DEPTH = 32  # of nested values; the deepest file of this package has ten
 LARGEST = 2**63 - 1  # whole numbers beyond it fit no array and no file
+UNLESS_DEFAULT = {"unless": "default"}  # metadata of a field that is written only if it is not at its default
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,14 @@ def from_json(cls: type[T], values: object) -> T:
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON values of a dataclass, for `from_json`; properties in `computed` are included."""
+    """Plain JSON values of a dataclass, for `from_json`.
+
+    Properties in `computed` are included; a field with the metadata `UNLESS_DEFAULT` is left out at its default, so
+    that it can be added to a class without changing the digests of what exists.
+    """
     if is_dataclass(value):
-        names = [*(field.name for field in fields(value)), *getattr(value, "computed", ())]
+        kept = [each for each in fields(value) if not each.metadata.get("unless") or _changed(value, each)]
+        names = [*(field.name for field in kept), *getattr(value, "computed", ())]
         return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: to_json(part) for name, part in value._asdict().items()}
@@ -116,6 +122,10 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [to_json(part) for part in value]
     return value
+
+
+def _changed(value: Any, field: Field[Any]) -> bool:
+    return bool(getattr(value, field.name) != field.default)
 
 
 def digest(value: Any) -> str:

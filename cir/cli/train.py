@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     help="Folder of features, checkpoint and log; the same folder continues a training.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Directory of the model.")
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path),
+    help="Folder of photos with captions (captions.csv, train.txt, val.txt, images), for configurations that take them.",
+)
 @click.option("--start", metavar="MODEL", help="Start from this model's weights: a folder, or a name.")
 @click.option(
     "--replaces",
@@ -48,6 +53,7 @@ def train(
     data_root: Path,
     work: Path,
     out: Path,
+    photos: Path | None,
     start: str | None,
     replaces: tuple[Path, ...],
     heads_only: bool,
@@ -98,6 +104,7 @@ def train(
         allow_unreadable=allow_unreadable,
         replaces=older,
         heads_only=heads_only,
+        photos=photos,
     )
     first = devices.process()[0] == 0  # in a launch of several processes only the first prints
     if first and task.left_out:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cir.models.config import EfficientNetSettings, VitSettings, backbone_settings
+from cir.models.config import EfficientNetSettings, SprcConfig, VitSettings, backbone_settings
 from cir.models.efficientnet import EfficientNetLite0
+from cir.models.whole_picture import WholePicture
 
 
 class VisionTransformer(nn.Module):
@@ -56,3 +57,11 @@ def make_backbone(values: Mapping[str, Any]) -> nn.Module:
     if isinstance(settings, EfficientNetSettings):
         return EfficientNetLite0(stages=settings.stages)
     return (VisionTransformer if isinstance(settings, VitSettings) else ClipTransformer)(**asdict(settings))
+
+
+def make_whole_picture(config: SprcConfig, map_width: int) -> WholePicture | None:
+    """What pools the backbone's last layer, randomly initialised; None for a model without it. `map_width` is W."""
+    settings = backbone_settings(config.vision)
+    if not isinstance(settings, EfficientNetSettings) or settings.whole is None:
+        return None
+    return WholePicture(settings.whole, map_width=map_width, width=config.width, tokens=config.query_tokens)

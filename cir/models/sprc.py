@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cir.models.backbones import make_backbone
+from cir.models.backbones import make_backbone, make_whole_picture
 from cir.models.config import SprcConfig
 from cir.models.stationary import assemble_blocks
 
@@ -74,6 +74,7 @@ class Sprc(nn.Module):
         older = {space: nn.Linear(config.width, dims) for space, dims in config.query_heads.items()}
         self.query_heads = nn.ModuleDict(older)
         self.temp = nn.Parameter(torch.tensor(0.07))
+        self.whole = make_whole_picture(config, vision_width)
         self.backbone_precision = torch.float32  # less where the loader has cast `backbone_matrices`
 
     # The four passes, on image features and token ids. Training calls them with cached features.
@@ -101,7 +102,8 @@ class Sprc(nn.Module):
             _with_prompts(mask, self.config.query_tokens),
             features=features,
         )
-        return out[:, : self.config.query_tokens]
+        prompt = out[:, : self.config.query_tokens]
+        return prompt if self.whole is None else prompt + self.whole.prompt(self.whole.pool(features))
 
     def sentence_vector(self, prompt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pass B: (B, T, width) prompt and (B, L) caption -> (B, D) unit-norm."""
@@ -109,14 +111,18 @@ class Sprc(nn.Module):
 
     def sentence_state(self, prompt: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Pass B before its projection: (B, T, width) prompt and (B, L) caption -> (B, width)."""
-        out = self._qformer(
-            self.embeddings(input_ids=ids, query_embeds=prompt), _with_prompts(mask, self.config.query_tokens)
-        )
+        seen = _with_prompts(mask, self.config.query_tokens)
+        out = self._qformer(self.embeddings(input_ids=ids, query_embeds=prompt), seen)
         # The caption's [CLS] stands right behind the T prompts.
-        return out[:, self.config.query_tokens]
+        return self._sentence(out, seen, first=self.config.query_tokens)
 
     def target_states(self, features: Tensor) -> Tensor:
-        """Pass C: (B, P, W) features -> (B, T, width) Q-Former outputs."""
+        """Pass C: (B, P, W) features -> (B, T, width) Q-Former outputs, plus the summary of the whole picture."""
+        states = self.map_states(features)
+        return states if self.whole is None else states + self.whole.summary(self.whole.pool(features))[:, None]
+
+    def map_states(self, features: Tensor) -> Tensor:
+        """Pass C without the summary: (B, P, W) features -> (B, T, width) Q-Former outputs."""
         queries = self.query_tokens.expand(len(features), -1, -1)
         return self._qformer(queries, None, features=features)
 
@@ -131,8 +137,15 @@ class Sprc(nn.Module):
         prompts = self.prompt_tokens.expand(len(ids), -1, -1)
         mixed = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)  # [CLS, prompts, rest]
         mixed = mixed + self.embeddings.position_embeddings.weight[: mixed.shape[1]]
-        out = self._qformer(mixed, _with_prompts(mask, tokens))
-        return out[:, CLS]
+        seen = _with_prompts(mask, tokens)
+        return self._sentence(self._qformer(mixed, seen), seen, first=CLS)
+
+    def _sentence(self, states: Tensor, mask: Tensor, *, first: int) -> Tensor:
+        """(B, T + L, width) states and their mask -> (B, width): the sentence's one state, [CLS] being at `first`."""
+        if self.config.sentence == "first":
+            return states[:, first]
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
     def _qformer(self, embedded: Tensor, mask: Tensor | None, *, features: Tensor | None = None) -> Tensor:
         if features is None:

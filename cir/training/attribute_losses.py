@@ -52,7 +52,7 @@ class AttributeLosses:
             return older
         composed = model.project_query(batch.states)
         # The references are negatives too: the answer must differ from them.
-        features = model.gallery_features(batch.pictures[:, None])
+        features = model.gallery_features(self._encoder.picture_states(batch)[:, None])
         vectors = model.normalise_gallery(features, detach_simplex=True)
         terms = {"itc": losses.info_nce(losses.cosines(composed, vectors), self._temperature(), answered)} | older
         terms |= self._simplex_terms(batch, features, vectors, answered)
@@ -64,14 +64,16 @@ class AttributeLosses:
                 self._tables, [triplets[row] for row in described], [items[row] for row in order], described=True
             )
             similarities = losses.cosines(prompted, vectors[order])
-            contrast = losses.info_nce(similarities, self._temperature(), same.to(vectors.device))
-            terms["rtc"] = self._batches.rtc_weight * contrast
+            same, own = same.to(vectors.device), slice(len(described))
+            contrast = losses.info_nce(similarities, self._temperature(), same)
+            back = losses.info_nce(similarities[:, own].T, self._temperature(), same[:, own].T)
+            terms["rtc"] = self._batches.rtc_weight * (contrast + back) / 2
         if batch.prompt is not None:
             terms["align"] = self._batches.align_weight * model.alignment(batch.prompt.float())
         return terms
 
     def _temperature(self) -> Tensor:
-        return self._model.temp.clamp(0.01, 0.5)
+        return self._model.temp.clamp(0.005, 0.5)
 
     def _simplex_terms(
         self, batch: EncodedTriplets, features: Tensor, vectors: Tensor, answered: Tensor

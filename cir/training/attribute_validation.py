@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cir.models.sprc import scores
 from cir.training.encoded_triplets import TripletEncoder, older_vectors
-from cir.training.sources import HeldOut
+from cir.training.photo_source import HeldOut
 from cir.training.validation import Validation
 from cir.types import Simplex
 
@@ -40,6 +40,8 @@ class AttributeValidation(Validation):
     Attributes:
         headline: sum of R@1 and R@10 over all galleries.
         galleries: source -> recalls of composed queries.
+        texts: source -> recalls of captions that each describe one image, where the gallery has such.
+        baselines: source -> R@10 of the best of image, text and, at the best weight, their sum.
         sum_curve: share of the image -> R@10 of the *sum* baseline.
         simplex_at10: R@10 of composed queries on the simplex dims alone; None without a simplex.
         older: id of each older space -> recalls of its query head over its model's gallery.
@@ -48,6 +50,8 @@ class AttributeValidation(Validation):
     """
 
     galleries: Mapping[str, Recalls] = field(default_factory=dict)
+    texts: Mapping[str, Recalls] = field(default_factory=dict)
+    baselines: Mapping[str, float] = field(default_factory=dict)
     sum_curve: Mapping[float, float] = field(default_factory=dict)
     simplex_at10: float | None = None
     older: Mapping[str, Recalls] = field(default_factory=dict)
@@ -75,6 +79,9 @@ class AttributeValidation(Validation):
         figures: dict[str, float] = {}
         for source, recalls in self.galleries.items():
             figures |= recalls.named(source)
+            figures[f"{source} best baseline R@10"] = self.baselines[source]
+        for source, recalls in self.texts.items():
+            figures |= recalls.named(f"{source} text")
         return figures
 
     @property
@@ -97,6 +104,8 @@ class HeldOutVectors:
         targets: (Q, N) bool, the right answers.
         gallery: (N, D).
         composed, text: (Q, D), queries with and without the reference.
+        descriptions: (C, D), captions that each describe one image; C may be 0.
+        described: (C,) place of that image in the gallery.
         older: id of each older space -> its model's gallery (N, T, D), and the queries of the head for it (Q, D).
     """
 
@@ -106,6 +115,15 @@ class HeldOutVectors:
     composed: Tensor
     text: Tensor
     older: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    descriptions: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    described: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def text_recalls(self) -> Recalls:
+        """R@1 and R@10 of the descriptions."""
+        similarities = self.descriptions @ self.gallery.T
+        own = similarities.gather(1, self.described[:, None])
+        better = (similarities > own).sum(dim=1)
+        return Recalls(*(float((better < k).float().mean()) for k in (1, 10)))
 
     def recalls(self, queries: Tensor, gallery: Tensor | None = None) -> Recalls:
         """R@1 and R@10 of (Q, D) queries, over the model's own gallery or an older one (N, T, D)."""
@@ -150,6 +168,10 @@ def encode_held_out(encoder: TripletEncoder, held_out: HeldOut) -> HeldOutVector
         for space, parts in older.items():
             parts.append(model.project_query(states, space))
         text.append(model.prompted_text_vector(ids, mask))
+    descriptions = []
+    for start in range(0, len(held_out.descriptions), BATCH):
+        captions = [caption for caption, _ in held_out.descriptions[start : start + BATCH]]
+        descriptions.append(model.prompted_text_vector(*model.tokenize(captions)).cpu())
     targets = torch.zeros(len(queries), len(place), dtype=torch.bool)
     for row, query in enumerate(queries):
         targets[row, [place[target] for target in query.targets]] = True
@@ -160,6 +182,8 @@ def encode_held_out(encoder: TripletEncoder, held_out: HeldOut) -> HeldOutVector
         torch.cat(composed).cpu(),
         torch.cat(text).cpu(),
         {space: (older_vectors(space, items), torch.cat(parts).cpu()) for space, parts in older.items()},
+        torch.cat(descriptions) if descriptions else torch.zeros(0, model.config.dims),
+        torch.tensor([place for _, place in held_out.descriptions], dtype=torch.long),
     )
 
 
@@ -170,14 +194,23 @@ def validate(encoder: TripletEncoder, galleries: Sequence[HeldOut]) -> Attribute
         held_out.source.name: encoded.recalls(encoded.composed)
         for held_out, encoded in zip(galleries, vectors, strict=True)
     }
-    headline = sum(value.at1 + value.at10 for value in recalls.values())
+    texts = {
+        held_out.source.name: encoded.text_recalls()
+        for held_out, encoded in zip(galleries, vectors, strict=True)
+        if held_out.descriptions
+    }
+    headline = sum(value.at1 + value.at10 for value in (*recalls.values(), *texts.values()))
     if not vectors:
         return AttributeValidation(headline)
     first, simplex = vectors[0], encoder.model.config.simplex
+    curves = [_sum_curve(encoded) for encoded in vectors]
+    best = {held_out.source.name: max(curve.values()) for held_out, curve in zip(galleries, curves, strict=True)}
     return AttributeValidation(
         headline,
         galleries=recalls,
-        sum_curve=_sum_curve(first),
+        texts=texts,
+        baselines=best,
+        sum_curve=curves[0],
         simplex_at10=first.recall(_on_simplex(first.composed, simplex), 10) if simplex else None,
         older={space: first.recalls(queries, gallery) for space, (gallery, queries) in first.older.items()},
         older_simplex=_older_simplex(first, simplex) if simplex else {},

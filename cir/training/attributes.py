@@ -23,7 +23,9 @@ from cir.training.attribute_losses import AttributeLosses
 from cir.training.attribute_validation import AttributeValidation, validate
 from cir.training.class_map import Classes, class_map
 from cir.training.encoded_triplets import EncodedTriplets, SourcedTriplet, TripletEncoder
-from cir.training.sources import AttributeBatches, AttributeData
+from cir.training.photo_source import AttributeData
+from cir.training.prefetch import Prefetch
+from cir.training.sources import AttributeBatches
 
 
 class AttributeTask:
@@ -50,18 +52,35 @@ class AttributeTask:
         predecessors: Classes | None = None,
         heads_only: bool = False,
     ) -> None:
-        _freeze(model, projections_only=bool(batches.cached_triplets), heads_only=heads_only)
+        _freeze(
+            model,
+            projections_only=bool(batches.cached_triplets),
+            heads_only=heads_only,
+            still_text=not batches.text_rate,
+        )
         self.model, self.description, self.batches, self.seed, self.data = model, description, batches, seed, data
         tables = list({id(source.table): source.table for source in data.sources}.values())
         simplex = model.config.simplex
         self.classes = class_map(simplex, tables, predecessors or {}) if simplex else {}
         self._encoder = TripletEncoder(model, with_pictures=not heads_only)
         self._losses = AttributeLosses(self._encoder, batches, tables, self.classes)
+        self._sampled = Prefetch(self._sample_step, data.sources, model.query_tokens.device)
 
     @property
     def module(self) -> nn.Module:
         """The model."""
         return self.model
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Text layers, and the summary of whole pictures -> their share of the learning rate."""
+        shares = {}
+        for name, _ in self.model.named_parameters():
+            if _reads_text(name):
+                shares[name] = self.batches.text_rate
+            elif name.startswith("whole."):
+                shares[name] = self.batches.whole_rate
+        return shares
 
     @property
     def left_out(self) -> int:
@@ -70,13 +89,14 @@ class AttributeTask:
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """The weighted terms of the batch of a step."""
-        rng, numbers = random.Random(f"{self.seed} {step}"), np.random.default_rng([self.seed, step])
+        numbers = np.random.default_rng([self.seed, step])
         if self.batches.cached_triplets:
             chosen = numbers.choice(len(self._cached.triplets), self.batches.batch, replace=False)
             batch = self._cached.select(chosen)
         else:
-            batch = self._encoder.encode(self._sample(self.batches.batch, rng), numbers)
+            batch = self._encoder.encode(self._sampled(step), numbers)
         count = len(batch.triplets)
+        rng = random.Random(f"{self.seed} {step} described")
         described = sorted(rng.sample(range(count), min(self.batches.descriptions, count)))
         return self._losses(batch, described)
 
@@ -95,6 +115,10 @@ class AttributeTask:
         )
         weights.save(directory, self.model, description)
 
+    def _sample_step(self, step: int) -> list[SourcedTriplet]:
+        """The triplets of a step."""
+        return self._sample(self.batches.batch, random.Random(f"{self.seed} {step}"))
+
     def _sample(self, count: int, rng: random.Random) -> list[SourcedTriplet]:
         """Triplets of every source by its share; their number is `count` to rounding."""
         shares = self.batches.sources
@@ -107,22 +131,39 @@ class AttributeTask:
     @cached_property
     def _cached(self) -> EncodedTriplets:
         """`cached_triplets` triplets, to rounding, encoded once."""
-        triplets = self._sample(self.batches.cached_triplets, random.Random(f"{self.seed} pool"))
+        steps = range(round(self.batches.cached_triplets / self.batches.batch))
+        triplets = [triplet for step in steps for triplet in self._sampled(step)]
         random.Random(self.seed).shuffle(triplets)  # so that every batch holds triplets of all sources
-        return self._encoder.encode_once(triplets)
+        return self._encoder.encode_once(triplets, self.seed)
 
 
-def _freeze(model: Sprc, *, projections_only: bool, heads_only: bool) -> None:
+def _reads_text(name: str) -> bool:
+    """Whether a parameter belongs to the layers that came from the sentence encoder, as its name tells."""
+    if "crossattention" in name:
+        return False
+    layers = (".attention.", ".intermediate.", ".output.")
+    return name.startswith(("qformer.layernorm", "embeddings.")) or any(layer in name for layer in layers)
+
+
+def _freeze(model: Sprc, *, projections_only: bool, heads_only: bool, still_text: bool) -> None:
     """Let gradients into the parameters that are trained, and into no others."""
     # Word embeddings stay frozen: they are stored in int8, and words that training never sees keep their place among
     # those it sees.
     model.embeddings.word_embeddings.requires_grad_(False)
     model.vision.requires_grad_(False)
+    if model.whole is not None:
+        model.whole.last.requires_grad_(False)
+    if still_text:
+        for name, value in model.named_parameters():
+            if _reads_text(name):
+                value.requires_grad_(False)
     if heads_only or projections_only:
         model.requires_grad_(False)
         model.query_heads.requires_grad_(True)
     if projections_only and not heads_only:
         assert model.gallery_proj is not None  # `make_task` has checked it
-        trained: Sequence[nn.Module | nn.Parameter] = (model.text_proj, model.gallery_proj, model.temp)
+        trained: list[nn.Module | nn.Parameter] = [model.text_proj, model.gallery_proj, model.temp]
+        if model.whole is not None:
+            trained.append(model.whole.summary)
         for part in trained:
             part.requires_grad_(True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from cir.arrays import Rows
 from cir.errors import UsageError
 from cir.models import stationary
 from cir.training import losses
-from cir.training.triplet_sampling import AttributeTable
+from cir.training.triplet_sampling import UNKNOWN, ItemTable
 from cir.types import ModelCard, Simplex
 
 MISSING = frozenset({"", "na"})  # values that catalogues write where they know none
@@ -43,7 +42,7 @@ def inherited(simplex: Simplex, cards: Iterable[ModelCard]) -> Classes:
     return known
 
 
-def class_map(simplex: Simplex, tables: Sequence[AttributeTable], predecessors: Classes) -> dict[str, tuple[str, ...]]:
+def class_map(simplex: Simplex, tables: Sequence[ItemTable], predecessors: Classes) -> dict[str, tuple[str, ...]]:
     """The class map of a new model: the classes of its predecessors, then new values in the data, sorted.
 
     Args:
@@ -78,33 +77,26 @@ class VertexLoss:
         tables: all tables whose items are passed to it.
     """
 
-    def __init__(self, simplex: Simplex, classes: Classes, tables: Sequence[AttributeTable]) -> None:
+    def __init__(self, simplex: Simplex, classes: Classes, tables: Sequence[ItemTable]) -> None:
         self._simplex = simplex
         self._vertices = {block.name: stationary.simplex(block.capacity) for block in simplex.blocks}
-        self._labels = {id(table): _labels(table, classes) for table in tables}
+        self._labels = {
+            (id(table), name): torch.from_numpy(table.labels(name, known))
+            for table in tables
+            for name, known in classes.items()
+        }
 
-    def __call__(self, features: Tensor, items: Sequence[tuple[AttributeTable, int]]) -> Tensor:
+    def __call__(self, features: Tensor, items: Sequence[tuple[ItemTable, int]]) -> Tensor:
         """(B, D) features, not normalised, and their items, each a row of a table -> scalar."""
         total = features.new_zeros(())
         for block in self._simplex.blocks:
             start = self._simplex.offsets[block.name]
             part = features[:, start : start + block.capacity - 1]
-            labels = torch.tensor([self._labels[id(table)][block.name][row] for table, row in items])
+            rows = [self._labels[id(table), block.name][row] for table, row in items]
+            labels = pad_sequence(rows, batch_first=True, padding_value=UNKNOWN)
             vertices = self._vertices[block.name].to(features.device)
             total = total + losses.simplex_cross_entropy(part, vertices, labels.to(features.device))
         return total
-
-
-def _labels(table: AttributeTable, classes: Classes) -> dict[str, Rows]:
-    """Block -> the class of each row, -1 where it is unknown."""
-    labels = {}
-    for name, known in classes.items():
-        place = {value: number for number, value in enumerate(known)}
-        values = [place.get(_class(value), -1) for value in table.values.get(name, ())]
-        # An unknown value has the code -1 and selects the last entry.
-        codes = table.codes[name] if name in table.codes else np.full(len(table.items), -1)
-        labels[name] = np.array([*values, -1])[codes]
-    return labels
 
 
 def _class(value: str) -> str:

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from cir.arrays import Rows
 from cir.models.sprc import Sprc
-from cir.training.sources import PhotoSource
-from cir.training.triplet_sampling import AttributeTable, SampledTriplet
+from cir.training.photo_source import PhotoSource
+from cir.training.triplet_sampling import ItemTable, SampledTriplet
 
-CACHE_BATCH = 128
+CACHE_BATCH, ACCELERATOR_BATCH = 128, 1024
 
 SourcedTriplet = tuple[PhotoSource, SampledTriplet]  # with the source of its pictures
 SourcedItem = tuple[PhotoSource, int]  # a source and a row of its table
@@ -29,6 +29,8 @@ class EncodedTriplets:
         triplets: each with the source of its pictures.
         states: (B, width) of passes A and B.
         pictures: (2 B, width) of pass C, the mean over T: targets, then references. None if only heads are trained.
+            Where the model sees whole pictures too, without their summary.
+        pooled: (2 B, ...) pooled features for that summary; None for a model without it.
         description_states: (B, width) of pass D on the descriptions; None if they are not encoded yet.
         prompt: (B, T, width) of pass A; None if it is not trained.
     """
@@ -36,6 +38,7 @@ class EncodedTriplets:
     triplets: Sequence[SourcedTriplet]
     states: Tensor
     pictures: Tensor | None = None
+    pooled: Tensor | None = None
     description_states: Tensor | None = None
     prompt: Tensor | None = None
 
@@ -48,11 +51,11 @@ class EncodedTriplets:
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedTriplets]) -> EncodedTriplets:
         """All parts in order, without `prompt`."""
-        sides = [part.pictures.chunk(2) if part.pictures is not None else (None, None) for part in parts]
         return cls(
             [triplet for part in parts for triplet in part.triplets],
             torch.cat([part.states for part in parts]),
-            _concatenated([target for target, _ in sides] + [reference for _, reference in sides]),
+            _targets_first([part.pictures for part in parts]),
+            _targets_first([part.pooled for part in parts]),
             _concatenated([part.description_states for part in parts]),
         )
 
@@ -63,8 +66,15 @@ class EncodedTriplets:
             [self.triplets[row] for row in rows],
             self.states[rows],
             None if self.pictures is None else self.pictures[both],
+            None if self.pooled is None else self.pooled[both],
             None if self.description_states is None else self.description_states[rows],
         )
+
+
+def _targets_first(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Targets of all parts, then references of all parts."""
+    sides = [part.chunk(2) if part is not None else (None, None) for part in parts]
+    return _concatenated([target for target, _ in sides] + [reference for _, reference in sides])
 
 
 def _concatenated(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -83,21 +93,32 @@ class TripletEncoder:
     def __init__(self, model: Sprc, *, with_pictures: bool = True) -> None:
         self.model = model
         self._with_pictures = with_pictures
+        self._maps: dict[int, Tensor] = {}
 
     def encode(
-        self, triplets: Sequence[SourcedTriplet], mirroring: np.random.Generator | None = None
+        self, triplets: Sequence[SourcedTriplet], varying: np.random.Generator | None = None
     ) -> EncodedTriplets:
-        """Encode triplets, descriptions excepted; `mirroring` as in `maps`."""
+        """Encode triplets, descriptions excepted; `varying` as in `maps`."""
         model = self.model
-        reference = self.maps([(source, triplet.reference) for source, triplet in triplets], mirroring)
+        references = [(source, triplet.reference) for source, triplet in triplets]
+        reference = self.maps(references, varying)
         ids, mask = model.tokenize([triplet.query.caption for _, triplet in triplets])
         prompt = model.sentence_prompt(reference, ids, mask)
         states = model.sentence_state(prompt, ids, mask)
         if not self._with_pictures:
             return EncodedTriplets(triplets, states)
-        target = self.maps([(source, triplet.target) for source, triplet in triplets], mirroring)
-        pictures = model.target_states(torch.cat([target, reference])).mean(dim=1)
-        return EncodedTriplets(triplets, states, pictures, prompt=prompt)
+        target = self.maps([(source, triplet.target) for source, triplet in triplets], varying)
+        both = torch.cat([target, reference])
+        pooled = None if model.whole is None else model.whole.pool(both)
+        return EncodedTriplets(triplets, states, model.map_states(both).mean(dim=1), pooled, prompt=prompt)
+
+    def picture_states(self, batch: EncodedTriplets) -> Tensor:
+        """(2 B, width) of pass C, the summary of the whole picture included: targets, then references."""
+        assert batch.pictures is not None
+        if self.model.whole is None or batch.pooled is None:
+            return batch.pictures
+        states: Tensor = batch.pictures + self.model.whole.summary(batch.pooled)
+        return states
 
     def description_states(self, batch: EncodedTriplets, rows: Sequence[int]) -> Tensor:
         """(len(rows), width) of pass D on the descriptions of some triplets of a batch."""
@@ -107,31 +128,49 @@ class TripletEncoder:
         return self.model.prompted_text_state(*self.model.tokenize(descriptions))
 
     @torch.no_grad()
-    def encode_once(self, triplets: Sequence[SourcedTriplet]) -> EncodedTriplets:
-        """Encode triplets and descriptions in eval mode, without mirroring, for a Q-Former that is not trained."""
+    def encode_once(self, triplets: Sequence[SourcedTriplet], seed: int) -> EncodedTriplets:
+        """Encode triplets and descriptions in eval mode, for a Q-Former that is not trained; `seed` of the views."""
+        numbers = np.random.default_rng(seed)
         parts, training = [], self.model.training
+        size = CACHE_BATCH if self.model.query_tokens.device.type == "cpu" else ACCELERATOR_BATCH
         self.model.eval()
-        for start in tqdm(range(0, len(triplets), CACHE_BATCH), desc="encoding triplets", unit="batch", mininterval=10):
-            part = self.encode(triplets[start : start + CACHE_BATCH])
+        for start in tqdm(range(0, len(triplets), size), desc="encoding triplets", unit="batch", mininterval=10):
+            part = self.encode(triplets[start : start + size], numbers)
             states = self.description_states(part, range(len(part.triplets))) if self._with_pictures else None
             parts.append(replace(part, description_states=states, prompt=None))
         self.model.train(training)
         return EncodedTriplets.concatenate(parts)
 
-    def maps(self, items: Sequence[SourcedItem], mirroring: np.random.Generator | None = None) -> Tensor:
+    def maps(self, items: Sequence[SourcedItem], varying: np.random.Generator | None = None) -> Tensor:
         """(B, P, W) float32 feature maps, on the model's device.
 
         Args:
             items: B items with pictures.
-            mirroring: mirror half of the pictures at random, by reversing the columns of their maps; none if None.
+            varying: chooses among the views of a picture, and mirrors half of them by reversing the columns of their
+                maps; the first view of each, unmirrored, if None.
         """
-        out = np.concatenate([source.maps_of([row]) for source, row in items])
-        if mirroring is not None:
-            mirrored = mirroring.random(len(out)) < 0.5
-            side = int(out.shape[1] ** 0.5)
-            grid = out[mirrored].reshape(-1, side, side, out.shape[-1])[:, :, ::-1]
-            out[mirrored] = grid.reshape(-1, side * side, out.shape[-1])
-        return torch.from_numpy(out).float().to(self.model.query_tokens.device)
+        device = self.model.query_tokens.device
+        out: Tensor | None = None
+        for source in dict.fromkeys(source for source, _ in items):
+            places = [place for place, (owner, _) in enumerate(items) if owner is source]
+            at = torch.from_numpy(source.maps_at([items[place][1] for place in places], varying))
+            found = self._stored(source)[at.to(device)]
+            out = found.new_empty(len(items), *found.shape[1:]) if out is None else out
+            out[torch.tensor(places, device=device)] = found
+        assert out is not None
+        out = out.float()
+        if varying is None:
+            return out
+        side = int(out.shape[1] ** 0.5)
+        mirrored = torch.from_numpy(varying.random(len(out)) < 0.5).to(device)
+        grid = out.unflatten(1, (side, side)).flip(2).flatten(1, 2)
+        return torch.where(mirrored[:, None, None], grid, out)
+
+    def _stored(self, source: PhotoSource) -> Tensor:
+        """(views * N, P, W) float16 maps of a source, on the model's device: an accelerator's memory holds them all."""
+        if id(source) not in self._maps:
+            self._maps[id(source)] = torch.from_numpy(source.maps).to(self.model.query_tokens.device)
+        return self._maps[id(source)]
 
 
 def older_vectors(space: str, items: Sequence[SourcedItem]) -> Tensor:
@@ -140,7 +179,7 @@ def older_vectors(space: str, items: Sequence[SourcedItem]) -> Tensor:
 
 
 def equal(
-    tables: Sequence[AttributeTable],
+    tables: Sequence[ItemTable],
     triplets: Sequence[SampledTriplet],
     items: Sequence[SourcedItem],
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cir import devices
@@ -19,6 +20,9 @@ from cir.errors import DataError
 from cir.files import write_atomically
 from cir.images import Preprocess
 from cir.models.sprc import Sprc
+from cir.training.prefetch import workers
+
+CPU_BATCH, ACCELERATOR_BATCH = 64, 256  # pictures encoded at once
 
 
 class OlderGallery(nn.Module):
@@ -79,17 +83,14 @@ class FeatureStore:
         return maps, older
 
 
-def cached(
-    path: Path, count: int, pixels: Callable[[int], Floats], encoder: nn.Module, *, batch_size: int = 64
-) -> Stored:
+def cached(path: Path, count: int, pixels: Callable[[int], Floats], encoder: nn.Module) -> Stored:
     """The output of an encoder for `count` pictures, read from a file, or computed and written there.
 
     Args:
         path: a .npy file; it appears when it is complete.
         count: N, number of pictures.
-        pixels: number of a picture -> (3, H, W) float32; called from several threads.
+        pixels: number of a picture -> (3, H, W) float32; called from several threads, or processes.
         encoder: (B, 3, H, W) -> (B, ...).
-        batch_size: pictures encoded at once.
 
     Returns:
         (N, ...) float16.
@@ -103,27 +104,51 @@ def cached(
         raise DataError(f"no images to compute {path} from; check the folder of the data set")
     device = devices.choose()
     encoder = encoder.to(device).eval()
-    with (
-        torch.inference_mode(),
-        devices.backbone_autocast(device),
-        ThreadPoolExecutor(4) as pool,
-    ):
+    batches = _batches(pixels, count, device)
+    with torch.inference_mode(), devices.backbone_autocast(device):
 
-        def encode(start: int) -> Floats:
-            batch = np.stack(list(pool.map(pixels, range(start, min(start + batch_size, count)))))
-            encoded: Floats = encoder(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+        def encode(batch: Tensor) -> Floats:
+            encoded: Floats = encoder(batch.to(device)).float().cpu().numpy()
             return encoded
 
-        first = encode(0)
+        first = encode(next(batches))
         shape = (count, *first.shape[1:])
         with write_atomically(path, need=2 * int(np.prod(shape))) as temporary:
             maps = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            maps[:batch_size] = first
-            batches = range(batch_size, count, batch_size)
-            for start in tqdm(batches, desc=path.stem, unit="batch", mininterval=10):
-                maps[start : start + batch_size] = encode(start)
+            maps[: len(first)] = first
+            done = len(first)
+            for batch in tqdm(batches, desc=path.stem, unit="batch", mininterval=10):
+                maps[done : done + len(batch)] = encode(batch)
+                done += len(batch)
             maps.flush()
     return np.asarray(maps)
+
+
+def _batches(pixels: Callable[[int], Floats], count: int, device: torch.device) -> Iterator[Tensor]:
+    """(B, 3, H, W) float32 of all pictures in order, read by threads, or by processes where an accelerator waits."""
+    if device.type == "cpu":
+        with ThreadPoolExecutor(4) as pool:
+            for start in range(0, count, CPU_BATCH):
+                read = pool.map(pixels, range(start, min(start + CPU_BATCH, count)))
+                yield torch.from_numpy(np.stack(list(read)))
+        return
+    pictures = _Pictures(pixels, count)
+    yield from DataLoader(
+        pictures, batch_size=ACCELERATOR_BATCH, num_workers=workers(), multiprocessing_context="fork"
+    )
+
+
+class _Pictures(Dataset[Floats]):
+    """Pictures by number, for `DataLoader`."""
+
+    def __init__(self, pixels: Callable[[int], Floats], count: int) -> None:
+        self._pixels, self._count = pixels, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Floats:
+        return self._pixels(number)
 
 
 def _stored(path: Path, count: int) -> Stored:

@@ -100,6 +100,10 @@ class Task(Protocol[V]):
         """Its parameters that require a gradient are trained and checkpointed."""
 
     @property
+    def rates(self) -> Mapping[str, float]:
+        """Name of a parameter -> its share of the learning rate; parameters that are not named have all of it."""
+
+    @property
     def left_out(self) -> int:
         """Number of pictures that are missing or broken, and not trained on."""
 
@@ -147,8 +151,12 @@ def train(
     if not rank:
         make_folder(work)
     named = {name: value for name, value in task.module.named_parameters() if value.requires_grad}
+    shares = dict(task.rates)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, value in named.items():
+        groups.setdefault(shares.get(name, 1.0), []).append(value)
     optimiser = torch.optim.AdamW(
-        named.values(),
+        [{"params": values, "share": share} for share, values in groups.items()],
         lr=recipe.learning_rate,
         betas=recipe.betas,
         eps=recipe.eps,
@@ -200,7 +208,7 @@ def _optimise(
     torch.manual_seed((recipe.seed * 1_000_003 + step) * processes + rank)
     rate, beta1 = recipe.pace(step)
     for group in optimiser.param_groups:
-        group["lr"], group["betas"] = rate, (beta1, recipe.betas[1])
+        group["lr"], group["betas"] = rate * group["share"], (beta1, recipe.betas[1])
     with devices.training_autocast(next(iter(named.values())).device):
         terms = task.losses(step)
     total = torch.stack(list(terms.values())).sum()

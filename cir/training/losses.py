@@ -43,15 +43,20 @@ def simplex_cross_entropy(features: Tensor, vertices: Tensor, labels: Tensor) ->
     Args:
         features: (B, K - 1), not normalised.
         vertices: (K, K - 1); a vertex without a class yet counts as a class that is always wrong.
-        labels: (B,) int64 classes, -1 where the class is unknown.
+        labels: (B, M) int64 classes of each row, which count alike, filled up with -1; or (B,), one for each.
 
     Returns:
         Scalar mean over the rows with a known class; 0 if no class is known.
     """
-    known = labels >= 0
+    labels = labels.reshape(len(labels), -1)
+    known = (labels >= 0).any(dim=1)
     if not known.any():
         return features.sum() * 0
-    return F.cross_entropy(features[known].float() @ vertices.T, labels[known])
+    chances = F.log_softmax(features[known].float() @ vertices.T, dim=-1)
+    labels = labels[known]
+    counted = (labels >= 0).float()
+    found = chances.gather(1, labels.clamp_min(0)) * counted
+    return -(found.sum(dim=1) / counted.sum(dim=1)).mean()
 
 
 def hoc(older: Tensor, newer: Tensor, labels: Tensor | None = None, mu: float = 10.0) -> Tensor:

@@ -6,21 +6,21 @@ The features of the frozen backbone are computed once and stored, and so are the
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from cir.arrays import Floats, Mask, Rows, Stored
+from cir.arrays import Floats, Mask
 from cir.data import products, wardrobe
 from cir.data.captions import with_captions
 from cir.data.items import Catalogue
-from cir.data.judged_query import JudgedQuery
-from cir.errors import DataError, ImageDecodeError
-from cir.images import ImageFile, Preprocess, decode
-from cir.training.triplet_sampling import AttributeTable, SampledTriplet
+from cir.errors import UsageError
+from cir.images import Preprocess
+from cir.training import everyday
+from cir.training.photo_source import AttributeData, ComputesFeatures, HeldOut, PhotoSource, ProductPixels
+from cir.training.triplet_sampling import AttributeTable
 
 HELD_OUT_QUERIES, HELD_OUT_SEED = 1000, 7
 WARDROBE = "wardrobe"
@@ -32,8 +32,10 @@ class AttributeBatches:
 
     Attributes:
         batch: triplets per step.
-        sources: name -> share of a batch: names of zips (or folders) of product photos, and "wardrobe".
-        kinds: for "products" and "wardrobe", kind of change -> its share; "a+b" is two changes in one caption.
+        sources: name -> share of a batch: names of zips (or folders) of product photos, "wardrobe", and "everyday",
+            photos with captions.
+        kinds: for "products" and "wardrobe", kind of change -> its share; "a+b" is two changes in one caption. For
+            "everyday" the shares of "mined" and "described" (`cir.training.everyday`).
         descriptions: triplets per step whose description trains pass D; at most `batch`.
         wardrobe_pictures, wardrobe_seed: number and seed of the rendered garments.
         rtc_weight, align_weight: of SPRC's second and third loss.
@@ -44,6 +46,11 @@ class AttributeBatches:
         simplex_weight: of the contrastive loss on the simplex dims alone, so that queries do not depend on the others.
         cached_triplets: train only the projections, on this number of triplets, which the frozen Q-Former encodes
             once; 0 trains the whole model.
+        views: of each everyday photo: the photo, and random crops of it.
+        heads: train a query head for each replaced model; without, only its class map is continued, and the heads
+            follow with --heads-only.
+        text_rate: learning rate of the Q-Former's text layers, relative to the others'; 0 leaves them as they are.
+        whole_rate: the same of what sees whole pictures, `Sprc.whole`.
     """
 
     batch: int
@@ -60,6 +67,10 @@ class AttributeBatches:
     query_vertex_weight: float = 0.0
     simplex_weight: float = 0.0
     cached_triplets: int = 0
+    views: int = 1
+    whole_rate: float = 1.0
+    heads: bool = True
+    text_rate: float = 1.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that give no batches."""
@@ -69,105 +80,38 @@ class AttributeBatches:
             raise ValueError("cached_triplets is at least batch, or 0")
         if not all(0 < share <= 1 for share in (self.share, *self.shares.values())):
             raise ValueError("share and shares are above 0 and at most 1")
+        if self.views < 1 or not 0 <= self.text_rate <= 1 or not 0 < self.whole_rate <= 1:
+            raise ValueError("views is 1 or more, text_rate and whole_rate are shares")
 
 
-class ComputesFeatures(Protocol):
-    """What turns the pictures of a source into features; a `FeatureStore` is one."""
-
-    def compute(
-        self, name: str, count: int, pixels: Callable[[Preprocess, int], Floats]
-    ) -> tuple[Stored, dict[str, Stored]]:
-        """(N, P, W) features of `count` pictures, and id of each older space -> (N, T, D); see `FeatureStore`."""
-
-
-@dataclass(frozen=True)
-class PhotoSource:
-    """Pictures of one origin, and the table of their items.
-
-    Attributes:
-        name: of the origin.
-        table: the items.
-        maps: (N, P, W) float16 feature maps.
-        places: (rows of the table,) row of `maps`, or -1 for an item without a picture.
-        trainable: (rows of the table,) bool, the items to train on.
-        kinds: kinds of changes in one caption -> their share.
-        older: id of each older space -> (N, T, D) float16, unit-norm, the gallery of its model.
-    """
-
-    name: str
-    table: AttributeTable
-    maps: Stored
-    places: Rows
-    trainable: Mask
-    kinds: Mapping[tuple[str, ...], float]
-    older: Mapping[str, Stored] = field(default_factory=dict)
-
-    def sample(self, count: int, rng: random.Random) -> Iterator[SampledTriplet]:
-        """`count` random triplets of trainable items."""
-        rows = np.flatnonzero(self.trainable)
-        sets, shares = list(self.kinds), list(self.kinds.values())
-        while count:
-            reference, kinds = int(rows[rng.randrange(len(rows))]), rng.choices(sets, shares)[0]
-            triplet = self.table.sample(reference, kinds, self.trainable, rng)
-            if triplet is not None:
-                count -= 1
-                yield triplet
-
-    def maps_of(self, rows: Sequence[int]) -> Stored:
-        """(B, P, W) float16 feature maps of rows of the table."""
-        return self.maps[self.places[list(rows)]]
-
-    def older_of(self, space: str, rows: Sequence[int]) -> Stored:
-        """(B, T, D) float16, unit-norm: the gallery of an older space, for rows of the table."""
-        return self.older[space][self.places[list(rows)]]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A gallery of products that are never trained on, and queries over it; checkpoints are chosen by them.
-
-    Attributes:
-        source: of the pictures.
-        ids: of the gallery's images.
-        rows: (N,) their rows in the source's table.
-        queries: with captions.
-    """
-
-    source: PhotoSource
-    ids: Sequence[str]
-    rows: Rows
-    queries: Sequence[JudgedQuery]
-
-
-@dataclass(frozen=True)
-class AttributeData:
-    """What the task `attributes` trains and validates on.
-
-    Attributes:
-        sources: to train on.
-        held_out: the galleries to validate on; the first also gives the figures for the model's card.
-    """
-
-    sources: Sequence[PhotoSource]
-    held_out: Sequence[HeldOut]
-
-
-def gather(batches: AttributeBatches, root: Path, features: ComputesFeatures) -> AttributeData:
-    """The sources to train on, and the held-out galleries of product photos.
+def gather(
+    batches: AttributeBatches, root: Path, features: ComputesFeatures, *, photos: Path | None = None
+) -> AttributeData:
+    """The sources to train on, and the held-out galleries.
 
     Args:
         batches: names the sources.
         root: folder of the product data.
         features: computes and stores the features of the pictures.
+        photos: folder of the photos with captions.
 
     Raises:
-        DataError: the product data is missing, or a picture cannot be read.
+        DataError: the data is missing, or a picture cannot be read.
+        UsageError: `photos` is not given where the sources name "everyday".
     """
     train_split = _Products.read(root)
     sources, held_out = [], []
     for name in batches.sources:
         if name == WARDROBE:
             sources.append(_wardrobe(batches, features))
+            continue
+        if name == everyday.NAME:
+            if photos is None:
+                raise UsageError("the source everyday needs --photos, a folder of captions.csv, its splits and photos")
+            kinds = _kinds(batches.kinds[everyday.NAME])
+            source, gallery = everyday.captioned_photos(photos, kinds, batches.views, features)
+            sources.append(source)
+            held_out.append(gallery)
             continue
         share = batches.shares.get(name, batches.share)
         source = train_split.source(root / name, name, share, _kinds(batches.kinds["products"]), features)
@@ -244,24 +188,3 @@ def _wardrobe(batches: AttributeBatches, features: ComputesFeatures) -> PhotoSou
 
 def _kinds(shares: Mapping[str, float]) -> dict[tuple[str, ...], float]:
     return {tuple(kinds.split("+")): share for kinds, share in shares.items()}
-
-
-@dataclass(frozen=True)
-class ProductPixels:
-    """Reads product photos by number.
-
-    Attributes:
-        files: product id -> its photo.
-        order: the ids in the order of their numbers.
-    """
-
-    files: Mapping[str, ImageFile]
-    order: Sequence[str]
-
-    def __call__(self, preprocess: Preprocess, number: int) -> Floats:
-        """The pixels of one photo, (3, H, W) float32. Raises DataError for one that cannot be read."""
-        image = self.files[self.order[number]]
-        try:
-            return preprocess(decode(image.read(), image.id, preprocess.min_side))
-        except (ImageDecodeError, OSError) as error:
-            raise DataError(f"{image.id}: cannot be read for training: {error}") from error

@@ -21,7 +21,7 @@ from cir.models.combiner import Combiner
 from cir.models.config import SprcConfig
 from cir.models.dual_encoder import DualEncoder
 from cir.models.kinds import read_card
-from cir.models.pretrained import efficientnet_lite0_state, minilm_state, start_from_minilm
+from cir.models.pretrained import efficientnet_lite0_last, efficientnet_lite0_state, minilm_state, start_from_minilm
 from cir.models.small_dual import DualSizes, SmallDual
 from cir.models.sprc import Sprc
 from cir.text import Tokenizer, read_vocabulary
@@ -50,6 +50,7 @@ def make_task(
     allow_unreadable: bool = False,
     replaces: Sequence[Path] = (),
     heads_only: bool = False,
+    photos: Path | None = None,
 ) -> tuple[Task[Any], Recipe]:
     """The task of a configuration, with the model at its starting weights, and the recipe with its number of steps.
 
@@ -64,6 +65,7 @@ def make_task(
         replaces: models whose stored vectors must stay searchable (task `attributes`): a query head for each is trained
             against the vectors that the model stores of the training pictures.
         heads_only: train only those heads, on the model `start`.
+        photos: folder of photos with captions, for configurations with the source "everyday".
 
     Raises:
         UsageError: a start is missing, or the task does not support an option.
@@ -84,7 +86,8 @@ def make_task(
         task = _triplet_task(config, config.batches, root, start, device, allow_unreadable=allow_unreadable)
         return task, config.recipe.over(task.steps_per_epoch)
     _check_attribute_options(config, config.batches, start, replaces, heads_only=heads_only)
-    return _attribute_task(config, config.batches, root, work, start, device, replaces, heads_only), config.recipe
+    task = _attribute_task(config, config.batches, root, work, start, device, replaces, heads_only, photos)
+    return task, config.recipe
 
 
 def _triplet_task(
@@ -197,11 +200,13 @@ def _attribute_task(
     device: torch.device,
     replaces: Sequence[Path],
     heads_only: bool,
+    photos: Path | None,
 ) -> AttributeTask:
     assert isinstance(config.model, SprcConfig)  # `_check_attribute_options` has checked both
     assert config.preprocess is not None
     text = package(TEXT_PACKAGE) / "model"
-    older, cards = _load_older(config.name, replaces)
+    cards = _older_cards(config.name, replaces)
+    older = _load_older(replaces) if batches.heads or heads_only else {}
     simplex = config.model.simplex
     predecessors = class_map.inherited(simplex, cards) if simplex else {}
     heads = {space: older_model.config.dims for space, (older_model, _) in older.items()}
@@ -209,7 +214,7 @@ def _attribute_task(
     if start is not None:
         weights.start_from(model, start)
     store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, start))
-    data = sources.gather(batches, root, store)
+    data = sources.gather(batches, root, store, photos=photos)
     return AttributeTask(
         model.to(device),
         _description(config, config.preprocess, text / folder.VOCABULARY),
@@ -226,7 +231,7 @@ def feature_key(config: Config, start: Path | None) -> str:
     assert isinstance(config.model, SprcConfig)
     assert config.preprocess is not None
     decides = {
-        "vision": config.model.vision,
+        "vision": {name: value for name, value in config.model.vision.items() if name != "whole"},
         "start": read_card(start).digest if start else None,
         "preprocess": config.preprocess.sha256,
         "batches": {name: value for name, value in vars(config.batches).items() if name in PICTURES},
@@ -234,22 +239,30 @@ def feature_key(config: Config, start: Path | None) -> str:
     return sha256_bytes(json.dumps(to_json(decides), sort_keys=True).encode())[:8]
 
 
-def _load_older(name: str, replaces: Sequence[Path]) -> tuple[dict[str, tuple[Sprc, Preprocess]], list[ModelCard]]:
-    """The models to be replaced, by the id of their space, and their cards. Raises UsageError if one has the name."""
-    older, cards = {}, []
+def _older_cards(name: str, replaces: Sequence[Path]) -> list[ModelCard]:
+    """The cards of the models to be replaced. Raises UsageError if one has the new model's name."""
+    cards = [read_card(directory) for directory in replaces]
+    if any(card.name == name for card in cards):
+        raise UsageError(f"{name} is the name of a model that it replaces; change `name` in the configuration")
+    return cards
+
+
+def _load_older(replaces: Sequence[Path]) -> dict[str, tuple[Sprc, Preprocess]]:
+    """The models to be replaced, by the id of their space."""
+    older = {}
     for directory in replaces:
         model, card, preprocess = weights.load(directory)
         older[card.space.id] = (model, preprocess)
-        cards.append(card)
-        if card.name == name:
-            raise UsageError(f"{name} is the name of a model that it replaces; change `name` in the configuration")
-    return older, cards
+    return older
 
 
 def _pretrained(size: SprcConfig, text: Path) -> Sprc:
     """A model whose Q-Former starts from MiniLM in the folder `text`, and its backbone from EfficientNet-Lite0."""
     model = Sprc(size, Tokenizer(read_vocabulary(text / folder.VOCABULARY)))
-    model.vision.load_state_dict(efficientnet_lite0_state(package(BACKBONE_PACKAGE) / "models"))
+    backbone = package(BACKBONE_PACKAGE) / "models"
+    model.vision.load_state_dict(efficientnet_lite0_state(backbone))
+    if model.whole is not None:
+        model.whole.last.load_state_dict(efficientnet_lite0_last(backbone))
     start_from_minilm(model, text)
     return model
 

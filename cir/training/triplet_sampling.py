@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -30,6 +31,22 @@ SHADES = {
 AllowedValues = dict[str, Mask]  # attribute -> for each of its values whether an answer may have it
 
 
+class ItemTable(Protocol):
+    """Items to train on, each a row."""
+
+    name: str
+    items: Sequence[Mapping[str, str]]
+    values: Mapping[str, Sequence[str]]  # attribute -> its values, which are classes of a simplex
+
+    def labels(self, kind: str, classes: Sequence[str]) -> Rows:
+        """(rows, M) places among the classes of the values that each row has, filled up with `UNKNOWN`."""
+
+    def sample(
+        self, reference: int, kinds: Sequence[str], candidates: Mask, rng: random.Random
+    ) -> SampledTriplet | None:
+        """A random triplet of a reference; None if there is none."""
+
+
 @dataclass(frozen=True)
 class SampledTriplet:
     """A judged query with one target, and its place in a table of items.
@@ -43,7 +60,7 @@ class SampledTriplet:
     """
 
     query: JudgedQuery
-    table: AttributeTable
+    table: ItemTable
     reference: int
     target: int
     description: str
@@ -51,10 +68,12 @@ class SampledTriplet:
 
     def answered_by(self, rows: Rows) -> Mask:
         """(N,) rows of the same table -> (N,) bool: which of them answer, or may answer."""
+        assert isinstance(self.table, AttributeTable)
         return self.table.match(self.allowed, rows)
 
     def described_by(self, rows: Rows) -> Mask:
         """(N,) rows of the same table -> (N,) bool: which of them equal the target in all core attributes."""
+        assert isinstance(self.table, AttributeTable)
         codes = self.table.codes
         return np.logical_and.reduce([codes[kind][rows] == codes[kind][self.target] for kind in self.table.core])
 
@@ -93,6 +112,14 @@ class AttributeTable:
     def _encode(self, kind: str, column: Iterable[str]) -> Rows:
         places = {value: place for place, value in enumerate(self.values[kind])}
         return np.array([places.get(value, UNKNOWN) for value in column])
+
+    def labels(self, kind: str, classes: Sequence[str]) -> Rows:
+        """(rows, 1) place of each row's value among the classes, in whatever letter case, or `UNKNOWN`."""
+        place = {value: number for number, value in enumerate(classes)}
+        values = [place.get(value.casefold(), UNKNOWN) for value in self.values.get(kind, ())]
+        # An unknown value has the code -1 and selects the last entry.
+        codes = self.codes[kind] if kind in self.codes else np.full(len(self.items), UNKNOWN)
+        return np.array([*values, UNKNOWN])[codes][:, None]
 
     def match(self, allowed: AllowedValues, rows: Rows | None = None, *, strictly: bool = False) -> Mask:
         """Which rows have only allowed values.

@@ -225,6 +225,11 @@ class TripletTask:
         return self.model
 
     @property
+    def rates(self) -> Mapping[str, float]:
+        """None is slower than the others."""
+        return {}
+
+    @property
     def left_out(self) -> int:
         """Number of pictures that are missing or broken, and not trained on."""
         return len(self.data.unreadable)

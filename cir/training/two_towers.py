@@ -105,6 +105,11 @@ class TwoTowerTask(ABC):
         self.tables = list({id(source.table): source.table for source in data.sources}.values())
 
     @property
+    def rates(self) -> Mapping[str, float]:
+        """None is slower than the others."""
+        return {}
+
+    @property
     def left_out(self) -> int:
         """0: a picture that cannot be read stops `gather`."""
         return 0
