@@ -1,0 +1,122 @@
+"""What the captions of a photo say, as facts: who, how many, which colour, where, doing what, with which things."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cir.data.mining.recipe import Concept, Recipe
+
+MANY = 5  # count of "several", "a group of"
+_WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
+_REACH = 5  # words between a count or a colour and its noun
+
+
+class Fact(NamedTuple):
+    """A thing that a caption says.
+
+    Attributes:
+        slot: what it is about: "who.people", "place.where", "colour dog", "count dog".
+        value: name of a concept, or a number.
+    """
+
+    slot: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A concept in a caption: the words from `start` to `end`."""
+
+    concept: Concept
+    plural: bool
+    start: int
+    end: int
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption, in lower case."""
+    return _WORD.findall(caption.lower())
+
+
+def mentions(words: Sequence[str], recipe: Recipe) -> Iterator[Mention]:
+    """The concepts in a caption, longest phrases first, in order."""
+    start = 0
+    while start < len(words):
+        for end in range(min(len(words), start + recipe.longest), start, -1):
+            if (found := recipe.phrases.get(tuple(words[start:end]))) is not None:
+                for concept, plural in found:
+                    yield Mention(concept, plural, start, end)
+                start = end
+                break
+        else:
+            start += 1
+
+
+def caption_facts(caption: str, recipe: Recipe) -> set[Fact]:
+    """The facts that one caption states."""
+    words = words_of(caption)
+    found = list(mentions(words, recipe))
+    facts = set()
+    numbers: Counter[str] = Counter()
+    stated: dict[str, int] = {}
+    at = {mention.end: mention for mention in found}
+    for mention in found:
+        concept = mention.concept
+        if concept.kind == "colour" or _is_modifier(mention, found, words):
+            continue
+        facts.add(Fact(concept.slot, concept.name))
+        if concept.kind not in ("who", "thing"):
+            continue
+        number = 0
+        place = mention.start
+        while place > 0 and mention.start - place < _REACH:
+            before = at.get(place)
+            if before is not None and before.concept.kind == "colour":
+                if concept.group != "people":  # theirs is the colour of their hair
+                    facts.add(Fact(f"colour {concept.name}", before.concept.name))
+                place = before.start
+                continue
+            number = _count_before(words, place, recipe)
+            if number or words[place - 1] not in recipe.between:
+                break
+            place -= 1
+        if concept.kind == "who":
+            if mention.plural:
+                stated[concept.name] = max(stated.get(concept.name, 0), number if number > 1 else 0)
+            elif number:
+                numbers[concept.name] += 1
+    for name, number in numbers.items():
+        stated[name] = max(stated.get(name, 0), min(number, MANY))
+    facts |= {Fact(f"count {name}", str(number)) for name, number in stated.items() if number}
+    for group in {concept.slot for (kind, _), concept in recipe.concepts.items() if kind == "who"}:
+        of_group = [number for name, number in stated.items() if recipe.concepts["who", name].slot == group]
+        named = {fact.value for fact in facts if fact.slot == group}
+        if of_group and all(of_group) and len(named) == len(of_group):
+            facts.add(Fact(f"all {group}", str(min(sum(of_group), MANY))))
+    return facts
+
+
+def photo_facts(captions: Sequence[str], recipe: Recipe) -> Counter[Fact]:
+    """Each fact -> the number of captions that state it."""
+    counted: Counter[Fact] = Counter()
+    for caption in captions:
+        counted.update(caption_facts(caption, recipe))
+    return counted
+
+
+def _count_before(words: Sequence[str], place: int, recipe: Recipe) -> int:
+    for start in range(max(0, place - 2), place):
+        if number := recipe.counts.get(tuple(words[start:place])):
+            return number
+    return 0
+
+
+def _is_modifier(mention: Mention, found: Sequence[Mention], words: Sequence[str]) -> bool:
+    """Whether it is the first part of a compound, such as the beach of "beach towel" or the dog of "dog toy"."""
+    if mention.concept.kind not in ("who", "thing") or mention.plural:
+        return False
+    return any(other.start == mention.end and other.concept.kind in ("thing", "who") for other in found)

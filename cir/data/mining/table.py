@@ -1,0 +1,99 @@
+"""The facts of many photos as arrays: which photo states what, and who agrees with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cir.data.captioned import Captions
+from cir.data.mining.facts import Fact, photo_facts
+from cir.data.mining.recipe import Concept, Recipe
+
+Flags = NDArray[np.bool_]
+Places = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class FactTable:
+    """Photos and their facts.
+
+    Attributes:
+        photos: names.
+        facts: in a fixed order.
+        mentioned: photo x fact, whether any caption states it.
+        sure: photo x fact, whether enough captions do.
+        close: photo x fact, whether any caption states it or what the same photo may be called as well.
+        weights: of the facts, larger for rare ones.
+        slots: slot -> its facts.
+        close_by_fact: `close`, transposed.
+    """
+
+    photos: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    mentioned: Flags
+    sure: Flags
+    close: Flags
+    weights: NDArray[np.float32]
+    slots: dict[str, list[int]]
+    close_by_fact: Flags
+
+    def like(self, fact: int, recipe: Recipe) -> list[int]:
+        """The fact and those that mean about the same."""
+        names = {self.facts[fact].value} | like_names(self.facts[fact], recipe)
+        return [other for other in self.slots[self.facts[fact].slot] if self.facts[other].value in names]
+
+
+def fact_table(captions: Captions, recipe: Recipe) -> FactTable:
+    """The facts of photos."""
+    counted = [photo_facts(texts, recipe) for texts in captions.values()]
+    facts = tuple(sorted({fact for photo in counted for fact in photo}))
+    number = {fact: i for i, fact in enumerate(facts)}
+    times = np.zeros((len(counted), len(facts)), np.int16)
+    for row, photo in enumerate(counted):
+        for fact, n in photo.items():
+            times[row, number[fact]] = n
+    needed = np.array([2 if len(texts) > 2 else 1 for texts in captions.values()])
+    slots: dict[str, list[int]] = {}
+    for i, fact in enumerate(facts):
+        slots.setdefault(fact.slot, []).append(i)
+    mentioned, sure = times > 0, times >= needed[:, None]
+    table = FactTable(
+        photos=tuple(captions),
+        facts=facts,
+        mentioned=mentioned,
+        sure=sure,
+        close=mentioned.copy(),
+        weights=np.log((len(counted) + 1) / (1 + sure.sum(axis=0))).astype(np.float32),
+        slots=slots,
+        close_by_fact=np.ascontiguousarray(mentioned.T),
+    )
+    for i in range(len(facts)):
+        table.close[:, i] = mentioned[:, table.like(i, recipe)].any(axis=1)
+    table.close_by_fact[:] = table.close.T
+    return table
+
+
+def concept_of(fact: Fact, recipe: Recipe) -> Concept | None:
+    """The concept that a fact names, None for a number."""
+    kind = fact.slot.split(".")[0].split()[0]
+    return recipe.concepts.get((kind, fact.value))
+
+
+def about(slot: str) -> str:
+    """The name of the concept whose count or colour a slot is, else ""."""
+    return slot.partition(" ")[2]
+
+
+def like_names(fact: Fact, recipe: Recipe) -> frozenset[str]:
+    """Names of the concepts that the same photo may just as well be called."""
+    concept = concept_of(fact, recipe)
+    return concept.like if concept else frozenset()
+
+
+def slots_of_group(table: FactTable, slot: str, recipe: Recipe) -> Sequence[int]:
+    """The facts of a slot, and the colours and counts of what it holds."""
+    names = {c.name for c in recipe.concepts.values() if c.slot == slot}
+    return [i for i, fact in enumerate(table.facts) if fact.slot == slot or about(fact.slot) in names]
