@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 from cir.data.captioned import Captions
 from cir.data.mining.facts import Fact, caption_facts
 from cir.data.mining.recipe import Recipe, recipe
-from cir.data.mining.table import FactTable, Flags, Places, about, fact_table, slots_of_group
+from cir.data.mining.table import FactTable, Flags, Places, about, fact_table, is_vague, slots_of_group
 
 KINDS = ("who", "count", "colour", "place", "action", "thing", "with", "without")
 WITH_GROUPS = ("thing.carried", "thing.ridden", "who.people", "who.animals")  # what may come or go
-VAGUE = ("person", "animal")  # never what changes into what
 ALIKE = 0.94  # cosine of two pictures that are nearly the same
+NEEDED = {"place": ("action",), "action": ("place",), "who": ("action",), "with": ("place",), "without": ("place",)}  # what must be the same by name
+SIMILAR = 0.5  # what a fact counts where the other photo states one that is like it
+WORDING = 0.3  # share of all words in the agreement
+ALIKE_WORDING = 0.3  # cosine of two photos' words that is as good as any
 DOUBT = 0.25  # what a fact counts that one caption of many states
 UNRELATED = 0.2  # quantile of the cosines of all pairs below which two pictures have nothing to do with each other
 
@@ -97,7 +101,14 @@ class _Step:
     ignored: Flags  # facts that say nothing about whether the rest agrees
 
 
-_Found = tuple[_Step, int, int, float]
+class _Found(NamedTuple):
+    """A pair of photos that differ in one thing."""
+
+    step: _Step
+    reference: int
+    target: int
+    agreement: float
+    fitting: Places  # all photos that fit, the best first
 
 
 def mine(
@@ -125,8 +136,8 @@ def mine(
     found = [pair for slot in table.slots for pair in _pairs_of_slot(table, slot, words, strictness, vectors)]
     kept = _spread(found, strictness, rng)
     changes = []
-    for step, reference, target, agreement in kept:
-        change = _question(table, words, captions, step, reference, target, agreement, strictness, most_negatives)
+    for pair in kept:
+        change = _question(table, words, captions, pair, strictness, most_negatives)
         if change is not None:
             changes.append(change)
     return _evenly(changes, limit)
@@ -138,14 +149,14 @@ def _pairs_of_slot(
     """All pairs of photos that differ in a slot."""
     kind = slot.split(".")[0].split()[0]
     members = table.slots[slot]
-    sure = [i for i in members if table.sure[:, i].any() and table.facts[i].value not in VAGUE]
-    if kind == "all":
+    sure = [i for i in members if table.sure[:, i].any() and not is_vague(table.facts[i], words)]
+    if kind == "all" or not sure:
         return
     ignored = np.zeros(len(table.facts), bool)
     ignored[[*members, *slots_of_group(table, slot, words)]] = True
     if kind == "count":
         ignored[[i for i, fact in enumerate(table.facts) if fact.slot.startswith("all ")]] = True
-    photos = np.flatnonzero(table.sure[:, sure].any(axis=1))
+    photos = np.flatnonzero(table.mentioned[:, sure].any(axis=1))
     agreement = _agreement(table, kind, ignored, photos, photos, strictness, vectors)
     row = np.full(len(table.photos), -1)
     row[photos] = np.arange(len(photos))
@@ -153,10 +164,12 @@ def _pairs_of_slot(
         close = set(table.like(old, words))
         for new in sure:
             if new not in close:
-                references, targets = (np.flatnonzero(_shows(table, *both)) for both in ((old, new), (new, old)))
+                references = np.flatnonzero(_shows(table, old, new, words))
+                targets = np.flatnonzero(_shows(table, new, old, words, surely=False))
                 if len(references) and len(targets):
                     part = agreement[np.ix_(row[references], row[targets])]
-                    yield from _best(_Step(kind, old, new, ignored), part, references, targets, strictness)
+                    step = _Step(kind, old, new, ignored)
+                    yield from _best(step, part, references, targets, table.sure[targets, new], strictness)
     if slot not in WITH_GROUPS:
         return
     for fact in sure:
@@ -164,43 +177,44 @@ def _pairs_of_slot(
         ignored = np.array(
             [f.value in names and f.slot == slot or about(f.slot) in names or f.slot == f"all {slot}" for f in table.facts]
         )
-        having = np.flatnonzero(table.sure[:, fact])
-        lacking = np.flatnonzero(~table.close[:, fact])
+        surely = table.sure[:, fact]
+        having, lacking = (np.flatnonzero(which) for which in (table.mentioned[:, fact], ~table.close[:, fact]))
         for step, references, targets in (
             (_Step("with", None, fact, ignored), lacking, having),
-            (_Step("without", fact, None, ignored), having, lacking),
+            (_Step("without", fact, None, ignored), np.flatnonzero(surely), lacking),
         ):
             part = _agreement(table, step.kind, ignored, references, targets, strictness, vectors)
-            yield from _best(step, part, references, targets, strictness)
+            good = surely[targets] if step.kind == "with" else np.ones(len(targets), bool)
+            yield from _best(step, part, references, targets, good, strictness)
 
 
 def _best(
-    step: _Step, agreement: NDArray[np.float32], references: Places, targets: Places, strictness: Strictness
+    step: _Step,
+    agreement: NDArray[np.float32],
+    references: Places,
+    targets: Places,
+    surely: Flags,
+    strictness: Strictness,
 ) -> Iterator[_Found]:
-    """For every reference the best targets."""
+    """For every reference the best targets, which surely show what is new."""
     enough = agreement >= strictness.agreement
-    for row in np.flatnonzero(enough.any(axis=1)):
+    for row in np.flatnonzero((enough & surely).any(axis=1)):
         columns = np.flatnonzero(enough[row])
-        for column in columns[np.argsort(-agreement[row, columns], kind="stable")[: strictness.targets]]:
-            yield step, int(references[row]), int(targets[column]), float(agreement[row, column])
+        columns = columns[np.argsort(-agreement[row, columns], kind="stable")]
+        for column in columns[surely[columns]][: strictness.targets]:
+            yield _Found(
+                step, int(references[row]), int(targets[column]), float(agreement[row, column]), targets[columns]
+            )
 
 
-def _shows(table: FactTable, fact: int, other: int) -> Flags:
-    """Which photos surely show `fact` and say nothing that sounds like `other`."""
-    shows = table.sure[:, fact]
+def _shows(table: FactTable, fact: int, other: int, words: Recipe, *, surely: bool = True) -> Flags:
+    """Which photos show `fact` and say nothing that sounds like `other`."""
+    shows = (table.sure if surely else table.mentioned)[:, fact]
     if table.facts[fact].slot.startswith(("count", "colour")):
         others = [i for i in table.slots[table.facts[fact].slot] if i != fact]
         return shows & ~table.mentioned[:, others].any(axis=1)
-    return shows & ~_hints(table, other, fact)
-
-
-def _hints(table: FactTable, fact: int, beside: int) -> Flags:
-    """Which photos mention `fact`, or what is like it and not like `beside`."""
-    return table.mentioned[:, sorted(_LIKE(table, fact) - _LIKE(table, beside) | {fact})].any(axis=1)
-
-
-def _LIKE(table: FactTable, fact: int) -> set[int]:
-    return set(table.like(fact, recipe()))
+    like = sorted(set(table.like(other, words)) - set(table.like(fact, words)) | {other})
+    return shows & ~table.mentioned[:, like].any(axis=1)
 
 
 def _agreement(
@@ -222,13 +236,20 @@ def _agreement(
         return (sure_r * by) @ close_t.T.astype(np.float32), ((sure_t * by) @ close_r.T.astype(np.float32)).T
 
     weights = (table.weights * rest).astype(np.float32)
-    forth, back = matches(weights)
-    hints = (DOUBT * weights).astype(np.float32)
-    forth += ((some_r & ~sure_r) * hints) @ close_t.T.astype(np.float32)
-    back += (((some_t & ~sure_t) * hints) @ close_r.T.astype(np.float32)).T
-    all_r = sure_r @ weights + (some_r & ~sure_r) @ hints
-    all_t = sure_t @ weights + (some_t & ~sure_t) @ hints
-    agreement: NDArray[np.float32] = (forth + back) / np.maximum(all_r[:, None] + all_t[None, :], 1e-6)
+    sureness_r, sureness_t = (
+        np.where(sure, 1, np.where(some, DOUBT, 0)).astype(np.float32) * weights
+        for sure, some in ((sure_r, some_r), (sure_t, some_t))
+    )
+    exact_r, exact_t = (
+        np.where(some, 1, np.where(close, SIMILAR, 0)).astype(np.float32)
+        for some, close in ((some_r, close_r), (some_t, close_t))
+    )
+    agreed = sureness_r @ exact_t.T + (sureness_t @ exact_r.T).T
+    agreement: NDArray[np.float32] = agreed / np.maximum(
+        sureness_r.sum(axis=1)[:, None] + sureness_t.sum(axis=1)[None, :], 1e-6
+    )
+    wording = table.wording[references] @ table.wording[targets].T
+    agreement = (1 - WORDING) * agreement + WORDING * np.minimum(1, wording / ALIKE_WORDING)
     kinds = np.array([fact.slot.split(".")[0].split()[0] for fact in table.facts])
     for kind in ("who", "place", "action"):
         of_kind = ((kinds == kind) & rest).astype(np.float32)
@@ -245,9 +266,17 @@ def _agreement(
         agreement[wrong] = 0
     for kind in ("count", "colour", "all"):
         agreement[_clash(table, kind, rest, sure_r, sure_t, close_t)] = 0
-    telling = (np.isin(kinds, ("place", "action", "thing", "colour")) * weights).astype(np.float32)
-    there, here = matches(telling)
-    agreement[np.minimum(there, here) < strictness.shared] = 0
+    telling = np.isin(kinds, ("place", "action", "thing", "colour")) * weights
+    both = (sure_r * telling.astype(np.float32)) @ some_t.T.astype(np.float32)
+    both = np.maximum(both, ((sure_t * telling.astype(np.float32)) @ some_r.T.astype(np.float32)).T)
+    agreement[both < strictness.shared] = 0
+    for needed in NEEDED.get(changed, ()):
+        of_kind = ((kinds == needed) & rest).astype(np.float32)
+        shared = (sure_r * of_kind) @ some_t.T.astype(np.float32) + ((sure_t * of_kind) @ some_r.T.astype(np.float32)).T
+        agreement[shared == 0] = 0
+    if changed != "who":
+        of_kind = ((kinds == "who") & rest).astype(np.float32)
+        agreement[(sure_r * of_kind) @ sure_t.T.astype(np.float32) == 0] = 0
     agreement[references[:, None] == targets[None, :]] = 0
     if vectors is not None and len(references) and len(targets):
         of_r, of_t = (np.stack([vectors[table.photos[i]] for i in which]) for which in (references, targets))
@@ -276,25 +305,24 @@ def _spread(
     found: Sequence[_Found], strictness: Strictness, rng: random.Random
 ) -> list[_Found]:
     """The best pairs such that no reference, target or change comes too often."""
-    order = sorted(found, key=lambda pair: (-round(pair[3], 1), rng.random()))
+    order = sorted(found, key=lambda pair: (-round(pair.agreement, 1), rng.random()))
     by_reference: Counter[int] = Counter()
     by_target: Counter[int] = Counter()
     by_change: Counter[tuple[str, int | None, int | None]] = Counter()
     once = set()
     kept = []
     for pair in order:
-        step, reference, target, _ = pair
-        change = (step.kind, step.old, step.new)
+        change = (pair.step.kind, pair.step.old, pair.step.new)
         if (
-            by_reference[reference] >= strictness.per_reference
-            or by_target[target] >= strictness.per_target
+            by_reference[pair.reference] >= strictness.per_reference
+            or by_target[pair.target] >= strictness.per_target
             or by_change[change] >= strictness.per_change
-            or (strictness.negatives and (reference, change) in once)
+            or (strictness.negatives and (pair.reference, change) in once)
         ):
             continue
-        once.add((reference, change))
-        by_reference[reference] += 1
-        by_target[target] += 1
+        once.add((pair.reference, change))
+        by_reference[pair.reference] += 1
+        by_target[pair.target] += 1
         by_change[change] += 1
         kept.append(pair)
     return kept
@@ -304,34 +332,24 @@ def _question(
     table: FactTable,
     words: Recipe,
     captions: Captions,
-    step: _Step,
-    reference: int,
-    target: int,
-    agreement: float,
+    pair: _Found,
     strictness: Strictness,
     most_negatives: int,
 ) -> MinedChange | None:
     """The question of a pair with all its targets, or None if too much or too little fits."""
-    rest = ~step.ignored
-    kept = np.flatnonzero(table.sure[reference] & table.close[target] & rest)
-    fits = table.close_by_fact[kept].all(axis=0)
-    fits[reference] = False
+    step, reference, target = pair.step, pair.reference, pair.target
+    kept = np.flatnonzero(table.sure[reference] & table.close[target] & ~step.ignored)
     if step.new is not None:
-        shows = table.mentioned[:, step.new]
-        lacks = ~table.close[:, step.new]
+        shows, lacks = table.mentioned[:, step.new], ~table.close[:, step.new]
     else:
         assert step.old is not None
         shows, lacks = ~table.close[:, step.old], table.sure[:, step.old]
-    right = shows & fits
-    if step.old is not None and step.new is not None:
-        right &= ~table.mentioned[:, step.old]
-    wrong = fits & lacks
-    asked = np.flatnonzero(right | wrong)
-    same = table.sure[np.ix_(asked, kept)] @ table.weights[kept]
-    order = asked[np.argsort(-same, kind="stable")]
-    targets = [int(i) for i in order if right[i] and i != target]
-    negatives = [int(i) for i in order if wrong[i]]
-    decoys = int((shows & ~right).sum())
+    wrong = np.flatnonzero(table.close_by_fact[kept].all(axis=0) & lacks)
+    wrong = wrong[wrong != reference]
+    same = table.sure[np.ix_(wrong, kept)] @ table.weights[kept]
+    negatives = wrong[np.argsort(-same, kind="stable")].tolist()
+    targets = [i for i in pair.fitting.tolist() if i != target]
+    decoys = int(shows.sum()) - len(targets) - 1
     if (
         len(negatives) < strictness.negatives
         or decoys < strictness.decoys * (len(targets) + 1)
@@ -357,7 +375,7 @@ def _question(
             _stating(captions[photos[target]], table.facts[step.new] if step.new is not None else None, words),
         ),
         negatives=tuple(photos[i] for i in negatives[:most_negatives]),
-        agreement=agreement,
+        agreement=pair.agreement,
     )
 
 

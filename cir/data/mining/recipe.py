@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -24,6 +24,7 @@ class Concept:
         plurals: plural forms.
         say: how a question names it, the plainest first.
         like: names of concepts that the same photo may just as well be called.
+        vague: never what changes.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Concept:
     plurals: tuple[str, ...]
     say: tuple[str, ...]
     like: frozenset[str]
+    vague: bool
 
     @property
     def slot(self) -> str:
@@ -99,7 +101,7 @@ def _concept(name: str, kind: str, group: str, entry: Mapping[str, Any]) -> Conc
     words = tuple(word.replace("_", " ") for word in entry["words"].split())
     plurals = tuple(word.replace("_", " ") for word in entry.get("plural", "").split())
     say = tuple(entry.get("say") or words[:1] or plurals[:1])
-    return Concept(name.replace("_", " "), kind, group, words, plurals, say, frozenset(entry.get("like", ())))
+    return Concept(name.replace("_", " "), kind, group, words, plurals, say, frozenset(entry.get("like", ())), entry.get("vague", False))
 
 
 def _symmetric(concepts: Mapping[tuple[str, str], Concept]) -> dict[tuple[str, str], Concept]:
@@ -112,6 +114,6 @@ def _symmetric(concepts: Mapping[tuple[str, str], Concept]) -> dict[tuple[str, s
             like.setdefault((kind, name), set()).add(other)
             like.setdefault((kind, other), set()).add(name)
     return {
-        key: Concept(c.name, c.kind, c.group, c.words, c.plurals, c.say, frozenset(like.get(key, ())))
+        key: replace(c, like=frozenset(like.get(key, ())))
         for key, c in by_name.items()
     }

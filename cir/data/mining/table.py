@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cir.data.captioned import Captions
-from cir.data.mining.facts import Fact, photo_facts
+from cir.data.mining.facts import Fact, photo_facts, words_of
 from cir.data.mining.recipe import Concept, Recipe
 
 Flags = NDArray[np.bool_]
 Places = NDArray[np.intp]
+OFTEN = 0.2  # share of the photos; words of more photos say nothing
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class FactTable:
         weights: of the facts, larger for rare ones.
         slots: slot -> its facts.
         close_by_fact: `close`, transposed.
+        wording: photo x word, unit vectors of the rarer words of all captions.
     """
 
     photos: tuple[str, ...]
@@ -39,6 +42,7 @@ class FactTable:
     weights: NDArray[np.float32]
     slots: dict[str, list[int]]
     close_by_fact: Flags
+    wording: NDArray[np.float32]
 
     def like(self, fact: int, recipe: Recipe) -> list[int]:
         """The fact and those that mean about the same."""
@@ -69,11 +73,26 @@ def fact_table(captions: Captions, recipe: Recipe) -> FactTable:
         weights=np.log((len(counted) + 1) / (1 + sure.sum(axis=0))).astype(np.float32),
         slots=slots,
         close_by_fact=np.ascontiguousarray(mentioned.T),
+        wording=_wording(captions),
     )
     for i in range(len(facts)):
         table.close[:, i] = mentioned[:, table.like(i, recipe)].any(axis=1)
     table.close_by_fact[:] = table.close.T
     return table
+
+
+def _wording(captions: Captions) -> NDArray[np.float32]:
+    """Unit vectors of the words of each photo's captions, rarer words longer; the very frequent and rare left out."""
+    said = [Counter(word for text in texts for word in set(words_of(text))) for texts in captions.values()]
+    photos = Counter(word for words in said for word in words)
+    most = max(2.0, OFTEN * len(said))
+    number = {word: i for i, word in enumerate(sorted(word for word, n in photos.items() if 2 <= n <= most))}
+    vectors = np.zeros((len(said), len(number)), np.float32)
+    for row, words in enumerate(said):
+        for word, n in words.items():
+            if word in number:
+                vectors[row, number[word]] = np.sqrt(n) * np.log((1 + len(said)) / photos[word])
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def concept_of(fact: Fact, recipe: Recipe) -> Concept | None:
@@ -91,6 +110,12 @@ def like_names(fact: Fact, recipe: Recipe) -> frozenset[str]:
     """Names of the concepts that the same photo may just as well be called."""
     concept = concept_of(fact, recipe)
     return concept.like if concept else frozenset()
+
+
+def is_vague(fact: Fact, recipe: Recipe) -> bool:
+    """Whether a fact is never what changes."""
+    concept = concept_of(fact, recipe) or recipe.concepts.get(("who", about(fact.slot)))
+    return concept is not None and concept.vague
 
 
 def slots_of_group(table: FactTable, slot: str, recipe: Recipe) -> Sequence[int]:
