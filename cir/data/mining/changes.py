@@ -12,19 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cir.data.captioned import Captions
+from cir.data.mining.agreement import Agreement, Pictures
 from cir.data.mining.facts import Fact, caption_facts
 from cir.data.mining.recipe import Recipe, recipe
-from cir.data.mining.table import FactTable, Flags, Places, about, fact_table, is_vague, slots_of_group
+from cir.data.mining.table import FactTable, Flags, Places, about, fact_table, is_vague, kind_of, slots_of_group
 
 KINDS = ("who", "count", "colour", "place", "action", "thing", "with", "without")
-WITH_GROUPS = ("thing.carried", "thing.ridden", "who.people", "who.animals")  # what may come or go
-ALIKE = 0.94  # cosine of two pictures that are nearly the same
-NEEDED = {"place": ("action",), "action": ("place",), "who": ("action",), "with": ("place",), "without": ("place",)}  # what must be the same by name
-SIMILAR = 0.5  # what a fact counts where the other photo states one that is like it
-WORDING = 0.3  # share of all words in the agreement
-ALIKE_WORDING = 0.3  # cosine of two photos' words that is as good as any
-DOUBT = 0.25  # what a fact counts that one caption of many states
-UNRELATED = 0.2  # quantile of the cosines of all pairs below which two pictures have nothing to do with each other
+RIDDEN = "thing.ridden"  # may come, but what is left when it goes is another scene
+WITH_GROUPS = ("thing.carried", RIDDEN, "who.people", "who.animals")  # what may come or go
+BLOCK = 2000  # references compared at a time
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,13 @@ def mine(
     words = recipe()
     table = fact_table(captions, words)
     rng = random.Random(seed)
-    found = [pair for slot in table.slots for pair in _pairs_of_slot(table, slot, words, strictness, vectors)]
+    pictures = Pictures(table, vectors) if vectors is not None else None
+    found = [
+        pair
+        for slot in table.slots
+        for pairs in (_swaps, _comings)
+        for pair in pairs(table, slot, words, strictness, pictures)
+    ]
     kept = _spread(found, strictness, rng)
     changes = []
     for pair in kept:
@@ -143,49 +145,65 @@ def mine(
     return _evenly(changes, limit)
 
 
-def _pairs_of_slot(
-    table: FactTable, slot: str, words: Recipe, strictness: Strictness, vectors: Mapping[str, NDArray[np.floating]] | None
+def _swaps(
+    table: FactTable, slot: str, words: Recipe, strictness: Strictness, pictures: Pictures | None
 ) -> Iterator[_Found]:
-    """All pairs of photos that differ in a slot."""
-    kind = slot.split(".")[0].split()[0]
+    """Pairs of photos of which one shows one thing of a slot, the other another."""
+    kind = kind_of(slot)
     members = table.slots[slot]
-    sure = [i for i in members if table.sure[:, i].any() and not is_vague(table.facts[i], words)]
-    if kind == "all" or not sure:
+    sure = _changeable(table, slot, words)
+    if kind == "all" or len(sure) < 2:
         return
     ignored = np.zeros(len(table.facts), bool)
     ignored[[*members, *slots_of_group(table, slot, words)]] = True
     if kind == "count":
-        ignored[[i for i, fact in enumerate(table.facts) if fact.slot.startswith("all ")]] = True
-    photos = np.flatnonzero(table.mentioned[:, sure].any(axis=1))
-    agreement = _agreement(table, kind, ignored, photos, photos, strictness, vectors)
-    row = np.full(len(table.photos), -1)
-    row[photos] = np.arange(len(photos))
-    for old in sure:
-        close = set(table.like(old, words))
-        for new in sure:
-            if new not in close:
-                references = np.flatnonzero(_shows(table, old, new, words))
-                targets = np.flatnonzero(_shows(table, new, old, words, surely=False))
-                if len(references) and len(targets):
-                    part = agreement[np.ix_(row[references], row[targets])]
-                    step = _Step(kind, old, new, ignored)
-                    yield from _best(step, part, references, targets, table.sure[targets, new], strictness)
+        ignored[table.kinds == "all"] = True
+    agreement = Agreement(table, kind, ignored, strictness.agreement, strictness.shared, pictures)
+    everything = np.flatnonzero(table.mentioned[:, sure].any(axis=1))
+    column = np.full(len(table.photos), -1)
+    column[everything] = np.arange(len(everything))
+    shown = {
+        (fact, other, surely): np.flatnonzero(_shows(table, fact, other, words, surely=surely))
+        for fact in sure
+        for other in set(sure) - set(table.like(fact, words))
+        for surely in (True, False)
+    }
+    for start in range(0, len(everything), BLOCK):
+        block = everything[start : start + BLOCK]
+        matrix = agreement.between(block, everything)
+        for old, new, surely in sorted(shown):
+            references, targets = shown[old, new, True], shown[new, old, False]
+            references = references[np.isin(references, block, assume_unique=True)]
+            if surely and len(references) and len(targets):
+                part = matrix[np.ix_(column[references] - start, column[targets])]
+                step = _Step(kind, old, new, ignored)
+                yield from _best(step, part, references, targets, table.sure[targets, new], strictness)
+
+
+def _comings(
+    table: FactTable, slot: str, words: Recipe, strictness: Strictness, pictures: Pictures | None
+) -> Iterator[_Found]:
+    """Pairs of photos of which one shows a thing that the other lacks."""
     if slot not in WITH_GROUPS:
         return
-    for fact in sure:
+    for fact in _changeable(table, slot, words):
         names = {table.facts[i].value for i in table.like(fact, words)}
-        ignored = np.array(
-            [f.value in names and f.slot == slot or about(f.slot) in names or f.slot == f"all {slot}" for f in table.facts]
-        )
-        surely = table.sure[:, fact]
-        having, lacking = (np.flatnonzero(which) for which in (table.mentioned[:, fact], ~table.close[:, fact]))
-        for step, references, targets in (
-            (_Step("with", None, fact, ignored), lacking, having),
-            (_Step("without", fact, None, ignored), np.flatnonzero(surely), lacking),
-        ):
-            part = _agreement(table, step.kind, ignored, references, targets, strictness, vectors)
-            good = surely[targets] if step.kind == "with" else np.ones(len(targets), bool)
-            yield from _best(step, part, references, targets, good, strictness)
+        ignored = np.array([f.slot == slot and f.value in names or about(f.slot) in {*names, slot} for f in table.facts])
+        having, lacking = np.flatnonzero(table.mentioned[:, fact]), np.flatnonzero(~table.close[:, fact])
+        surely = table.sure[having, fact]
+        agreement = Agreement(table, "with", ignored, strictness.agreement, strictness.shared, pictures)
+        # The same in both directions: what comes one way goes the other.
+        matrix = agreement.between(having, lacking)
+        yield from _best(_Step("with", None, fact, ignored), matrix.T, lacking, having, surely, strictness)
+        if slot != RIDDEN:
+            all_sure = np.ones(len(lacking), bool)
+            step = _Step("without", fact, None, ignored)
+            yield from _best(step, matrix[surely], having[surely], lacking, all_sure, strictness)
+
+
+def _changeable(table: FactTable, slot: str, words: Recipe) -> list[int]:
+    """The facts of a slot that some photo surely shows and that may change."""
+    return [i for i in table.slots[slot] if table.sure[:, i].any() and not is_vague(table.facts[i], words)]
 
 
 def _best(
@@ -197,7 +215,7 @@ def _best(
     strictness: Strictness,
 ) -> Iterator[_Found]:
     """For every reference the best targets, which surely show what is new."""
-    enough = agreement >= strictness.agreement
+    enough = agreement > 0
     for row in np.flatnonzero((enough & surely).any(axis=1)):
         columns = np.flatnonzero(enough[row])
         columns = columns[np.argsort(-agreement[row, columns], kind="stable")]
@@ -215,90 +233,6 @@ def _shows(table: FactTable, fact: int, other: int, words: Recipe, *, surely: bo
         return shows & ~table.mentioned[:, others].any(axis=1)
     like = sorted(set(table.like(other, words)) - set(table.like(fact, words)) | {other})
     return shows & ~table.mentioned[:, like].any(axis=1)
-
-
-def _agreement(
-    table: FactTable,
-    changed: str,
-    ignored: Flags,
-    references: Places,
-    targets: Places,
-    strictness: Strictness,
-    vectors: Mapping[str, NDArray[np.floating]] | None,
-) -> NDArray[np.float32]:
-    """Share of the rest in which photos agree, by weight; 0 where they contradict each other."""
-    rest = ~ignored
-    sure_r, sure_t = table.sure[references], table.sure[targets]
-    close_r, close_t = table.close[references], table.close[targets]
-    some_r, some_t = table.mentioned[references], table.mentioned[targets]
-
-    def matches(by: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return (sure_r * by) @ close_t.T.astype(np.float32), ((sure_t * by) @ close_r.T.astype(np.float32)).T
-
-    weights = (table.weights * rest).astype(np.float32)
-    sureness_r, sureness_t = (
-        np.where(sure, 1, np.where(some, DOUBT, 0)).astype(np.float32) * weights
-        for sure, some in ((sure_r, some_r), (sure_t, some_t))
-    )
-    exact_r, exact_t = (
-        np.where(some, 1, np.where(close, SIMILAR, 0)).astype(np.float32)
-        for some, close in ((some_r, close_r), (some_t, close_t))
-    )
-    agreed = sureness_r @ exact_t.T + (sureness_t @ exact_r.T).T
-    agreement: NDArray[np.float32] = agreed / np.maximum(
-        sureness_r.sum(axis=1)[:, None] + sureness_t.sum(axis=1)[None, :], 1e-6
-    )
-    wording = table.wording[references] @ table.wording[targets].T
-    agreement = (1 - WORDING) * agreement + WORDING * np.minimum(1, wording / ALIKE_WORDING)
-    kinds = np.array([fact.slot.split(".")[0].split()[0] for fact in table.facts])
-    for kind in ("who", "place", "action"):
-        of_kind = ((kinds == kind) & rest).astype(np.float32)
-        there, here = matches(of_kind)
-        n_r, n_t = (sure_r @ of_kind)[:, None], (sure_t @ of_kind)[None, :]
-        if kind == "who":
-            lost, come = there < n_r, here < n_t
-            if changed in ("with", "without"):  # the others are the same, by name
-                lost = (sure_r * of_kind) @ some_t.T.astype(np.float32) < n_r
-                come = ((sure_t * of_kind) @ some_r.T.astype(np.float32)).T < n_t
-            wrong = {"with": lost, "without": come}.get(changed, lost | come)
-        else:
-            wrong = (n_r > 0) & (n_t > 0) & ((there == 0) | (here == 0))
-        agreement[wrong] = 0
-    for kind in ("count", "colour", "all"):
-        agreement[_clash(table, kind, rest, sure_r, sure_t, close_t)] = 0
-    telling = np.isin(kinds, ("place", "action", "thing", "colour")) * weights
-    both = (sure_r * telling.astype(np.float32)) @ some_t.T.astype(np.float32)
-    both = np.maximum(both, ((sure_t * telling.astype(np.float32)) @ some_r.T.astype(np.float32)).T)
-    agreement[both < strictness.shared] = 0
-    for needed in NEEDED.get(changed, ()):
-        of_kind = ((kinds == needed) & rest).astype(np.float32)
-        shared = (sure_r * of_kind) @ some_t.T.astype(np.float32) + ((sure_t * of_kind) @ some_r.T.astype(np.float32)).T
-        agreement[shared == 0] = 0
-    if changed != "who":
-        of_kind = ((kinds == "who") & rest).astype(np.float32)
-        agreement[(sure_r * of_kind) @ sure_t.T.astype(np.float32) == 0] = 0
-    agreement[references[:, None] == targets[None, :]] = 0
-    if vectors is not None and len(references) and len(targets):
-        of_r, of_t = (np.stack([vectors[table.photos[i]] for i in which]) for which in (references, targets))
-        cosines = of_r @ of_t.T
-        agreement[(cosines > ALIKE) | (cosines < np.quantile(cosines, UNRELATED))] = 0
-    return agreement
-
-
-def _clash(
-    table: FactTable, kind: str, rest: Flags, sure_r: Flags, sure_t: Flags, close_t: Flags
-) -> Flags:
-    """Where photos have different numbers or colours of the same thing."""
-    wrong = np.zeros((len(sure_r), len(sure_t)), bool)
-    for slot, members in table.slots.items():
-        if not slot.startswith(f"{kind} ") or not rest[members[0]]:
-            continue
-        a, b = sure_r[:, members], sure_t[:, members]
-        if not a.any() or not b.any():
-            continue
-        shared = a.astype(np.float32) @ close_t[:, members].T.astype(np.float32)
-        wrong |= a.any(axis=1)[:, None] & b.any(axis=1)[None, :] & (shared == 0)
-    return wrong
 
 
 def _spread(

@@ -92,7 +92,7 @@ def caption_facts(caption: str, recipe: Recipe) -> set[Fact]:
     for name, number in numbers.items():
         stated[name] = max(stated.get(name, 0), min(number, MANY))
     facts |= {Fact(f"count {name}", str(number)) for name, number in stated.items() if number}
-    for group in {concept.slot for (kind, _), concept in recipe.concepts.items() if kind == "who"}:
+    for group in recipe.who_groups:
         of_group = [number for name, number in stated.items() if recipe.concepts["who", name].slot == group]
         named = {fact.value for fact in facts if fact.slot == group}
         if of_group and all(of_group) and len(named) == len(of_group):

@@ -53,6 +53,7 @@ class Recipe:
         between: words that may stand between a count or colour and its noun.
         said_counts: number -> how a question says it.
         longest: number of words of the longest phrase.
+        who_groups: slots of people and animals.
     """
 
     concepts: Mapping[tuple[str, str], Concept]
@@ -61,6 +62,7 @@ class Recipe:
     between: frozenset[str]
     said_counts: Mapping[int, tuple[str, ...]]
     longest: int
+    who_groups: tuple[str, ...]
 
 
 @cache
@@ -94,6 +96,7 @@ def recipe() -> Recipe:
         between=frozenset(content["between"].split()),
         said_counts={int(number): tuple(said) for number, said in content["said_counts"].items()},
         longest=max(map(len, phrases)),
+        who_groups=tuple(f"who.{group}" for group in content["who"]),
     )
 
 

@@ -29,6 +29,7 @@ class FactTable:
         sure: photo x fact, whether enough captions do.
         close: photo x fact, whether any caption states it or what the same photo may be called as well.
         weights: of the facts, larger for rare ones.
+        kinds: of the facts, the first word of their slots.
         slots: slot -> its facts.
         close_by_fact: `close`, transposed.
         wording: photo x word, unit vectors of the rarer words of all captions.
@@ -40,6 +41,7 @@ class FactTable:
     sure: Flags
     close: Flags
     weights: NDArray[np.float32]
+    kinds: NDArray[np.str_]
     slots: dict[str, list[int]]
     close_by_fact: Flags
     wording: NDArray[np.float32]
@@ -71,6 +73,7 @@ def fact_table(captions: Captions, recipe: Recipe) -> FactTable:
         sure=sure,
         close=mentioned.copy(),
         weights=np.log((len(counted) + 1) / (1 + sure.sum(axis=0))).astype(np.float32),
+        kinds=np.array([kind_of(fact.slot) for fact in facts]),
         slots=slots,
         close_by_fact=np.ascontiguousarray(mentioned.T),
         wording=_wording(captions),
@@ -95,10 +98,14 @@ def _wording(captions: Captions) -> NDArray[np.float32]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
+def kind_of(slot: str) -> str:
+    """The kind of a slot: "who", "place", "action", "thing", "count", "colour", or "all" for the number of a group."""
+    return slot.split(".")[0].split()[0]
+
+
 def concept_of(fact: Fact, recipe: Recipe) -> Concept | None:
     """The concept that a fact names, None for a number."""
-    kind = fact.slot.split(".")[0].split()[0]
-    return recipe.concepts.get((kind, fact.value))
+    return recipe.concepts.get((kind_of(fact.slot), fact.value))
 
 
 def about(slot: str) -> str:
