@@ -137,6 +137,13 @@ class Agreement:
         for kind in ("place", "action"):
             facts = self._facts_of(kind)
             known = (_count(table.sure, references, facts) > 0)[:, None] & (_count(table.sure, targets, facts) > 0)
+            if kind == "place":  # one caption is enough: few photos are in two places
+                known |= (_count(table.mentioned, references, facts) > 0)[:, None] & (
+                    _count(table.sure, targets, facts) > 0
+                )
+                known |= (_count(table.sure, references, facts) > 0)[:, None] & (
+                    _count(table.mentioned, targets, facts) > 0
+                )
             wrong |= known & (
                 (_product(table.sure, references, table.close, targets, facts) == 0)
                 | (_product(table.close, references, table.sure, targets, facts) == 0)
