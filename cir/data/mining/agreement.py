@@ -136,14 +136,10 @@ class Agreement:
         wrong: Flags = lost | come
         for kind in ("place", "action"):
             facts = self._facts_of(kind)
-            known = (_count(table.sure, references, facts) > 0)[:, None] & (_count(table.sure, targets, facts) > 0)
-            if kind == "place":  # one caption is enough: few photos are in two places
-                known |= (_count(table.mentioned, references, facts) > 0)[:, None] & (
-                    _count(table.sure, targets, facts) > 0
-                )
-                known |= (_count(table.sure, references, facts) > 0)[:, None] & (
-                    _count(table.mentioned, targets, facts) > 0
-                )
+            # One caption is enough for a place: few photos are in two.
+            told = table.mentioned if kind == "place" else table.sure
+            known = _any(table.sure, references, facts)[:, None] & _any(told, targets, facts)
+            known |= _any(told, references, facts)[:, None] & _any(table.sure, targets, facts)
             wrong |= known & (
                 (_product(table.sure, references, table.close, targets, facts) == 0)
                 | (_product(table.close, references, table.sure, targets, facts) == 0)
@@ -152,8 +148,8 @@ class Agreement:
             if slot.split()[0] not in ("count", "colour", "all") or self.ignored[members[0]]:
                 continue
             facts = np.array(members)
-            rows = np.flatnonzero(_count(table.sure, references, facts))
-            columns = np.flatnonzero(_count(table.sure, targets, facts))
+            rows = np.flatnonzero(_any(table.sure, references, facts))
+            columns = np.flatnonzero(_any(table.sure, targets, facts))
             if len(rows) and len(columns):
                 same = _product(table.sure, references[rows], table.close, targets[columns], facts) > 0
                 wrong[np.ix_(rows, columns)] |= ~same
@@ -174,3 +170,8 @@ def _product(
 def _count(flags: Flags, photos: Places, facts: Places) -> NDArray[np.intp]:
     count: NDArray[np.intp] = flags[np.ix_(photos, facts)].sum(axis=1)
     return count
+
+
+def _any(flags: Flags, photos: Places, facts: Places) -> Flags:
+    any_of: Flags = flags[np.ix_(photos, facts)].any(axis=1)
+    return any_of

@@ -1,59 +1,28 @@
-"""Pairs of photos whose captions differ in one thing and agree in the rest."""
+"""Mining: from photos with captions to composed questions, each a reference, one change and all photos that fit."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cir.data.captioned import Captions
-from cir.data.mining.agreement import Agreement, Pictures
+from cir.data.mining.agreement import Pictures
 from cir.data.mining.facts import Fact, caption_facts
+from cir.data.mining.pairs import STRICT, Pair, Step, Strictness, all_pairs
 from cir.data.mining.recipe import Recipe, recipe
-from cir.data.mining.table import FactTable, Flags, Places, about, fact_table, is_vague, kind_of, slots_of_group
+from cir.data.mining.table import FactTable, about, fact_table
 
 KINDS = ("who", "count", "colour", "place", "action", "thing", "with", "without")
-RIDDEN = "thing.ridden"  # may come, but what is left when it goes is another scene
-WITH_GROUPS = ("thing.carried", RIDDEN, "who.people", "who.animals")  # what may come or go
-BLOCK = 2000  # references compared at a time
-
-
-@dataclass(frozen=True)
-class Strictness:
-    """How sure a mined question has to be.
-
-    Attributes:
-        agreement: share of the rest, by weight, in which the two photos must agree.
-        shared: weight of the places, actions, things and colours that they must share.
-        negatives: photos that share the rest and lack the change, at least.
-        decoys: photos that show the change and are no targets, per target at least.
-        per_reference: questions with the same reference, at most.
-        per_change: questions with the same old and new value, at most.
-        per_target: questions with the same first target, at most.
-        most_targets: a question with more targets is left out.
-        targets: candidates for the first target, per reference and change.
-    """
-
-    agreement: float
-    shared: float
-    negatives: int = 0
-    decoys: float = 0.0
-    per_reference: int = 2
-    per_change: int = 40
-    per_target: int = 4
-    most_targets: int = 10_000
-    targets: int = 12
-
-
-STRICT = Strictness(
-    0.65, 2.2, negatives=3, decoys=3.0, per_reference=4, per_change=20, per_target=4, most_targets=12, targets=3
-)
-LOOSE = Strictness(0.6, 2.0, per_reference=10, per_change=2000, per_target=30)
+OFTEN = "whose reference, target or change came often enough"
+FEW_NEGATIVES = "where hardly a photo shares the rest and lacks the change"
+FEW_DECOYS = "where the change alone nearly tells the target"
+MANY_TARGETS = "with too many targets"
 
 
 @dataclass(frozen=True)
@@ -67,7 +36,7 @@ class MinedChange:
         old: what the reference shows, "" if something is added.
         new: what the targets show, "" if something is taken away.
         of: what has the colour or the number, else "".
-        subject: who or what the photo is about, "" if unknown; `several` of them in the first target.
+        subject: who is in both photos, "" if unknown or several kinds.
         several: whether the first target shows more than one of it.
         captions: a caption of the reference that states the old, and one of the first target that states the new.
         negatives: photos that share the rest and do not show the change, the most similar first.
@@ -87,34 +56,15 @@ class MinedChange:
     agreement: float
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One old and one new value; a fact that is None is absent."""
-
-    kind: str
-    old: int | None
-    new: int | None
-    ignored: Flags  # facts that say nothing about whether the rest agrees
-
-
-class _Found(NamedTuple):
-    """A pair of photos that differ in one thing."""
-
-    step: _Step
-    reference: int
-    target: int
-    agreement: float
-    fitting: Places  # all photos that fit, the best first
-
-
 def mine(
     captions: Captions,
     *,
     strictness: Strictness = STRICT,
-    vectors: Mapping[str, NDArray[np.floating]] | None = None,
+    vectors: Mapping[str, NDArray[np.floating[Any]]] | None = None,
     limit: int | None = None,
     seed: int = 0,
     most_negatives: int = 20,
+    left_out: Counter[str] | None = None,
 ) -> list[MinedChange]:
     """Composed questions about photos with captions; the same for the same arguments.
 
@@ -125,136 +75,43 @@ def mine(
         limit: number of questions, drawn evenly over the kinds; None for all.
         seed: of the draw.
         most_negatives: kept per question.
+        left_out: counts pairs by the reason why they are no question.
     """
     words = recipe()
     table = fact_table(captions, words)
-    rng = random.Random(seed)
-    pictures = Pictures(table, vectors) if vectors is not None else None
-    found = [
-        pair
-        for slot in table.slots
-        for pairs in (_swaps, _comings)
-        for pair in pairs(table, slot, words, strictness, pictures)
-    ]
-    kept = _spread(found, strictness, rng)
+    reasons: Counter[str] = Counter() if left_out is None else left_out
+    pairs = all_pairs(table, words, strictness, Pictures(table, vectors) if vectors is not None else None)
     changes = []
-    for pair in kept:
-        change = _question(table, words, captions, pair, strictness, most_negatives)
-        if change is not None:
-            changes.append(change)
+    for pair in _spread(pairs, strictness, random.Random(seed), reasons):
+        right, wrong = _targets(table, pair), _negatives(table, pair)
+        if reason := _refused(table, pair, len(right), len(wrong), strictness):
+            reasons[reason] += 1
+            continue
+        changes.append(_change(table, words, captions, pair, right, wrong[:most_negatives]))
     return _evenly(changes, limit)
 
 
-def _swaps(
-    table: FactTable, slot: str, words: Recipe, strictness: Strictness, pictures: Pictures | None
-) -> Iterator[_Found]:
-    """Pairs of photos of which one shows one thing of a slot, the other another."""
-    kind = kind_of(slot)
-    members = table.slots[slot]
-    sure = _changeable(table, slot, words)
-    if kind == "all" or len(sure) < 2:
-        return
-    ignored = np.zeros(len(table.facts), bool)
-    ignored[[*members, *slots_of_group(table, slot, words)]] = True
-    if kind == "count":
-        ignored[table.kinds == "all"] = True
-    agreement = Agreement(table, kind, ignored, strictness.agreement, strictness.shared, pictures)
-    everything = np.flatnonzero(table.mentioned[:, sure].any(axis=1))
-    column = np.full(len(table.photos), -1)
-    column[everything] = np.arange(len(everything))
-    shown = {
-        (fact, other, surely): np.flatnonzero(_shows(table, fact, other, words, surely=surely))
-        for fact in sure
-        for other in set(sure) - set(table.like(fact, words))
-        for surely in (True, False)
-    }
-    for start in range(0, len(everything), BLOCK):
-        block = everything[start : start + BLOCK]
-        matrix = agreement.between(block, everything)
-        for old, new, surely in sorted(shown):
-            references, targets = shown[old, new, True], shown[new, old, False]
-            references = references[np.isin(references, block, assume_unique=True)]
-            if surely and len(references) and len(targets):
-                part = matrix[np.ix_(column[references] - start, column[targets])]
-                step = _Step(kind, old, new, ignored)
-                yield from _best(step, part, references, targets, table.sure[targets, new], strictness)
-
-
-def _comings(
-    table: FactTable, slot: str, words: Recipe, strictness: Strictness, pictures: Pictures | None
-) -> Iterator[_Found]:
-    """Pairs of photos of which one shows a thing that the other lacks."""
-    if slot not in WITH_GROUPS:
-        return
-    for fact in _changeable(table, slot, words):
-        names = {table.facts[i].value for i in table.like(fact, words)}
-        ignored = np.array([f.slot == slot and f.value in names or about(f.slot) in {*names, slot} for f in table.facts])
-        having, lacking = np.flatnonzero(table.mentioned[:, fact]), np.flatnonzero(~table.close[:, fact])
-        surely = table.sure[having, fact]
-        agreement = Agreement(table, "with", ignored, strictness.agreement, strictness.shared, pictures)
-        # The same in both directions: what comes one way goes the other.
-        matrix = agreement.between(having, lacking)
-        yield from _best(_Step("with", None, fact, ignored), matrix.T, lacking, having, surely, strictness)
-        if slot != RIDDEN:
-            all_sure = np.ones(len(lacking), bool)
-            step = _Step("without", fact, None, ignored)
-            yield from _best(step, matrix[surely], having[surely], lacking, all_sure, strictness)
-
-
-def _changeable(table: FactTable, slot: str, words: Recipe) -> list[int]:
-    """The facts of a slot that some photo surely shows and that may change."""
-    return [i for i in table.slots[slot] if table.sure[:, i].any() and not is_vague(table.facts[i], words)]
-
-
-def _best(
-    step: _Step,
-    agreement: NDArray[np.float32],
-    references: Places,
-    targets: Places,
-    surely: Flags,
-    strictness: Strictness,
-) -> Iterator[_Found]:
-    """For every reference the best targets, which surely show what is new."""
-    enough = agreement > 0
-    for row in np.flatnonzero((enough & surely).any(axis=1)):
-        columns = np.flatnonzero(enough[row])
-        columns = columns[np.argsort(-agreement[row, columns], kind="stable")]
-        for column in columns[surely[columns]][: strictness.targets]:
-            yield _Found(
-                step, int(references[row]), int(targets[column]), float(agreement[row, column]), targets[columns]
-            )
-
-
-def _shows(table: FactTable, fact: int, other: int, words: Recipe, *, surely: bool = True) -> Flags:
-    """Which photos show `fact` and say nothing that sounds like `other`."""
-    shows = (table.sure if surely else table.mentioned)[:, fact]
-    if table.facts[fact].slot.startswith(("count", "colour")):
-        others = [i for i in table.slots[table.facts[fact].slot] if i != fact]
-        return shows & ~table.mentioned[:, others].any(axis=1)
-    like = sorted(set(table.like(other, words)) - set(table.like(fact, words)) | {other})
-    return shows & ~table.mentioned[:, like].any(axis=1)
-
-
 def _spread(
-    found: Sequence[_Found], strictness: Strictness, rng: random.Random
-) -> list[_Found]:
+    pairs: Iterable[Pair], strictness: Strictness, rng: random.Random, left_out: Counter[str]
+) -> list[Pair]:
     """The best pairs such that no reference, target or change comes too often."""
-    order = sorted(found, key=lambda pair: (-round(pair.agreement, 1), rng.random()))
     by_reference: Counter[int] = Counter()
     by_target: Counter[int] = Counter()
     by_change: Counter[tuple[str, int | None, int | None]] = Counter()
-    once = set()
+    asked = set()
     kept = []
-    for pair in order:
+    for pair in sorted(pairs, key=lambda pair: (-round(pair.agreement, 1), rng.random())):
         change = (pair.step.kind, pair.step.old, pair.step.new)
+        if strictness.once and (pair.reference, change) in asked:
+            continue
         if (
             by_reference[pair.reference] >= strictness.per_reference
             or by_target[pair.target] >= strictness.per_target
             or by_change[change] >= strictness.per_change
-            or (strictness.negatives and (pair.reference, change) in once)
         ):
+            left_out[OFTEN] += 1
             continue
-        once.add((pair.reference, change))
+        asked.add((pair.reference, change))
         by_reference[pair.reference] += 1
         by_target[pair.target] += 1
         by_change[change] += 1
@@ -262,72 +119,65 @@ def _spread(
     return kept
 
 
-def _question(
-    table: FactTable,
-    words: Recipe,
-    captions: Captions,
-    pair: _Found,
-    strictness: Strictness,
-    most_negatives: int,
-) -> MinedChange | None:
-    """The question of a pair with all its targets, or None if too much or too little fits."""
-    step, reference, target = pair.step, pair.reference, pair.target
-    kept = np.flatnonzero(table.sure[reference] & table.close[target] & ~step.ignored)
-    if step.new is not None:
-        shows, lacks = table.mentioned[:, step.new], ~table.close[:, step.new]
-    else:
-        assert step.old is not None
-        shows, lacks = ~table.close[:, step.old], table.sure[:, step.old]
-    wrong = np.flatnonzero(table.close_by_fact[kept].all(axis=0) & lacks)
-    wrong = wrong[wrong != reference]
+def _targets(table: FactTable, pair: Pair) -> list[int]:
+    return [pair.target, *(row for row in pair.fitting.tolist() if row != pair.target)]
+
+
+def _negatives(table: FactTable, pair: Pair) -> list[int]:
+    """Photos that show all that reference and target share, and not what is new, the most similar first."""
+    kept = np.flatnonzero(table.sure[pair.reference] & table.close[pair.target] & ~pair.step.ignored)
+    lacking = ~table.close[:, pair.step.new] if pair.step.new is not None else table.sure[:, pair.step.old]
+    wrong = np.flatnonzero(table.close_by_fact[kept].all(axis=0) & lacking)
+    wrong = wrong[wrong != pair.reference]
     same = table.sure[np.ix_(wrong, kept)] @ table.weights[kept]
-    negatives = wrong[np.argsort(-same, kind="stable")].tolist()
-    targets = [i for i in pair.fitting.tolist() if i != target]
-    decoys = int(shows.sum()) - len(targets) - 1
-    if (
-        len(negatives) < strictness.negatives
-        or decoys < strictness.decoys * (len(targets) + 1)
-        or len(targets) + 1 > strictness.most_targets
-    ):
-        return None
-    subject, several = _subject(table, words, reference, target, step)
-    old, new = (table.facts[fact].value if fact is not None else "" for fact in (step.old, step.new))
-    fact = step.new if step.new is not None else step.old
-    assert fact is not None
-    photos = table.photos
+    rows: list[int] = wrong[np.argsort(-same, kind="stable")].tolist()
+    return rows
+
+
+def _refused(table: FactTable, pair: Pair, targets: int, negatives: int, strictness: Strictness) -> str:
+    """Why a pair makes no question, or ""."""
+    step = pair.step
+    showing = table.mentioned[:, step.new].sum() if step.new is not None else (~table.close[:, step.old]).sum()
+    if targets > strictness.most_targets:
+        return MANY_TARGETS
+    if negatives < strictness.negatives:
+        return FEW_NEGATIVES
+    return FEW_DECOYS if showing - targets < strictness.decoys * targets else ""
+
+
+def _change(
+    table: FactTable, words: Recipe, captions: Captions, pair: Pair, targets: Sequence[int], negatives: Sequence[int]
+) -> MinedChange:
+    old, new = (None if fact is None else table.facts[fact] for fact in (pair.step.old, pair.step.new))
+    subject, several = _subject(table, pair)
+    reference, target = table.photos[pair.reference], table.photos[pair.target]
+    changed = new or old
     return MinedChange(
-        reference=photos[reference],
-        targets=tuple(photos[i] for i in [target, *targets]),
-        kind=step.kind,
-        old=old,
-        new=new,
-        of=about(table.facts[fact].slot),
+        reference=reference,
+        targets=tuple(table.photos[row] for row in targets),
+        kind=pair.step.kind,
+        old=old.value if old else "",
+        new=new.value if new else "",
+        of=about(changed.slot) if changed else "",
         subject=subject,
         several=several,
-        captions=(
-            _stating(captions[photos[reference]], table.facts[step.old] if step.old is not None else None, words),
-            _stating(captions[photos[target]], table.facts[step.new] if step.new is not None else None, words),
-        ),
-        negatives=tuple(photos[i] for i in negatives[:most_negatives]),
+        captions=(_stating(captions[reference], old, words), _stating(captions[target], new, words)),
+        negatives=tuple(table.photos[row] for row in negatives),
         agreement=pair.agreement,
     )
 
 
-def _subject(table: FactTable, words: Recipe, reference: int, target: int, step: _Step) -> tuple[str, bool]:
+def _subject(table: FactTable, pair: Pair) -> tuple[str, bool]:
     """The name of who is in both photos, and whether the target has several of them."""
-    if step.kind == "who":
-        assert step.new is not None
-        who = [step.new]
+    if pair.step.kind == "who" and pair.step.new is not None:
+        who = [pair.step.new]
     else:
-        who = [
-            i
-            for i, fact in enumerate(table.facts)
-            if fact.slot.startswith("who.") and table.sure[target, i] and table.close[reference, i]
-        ]
+        both = table.sure[pair.target] & table.close[pair.reference]
+        who = np.flatnonzero(both & (table.kinds == "who")).tolist()
     if len(who) != 1:
         return "", True
     name = table.facts[who[0]].value
-    counts = [int(table.facts[i].value) for i in table.slots.get(f"count {name}", ()) if table.mentioned[target, i]]
+    counts = [int(table.facts[i].value) for i in table.slots.get(f"count {name}", ()) if table.mentioned[pair.target, i]]
     return name, not counts or max(counts) > 1
 
 
@@ -338,7 +188,7 @@ def _stating(captions: Sequence[str], fact: Fact | None, words: Recipe) -> str:
 
 
 def _evenly(changes: Sequence[MinedChange], limit: int | None) -> list[MinedChange]:
-    """The changes in order of their photos; `limit` of them, evenly over the kinds."""
+    """The changes in the order of their photos; `limit` of them, evenly over the kinds."""
     if limit is not None and len(changes) > limit:
         turn: Counter[str] = Counter()
         ranked = []
