@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import string
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -55,6 +56,20 @@ def to_queries(changes: Iterable[MinedChange], *, phrasing: str = "val", seed: i
         )
         for number, change in enumerate(changes)
     ]
+
+
+def to_lines(changes: Sequence[MinedChange], *, phrasing: str = "val", seed: int = 0) -> Iterator[str]:
+    """The judged queries of changes as lines of JSON, as `cir.data.jsonl` reads them."""
+    for change, query in zip(changes, to_queries(changes, phrasing=phrasing, seed=seed), strict=True):
+        line = {
+            "id": query.id,
+            "reference": query.reference,
+            "caption": query.caption,
+            "targets": list(change.targets),
+            "kind": change.kind,
+            "negatives": list(change.negatives),
+        }
+        yield json.dumps(line, ensure_ascii=False)
 
 
 @cache
@@ -138,4 +153,6 @@ def _plural(concept: Concept) -> str:
 
 
 def _s(noun: str) -> str:
-    return noun + ("" if noun.endswith("s") else "s")
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return noun if noun.endswith("s") else f"{noun}s"
