@@ -111,7 +111,9 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     targets, subset, _ = (_names(values, key, where) for key in ("targets", "subset", "negatives"))
     try:
         string(query_id, "id of a judged query")
-        query = JudgedQuery(query_id, reference, caption, frozenset(targets), (), (), (kind,) if kind else (), tuple(subset))
+        query = JudgedQuery(
+            query_id, reference, caption, frozenset(targets), (), (), (kind,) if kind else (), tuple(subset)
+        )
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     if not query.id:

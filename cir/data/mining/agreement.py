@@ -20,6 +20,7 @@ NEEDED = {  # kind of change -> what must be the same by name
     "with": ("place",),
     "without": ("place",),
 }
+CARRIED = "thing.carried"
 TELLING = ("place", "action", "thing", "colour")  # what a picture has beside its subject
 DOUBT = 0.25  # what a fact counts that one caption of many states
 SIMILAR = 0.5  # what a fact counts where the other photo states one that is like it
@@ -89,6 +90,10 @@ class Agreement:
     def _facts_of(self, *kinds: str) -> Places:
         return np.flatnonzero(np.isin(self.table.kinds, kinds) & ~self.ignored)
 
+    def _carried(self) -> Places:
+        slots = np.array([fact.slot == CARRIED for fact in self.table.facts])
+        return np.flatnonzero(slots & ~self.ignored)
+
     def _of_facts(self, references: Places, targets: Places) -> Matrix:
         table = self.table
         rest = np.flatnonzero(~self.ignored)
@@ -128,9 +133,9 @@ class Agreement:
     def _contradicted(self, references: Places, targets: Places) -> Flags:
         """Where somebody is missing or has come, or place, action, number or colour is another."""
         table = self.table
-        exactly = self.changed in ("with", "without")  # the others are the same, by name
-        named = table.mentioned if exactly else table.close
-        facts = self._facts_of("who")
+        named, facts = table.close, self._facts_of("who")
+        if self.changed in ("with", "without"):  # the others are the same, by name, and so is what they hold
+            named, facts = table.mentioned, np.union1d(facts, self._carried())
         lost = _product(table.sure, references, named, targets, facts) < _count(table.sure, references, facts)[:, None]
         come = _product(named, references, table.sure, targets, facts) < _count(table.sure, targets, facts)[None, :]
         wrong: Flags = lost | come

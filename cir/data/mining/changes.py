@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from cir.data.captioned import Captions
 from cir.data.mining.agreement import Pictures
-from cir.data.mining.facts import Fact, caption_facts
-from cir.data.mining.pairs import STRICT, Pair, Step, Strictness, all_pairs
-from cir.data.mining.recipe import Recipe, recipe
+from cir.data.mining.facts import Fact
+from cir.data.mining.pairs import STRICT, Pair, Strictness, all_pairs
+from cir.data.mining.recipe import recipe
 from cir.data.mining.table import FactTable, about, fact_table
 
 KINDS = ("who", "count", "colour", "place", "action", "thing", "with", "without")
@@ -87,13 +87,11 @@ def mine(
         if reason := _refused(table, pair, len(right), len(wrong), strictness):
             reasons[reason] += 1
             continue
-        changes.append(_change(table, words, captions, pair, right, wrong[:most_negatives]))
+        changes.append(_change(table, captions, pair, right, wrong[:most_negatives]))
     return _evenly(changes, limit)
 
 
-def _spread(
-    pairs: Iterable[Pair], strictness: Strictness, rng: random.Random, left_out: Counter[str]
-) -> list[Pair]:
+def _spread(pairs: Iterable[Pair], strictness: Strictness, rng: random.Random, left_out: Counter[str]) -> list[Pair]:
     """The best pairs such that no reference, target or change comes too often."""
     by_reference: Counter[int] = Counter()
     by_target: Counter[int] = Counter()
@@ -146,11 +144,11 @@ def _refused(table: FactTable, pair: Pair, targets: int, negatives: int, strictn
 
 
 def _change(
-    table: FactTable, words: Recipe, captions: Captions, pair: Pair, targets: Sequence[int], negatives: Sequence[int]
+    table: FactTable, captions: Captions, pair: Pair, targets: Sequence[int], negatives: Sequence[int]
 ) -> MinedChange:
     old, new = (None if fact is None else table.facts[fact] for fact in (pair.step.old, pair.step.new))
     subject, several = _subject(table, pair)
-    reference, target = table.photos[pair.reference], table.photos[pair.target]
+    reference = table.photos[pair.reference]
     changed = new or old
     return MinedChange(
         reference=reference,
@@ -161,7 +159,7 @@ def _change(
         of=about(changed.slot) if changed else "",
         subject=subject,
         several=several,
-        captions=(_stating(captions[reference], old, words), _stating(captions[target], new, words)),
+        captions=(_stating(table, captions, pair.reference, old), _stating(table, captions, pair.target, new)),
         negatives=tuple(table.photos[row] for row in negatives),
         agreement=pair.agreement,
     )
@@ -177,14 +175,16 @@ def _subject(table: FactTable, pair: Pair) -> tuple[str, bool]:
     if len(who) != 1:
         return "", True
     name = table.facts[who[0]].value
-    counts = [int(table.facts[i].value) for i in table.slots.get(f"count {name}", ()) if table.mentioned[pair.target, i]]
+    counts = [
+        int(table.facts[i].value) for i in table.slots.get(f"count {name}", ()) if table.mentioned[pair.target, i]
+    ]
     return name, not counts or max(counts) > 1
 
 
-def _stating(captions: Sequence[str], fact: Fact | None, words: Recipe) -> str:
-    """The shortest caption that states a fact."""
-    fitting = [text for text in captions if fact is None or fact in caption_facts(text, words)]
-    return min(fitting, key=lambda text: (len(text), text))
+def _stating(table: FactTable, captions: Captions, photo: int, fact: Fact | None) -> str:
+    """The shortest caption of a photo that states a fact."""
+    texts = zip(captions[table.photos[photo]], table.stated[photo], strict=True)
+    return min((text for text, facts in texts if fact is None or fact in facts), key=lambda text: (len(text), text))
 
 
 def _evenly(changes: Sequence[MinedChange], limit: int | None) -> list[MinedChange]:

@@ -56,7 +56,7 @@ def mentions(words: Sequence[str], recipe: Recipe) -> Iterator[Mention]:
             start += 1
 
 
-def caption_facts(caption: str, recipe: Recipe) -> set[Fact]:
+def caption_facts(caption: str, recipe: Recipe) -> frozenset[Fact]:
     """The facts that one caption states."""
     words = words_of(caption)
     found = list(mentions(words, recipe))
@@ -97,15 +97,7 @@ def caption_facts(caption: str, recipe: Recipe) -> set[Fact]:
         named = {fact.value for fact in facts if fact.slot == group}
         if of_group and all(of_group) and len(named) == len(of_group):
             facts.add(Fact(f"all {group}", str(min(sum(of_group), MANY))))
-    return facts
-
-
-def photo_facts(captions: Sequence[str], recipe: Recipe) -> Counter[Fact]:
-    """Each fact -> the number of captions that state it."""
-    counted: Counter[Fact] = Counter()
-    for caption in captions:
-        counted.update(caption_facts(caption, recipe))
-    return counted
+    return frozenset(facts)
 
 
 def _count_before(words: Sequence[str], place: int, recipe: Recipe) -> int:

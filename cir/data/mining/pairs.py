@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cir.data.mining.agreement import Agreement, Matrix, Pictures
+from cir.data.mining.agreement import CARRIED, Agreement, Matrix, Pictures
 from cir.data.mining.recipe import Recipe
 from cir.data.mining.table import FactTable, Flags, Places, about, is_vague, kind_of, slots_of_group
 
 RIDDEN = "thing.ridden"  # may come, but what is left when it goes is another scene
-COMING = ("thing.carried", RIDDEN, "who.people", "who.animals")  # what may come or go
+COMING = (CARRIED, RIDDEN, "who.people", "who.animals")  # what may come or go
 BLOCK = 2000  # references compared at a time
 
 
@@ -174,7 +174,9 @@ def _comings(
         return
     for fact in _changeable(table, slot, words):
         names = {table.facts[i].value for i in table.like(fact, words)}
-        ignored = np.array([f.slot == slot and f.value in names or about(f.slot) in {*names, slot} for f in table.facts])
+        ignored = np.array(
+            [(f.slot == slot and f.value in names) or about(f.slot) in {*names, slot} for f in table.facts]
+        )
         having, lacking = np.flatnonzero(table.mentioned[:, fact]), np.flatnonzero(~table.close[:, fact])
         surely = table.sure[having, fact]
         # What comes one way goes the other.
@@ -200,4 +202,6 @@ def _best(
         columns = np.flatnonzero(enough[row])
         columns = columns[np.argsort(-agreement[row, columns], kind="stable")]
         for column in columns[surely[columns]][: strictness.candidates]:
-            yield Pair(step, int(references[row]), int(targets[column]), float(agreement[row, column]), targets[columns])
+            yield Pair(
+                step, int(references[row]), int(targets[column]), float(agreement[row, column]), targets[columns]
+            )

@@ -104,7 +104,16 @@ def _concept(name: str, kind: str, group: str, entry: Mapping[str, Any]) -> Conc
     words = tuple(word.replace("_", " ") for word in entry["words"].split())
     plurals = tuple(word.replace("_", " ") for word in entry.get("plural", "").split())
     say = tuple(entry.get("say") or words[:1] or plurals[:1])
-    return Concept(name.replace("_", " "), kind, group, words, plurals, say, frozenset(entry.get("like", ())), entry.get("vague", False))
+    return Concept(
+        name.replace("_", " "),
+        kind,
+        group,
+        words,
+        plurals,
+        say,
+        frozenset(entry.get("like", ())),
+        entry.get("vague", False),
+    )
 
 
 def _symmetric(concepts: Mapping[tuple[str, str], Concept]) -> dict[tuple[str, str], Concept]:
@@ -116,7 +125,4 @@ def _symmetric(concepts: Mapping[tuple[str, str], Concept]) -> dict[tuple[str, s
             other = other.replace("_", " ")
             like.setdefault((kind, name), set()).add(other)
             like.setdefault((kind, other), set()).add(name)
-    return {
-        key: replace(c, like=frozenset(like.get(key, ())))
-        for key, c in by_name.items()
-    }
+    return {key: replace(c, like=frozenset(like.get(key, ()))) for key, c in by_name.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cir.data.captioned import Captions
-from cir.data.mining.facts import Fact, photo_facts, words_of
+from cir.data.mining.facts import Fact, caption_facts, words_of
 from cir.data.mining.recipe import Concept, Recipe
 
 Flags = NDArray[np.bool_]
@@ -24,6 +24,7 @@ class FactTable:
 
     Attributes:
         photos: names.
+        stated: of each photo, the facts of each caption.
         facts: in a fixed order.
         mentioned: photo x fact, whether any caption states it.
         sure: photo x fact, whether enough captions do.
@@ -36,6 +37,7 @@ class FactTable:
     """
 
     photos: tuple[str, ...]
+    stated: tuple[tuple[frozenset[Fact], ...], ...]
     facts: tuple[Fact, ...]
     mentioned: Flags
     sure: Flags
@@ -54,7 +56,8 @@ class FactTable:
 
 def fact_table(captions: Captions, recipe: Recipe) -> FactTable:
     """The facts of photos."""
-    counted = [photo_facts(texts, recipe) for texts in captions.values()]
+    stated = tuple(tuple(caption_facts(text, recipe) for text in texts) for texts in captions.values())
+    counted = [Counter(fact for facts in photo for fact in facts) for photo in stated]
     facts = tuple(sorted({fact for photo in counted for fact in photo}))
     number = {fact: i for i, fact in enumerate(facts)}
     times = np.zeros((len(counted), len(facts)), np.int16)
@@ -68,6 +71,7 @@ def fact_table(captions: Captions, recipe: Recipe) -> FactTable:
     mentioned, sure = times > 0, times >= needed[:, None]
     table = FactTable(
         photos=tuple(captions),
+        stated=stated,
         facts=facts,
         mentioned=mentioned,
         sure=sure,

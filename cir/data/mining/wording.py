@@ -37,7 +37,9 @@ def change_text(change: MinedChange, rng: random.Random, *, phrasing: str) -> st
     kind = change.kind
     if kind == "thing" and _concept(kind, change.new).slot in WORN:
         kind = "worn"
-    fitting = [template for template in _templates()[phrasing][kind] if all(slots.get(name) for name in _names(template))]
+    fitting = [
+        template for template in _templates()[phrasing][kind] if all(slots.get(name) for name in _names(template))
+    ]
     return rng.choice(fitting).format(**slots)
 
 
