@@ -13,12 +13,12 @@ from cir.data.mining.table import FactTable, Flags, Places
 
 Matrix = NDArray[np.float32]
 
-NEEDED = {  # kind of change -> what must be the same by name
-    "place": ("action",),
-    "action": ("place",),
-    "who": ("action",),
-    "with": ("place",),
-    "without": ("place",),
+NEEDED = {  # kind of change -> what must be the same by name: one of each of these
+    "place": (("action",),),
+    "action": (("place",),),
+    "who": (("action",), ("place", "thing")),
+    "with": (("place",),),
+    "without": (("place",),),
 }
 CARRIED = "thing.carried"
 TELLING = ("place", "action", "thing", "colour")  # what a picture has beside its subject
@@ -121,8 +121,8 @@ class Agreement:
             _product(table.mentioned, references, table.sure, targets, telling, by),
         )
         fits: Flags = weight >= self.shared
-        for kind in NEEDED.get(self.changed, ()):
-            facts = self._facts_of(kind)
+        for kinds in NEEDED.get(self.changed, ()):
+            facts = self._facts_of(*kinds)
             fits &= (_product(table.sure, references, table.mentioned, targets, facts) > 0) | (
                 _product(table.mentioned, references, table.sure, targets, facts) > 0
             )

@@ -22,7 +22,8 @@ class Strictness:
     """How sure a mined question has to be, and how many there may be of a kind.
 
     Attributes:
-        agreement: share of the rest, by weight, in which the two photos must agree.
+        agreement: share of the rest, by weight, in which reference and first target must agree.
+        further: the same for further targets.
         shared: weight of the places, actions, things and colours that they must share.
         negatives: photos that share the rest and lack the change, at least.
         decoys: photos that show what is new and are no targets, per target at least: the caption alone must not do.
@@ -35,6 +36,7 @@ class Strictness:
     """
 
     agreement: float
+    further: float
     shared: float
     negatives: int
     decoys: float
@@ -48,18 +50,20 @@ class Strictness:
 
 STRICT = Strictness(
     agreement=0.65,
+    further=0.55,
     shared=2.2,
     negatives=3,
     decoys=3.0,
     per_reference=4,
     per_change=20,
     per_target=4,
-    most_targets=12,
+    most_targets=16,
     candidates=3,
     once=True,
 )
 LOOSE = Strictness(
     agreement=0.6,
+    further=0.6,
     shared=2.0,
     negatives=0,
     decoys=0.0,
@@ -136,7 +140,7 @@ def _swaps(
     ignored[[*members, *slots_of_group(table, slot, words)]] = True
     if kind == "count":
         ignored[table.kinds == "all"] = True
-    agreement = Agreement(table, kind, ignored, strictness.agreement, strictness.shared, pictures)
+    agreement = Agreement(table, kind, ignored, strictness.further, strictness.shared, pictures)
     photos = np.flatnonzero(table.mentioned[:, changeable].any(axis=1))
     place = np.full(len(table.photos), -1)
     place[photos] = np.arange(len(photos))
@@ -180,7 +184,7 @@ def _comings(
         having, lacking = np.flatnonzero(table.mentioned[:, fact]), np.flatnonzero(~table.close[:, fact])
         surely = table.sure[having, fact]
         # What comes one way goes the other.
-        agreement = Agreement(table, "with", ignored, strictness.agreement, strictness.shared, pictures)
+        agreement = Agreement(table, "with", ignored, strictness.further, strictness.shared, pictures)
         matrix = agreement.between(having, lacking)
         yield from _best(Step("with", None, fact, ignored), matrix.T, lacking, having, surely, strictness)
         if slot != RIDDEN:
@@ -197,11 +201,11 @@ def _best(
     step: Step, agreement: Matrix, references: Places, targets: Places, surely: Flags, strictness: Strictness
 ) -> Iterator[Pair]:
     """For every reference the best targets, which surely show what is new."""
-    enough = agreement > 0
-    for row in np.flatnonzero((enough & surely).any(axis=1)):
-        columns = np.flatnonzero(enough[row])
+    first = (agreement >= strictness.agreement) & surely
+    for row in np.flatnonzero(first.any(axis=1)):
+        columns = np.flatnonzero(agreement[row])
         columns = columns[np.argsort(-agreement[row, columns], kind="stable")]
-        for column in columns[surely[columns]][: strictness.candidates]:
+        for column in columns[first[row, columns]][: strictness.candidates]:
             yield Pair(
                 step, int(references[row]), int(targets[column]), float(agreement[row, column]), targets[columns]
             )

@@ -155,6 +155,6 @@ def _plural(concept: Concept) -> str:
 
 
 def _s(noun: str) -> str:
-    if noun.endswith("y"):
+    if noun.endswith("y") and noun[-2] not in "aeou":
         return f"{noun[:-1]}ies"
     return noun if noun.endswith("s") else f"{noun}s"
