@@ -2,9 +2,10 @@
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"], "subset": [...]}
 
-Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). "subset" is optional, and so
-are "kind", a word under which the query is reported too, and "negatives", names of images that show much of what is
-asked for and do not answer it: for training, evaluation does not read them (`cir mine` writes both). A query with an empty reference is text alone, one with an empty caption is "more like this"; one of the two is needed.
+Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). A query with an empty
+reference is text alone, one with an empty caption is "more like this"; one of the two is needed. Three keys are
+optional: "subset"; "kind", a word under which the query is reported as well; and "negatives", images that show much of
+what is asked for and do not answer it, which are for training and not read here. `cir mine` writes the last two.
 """
 
 from __future__ import annotations
@@ -111,9 +112,8 @@ def parse_query(line: str, where: str) -> JudgedQuery:
     targets, subset, _ = (_names(values, key, where) for key in ("targets", "subset", "negatives"))
     try:
         string(query_id, "id of a judged query")
-        query = JudgedQuery(
-            query_id, reference, caption, frozenset(targets), (), (), (kind,) if kind else (), tuple(subset)
-        )
+        groups = (kind,) if kind else ()
+        query = JudgedQuery(query_id, reference, caption, frozenset(targets), groups=groups, subset=tuple(subset))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     if not query.id:

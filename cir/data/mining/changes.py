@@ -175,10 +175,8 @@ def _subject(table: FactTable, pair: Pair) -> tuple[str, bool]:
     if len(who) != 1:
         return "", True
     name = table.facts[who[0]].value
-    counts = [
-        int(table.facts[i].value) for i in table.slots.get(f"count {name}", ()) if table.mentioned[pair.target, i]
-    ]
-    return name, not counts or max(counts) > 1
+    stated = [i for i in table.slots.get(f"count {name}", ()) if table.mentioned[pair.target, i]]
+    return name, not stated or max(int(table.facts[i].value) for i in stated) > 1
 
 
 def _stating(table: FactTable, captions: Captions, photo: int, fact: Fact | None) -> str:

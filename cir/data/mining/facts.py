@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from cir.data.mining.recipe import Concept, Recipe
 
 MANY = 5  # count of "several", "a group of"
+PEOPLE = "who.people"
 _WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
 _REACH = 5  # words between a count or a colour and its noun
 
@@ -60,44 +61,51 @@ def caption_facts(caption: str, recipe: Recipe) -> frozenset[Fact]:
     """The facts that one caption states."""
     words = words_of(caption)
     found = list(mentions(words, recipe))
-    facts = set()
-    numbers: Counter[str] = Counter()
-    stated: dict[str, int] = {}
-    at = {mention.end: mention for mention in found}
+    colours = {mention.end: mention for mention in found if mention.concept.kind == "colour"}
+    facts: set[Fact] = set()
+    ones: Counter[str] = Counter()  # who -> how often one of it is named
+    numbers: dict[str, int] = {}  # who -> how many, 0 for a plural without a number
     for mention in found:
         concept = mention.concept
-        if concept.kind == "colour" or _is_modifier(mention, found, words):
+        if concept.kind == "colour" or _is_modifier(mention, found):
             continue
         facts.add(Fact(concept.slot, concept.name))
         if concept.kind not in ("who", "thing"):
             continue
-        number = 0
-        place = mention.start
-        while place > 0 and mention.start - place < _REACH:
-            before = at.get(place)
-            if before is not None and before.concept.kind == "colour":
-                if concept.group != "people":  # theirs is the colour of their hair
-                    facts.add(Fact(f"colour {concept.name}", before.concept.name))
-                place = before.start
-                continue
-            number = _count_before(words, place, recipe)
-            if number or words[place - 1] not in recipe.between:
-                break
-            place -= 1
-        if concept.kind == "who":
-            if mention.plural:
-                stated[concept.name] = max(stated.get(concept.name, 0), number if number > 1 else 0)
-            elif number:
-                numbers[concept.name] += 1
-    for name, number in numbers.items():
-        stated[name] = max(stated.get(name, 0), min(number, MANY))
-    facts |= {Fact(f"count {name}", str(number)) for name, number in stated.items() if number}
+        said, number = _modifiers(words, mention.start, colours, recipe)
+        if concept.slot != PEOPLE:  # theirs is the colour of their hair
+            facts |= {Fact(f"colour {concept.name}", colour) for colour in said}
+        if concept.kind == "who" and mention.plural:
+            numbers[concept.name] = max(numbers.get(concept.name, 0), number if number > 1 else 0)
+        elif concept.kind == "who" and number:
+            ones[concept.name] += 1
+    for name, number in ones.items():
+        numbers[name] = max(numbers.get(name, 0), min(number, MANY))
+    facts |= {Fact(f"count {name}", str(number)) for name, number in numbers.items() if number}
     for group in recipe.who_groups:
-        of_group = [number for name, number in stated.items() if recipe.concepts["who", name].slot == group]
         named = {fact.value for fact in facts if fact.slot == group}
-        if of_group and all(of_group) and len(named) == len(of_group):
-            facts.add(Fact(f"all {group}", str(min(sum(of_group), MANY))))
+        if named and all(numbers.get(name) for name in named):
+            facts.add(Fact(f"all {group}", str(min(sum(numbers[name] for name in named), MANY))))
     return frozenset(facts)
+
+
+def _modifiers(
+    words: Sequence[str], start: int, colours: Mapping[int, Mention], recipe: Recipe
+) -> tuple[list[str], int]:
+    """The colours and the number that stand before a noun; 0 for none."""
+    said = []
+    place = start
+    while place > 0 and start - place < _REACH:
+        if place in colours:
+            said.append(colours[place].concept.name)
+            place = colours[place].start
+            continue
+        if number := _count_before(words, place, recipe):
+            return said, number
+        if words[place - 1] not in recipe.between:
+            break
+        place -= 1
+    return said, 0
 
 
 def _count_before(words: Sequence[str], place: int, recipe: Recipe) -> int:
@@ -107,8 +115,8 @@ def _count_before(words: Sequence[str], place: int, recipe: Recipe) -> int:
     return 0
 
 
-def _is_modifier(mention: Mention, found: Sequence[Mention], words: Sequence[str]) -> bool:
-    """Whether it is the first part of a compound, such as the beach of "beach towel" or the dog of "dog toy"."""
+def _is_modifier(mention: Mention, found: Sequence[Mention]) -> bool:
+    """Whether it is the first part of a compound, such as the dog of "dog toy"."""
     if mention.concept.kind not in ("who", "thing") or mention.plural:
         return False
     return any(other.start == mention.end and other.concept.kind in ("thing", "who") for other in found)

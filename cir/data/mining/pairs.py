@@ -178,9 +178,8 @@ def _comings(
         return
     for fact in _changeable(table, slot, words):
         names = {table.facts[i].value for i in table.like(fact, words)}
-        ignored = np.array(
-            [(f.slot == slot and f.value in names) or about(f.slot) in {*names, slot} for f in table.facts]
-        )
+        of_it = {*names, slot}
+        ignored = np.array([(f.slot == slot and f.value in names) or about(f.slot) in of_it for f in table.facts])
         having, lacking = np.flatnonzero(table.mentioned[:, fact]), np.flatnonzero(~table.close[:, fact])
         surely = table.sure[having, fact]
         # What comes one way goes the other.
@@ -206,6 +205,5 @@ def _best(
         columns = np.flatnonzero(agreement[row])
         columns = columns[np.argsort(-agreement[row, columns], kind="stable")]
         for column in columns[first[row, columns]][: strictness.candidates]:
-            yield Pair(
-                step, int(references[row]), int(targets[column]), float(agreement[row, column]), targets[columns]
-            )
+            share = float(agreement[row, column])
+            yield Pair(step, int(references[row]), int(targets[column]), share, targets[columns])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -69,28 +69,25 @@ class Recipe:
 def recipe() -> Recipe:
     """The words in `recipe.toml`."""
     content = tomllib.loads(files("cir.data.mining").joinpath("recipe.toml").read_text(encoding="utf-8"))
-    concepts = {}
-    for kind in KINDS:
-        for group, entries in content[kind].items():
-            for name, entry in entries.items():
-                concepts[kind, name] = _concept(name, kind, group, entry)
-    for name, entry in content["colours"].items():
-        concepts["colour", name] = _concept(name, "colour", "colour", entry)
+    entries = [
+        (name, kind, group, entry)
+        for kind in KINDS
+        for group, named in content[kind].items()
+        for name, entry in named.items()
+    ]
+    entries += [(name, "colour", "colour", entry) for name, entry in content["colours"].items()]
+    concepts = _symmetric(_concept(*entry) for entry in entries)
     phrases: dict[tuple[str, ...], tuple[tuple[Concept, bool], ...]] = {}
-    for concept in _symmetric(concepts).values():
+    for concept in concepts.values():
         for forms, plural in ((concept.words, False), (concept.plurals, True)):
             for form in dict.fromkeys(forms):
                 key = tuple(form.split())
                 phrases[key] = (*phrases.get(key, ()), (concept, plural))
-    counts = {
-        tuple(word.replace("_", " ").split()): int(number)
-        for number, words in content["counts"].items()
-        for word in words.split()
-    }
-    for phrase in content["ignored"].split():
-        phrases[tuple(phrase.split("_"))] = ()
+    for phrase in _words(content["ignored"]):
+        phrases[tuple(phrase.split())] = ()
+    counts = {tuple(word.split()): int(number) for number, words in content["counts"].items() for word in _words(words)}
     return Recipe(
-        concepts=_symmetric(concepts),
+        concepts=concepts,
         phrases=phrases,
         counts=counts,
         between=frozenset(content["between"].split()),
@@ -101,28 +98,33 @@ def recipe() -> Recipe:
 
 
 def _concept(name: str, kind: str, group: str, entry: Mapping[str, Any]) -> Concept:
-    words = tuple(word.replace("_", " ") for word in entry["words"].split())
-    plurals = tuple(word.replace("_", " ") for word in entry.get("plural", "").split())
-    say = tuple(entry.get("say") or words[:1] or plurals[:1])
+    words, plurals = _words(entry["words"]), _words(entry.get("plural", ""))
     return Concept(
-        name.replace("_", " "),
-        kind,
-        group,
-        words,
-        plurals,
-        say,
-        frozenset(entry.get("like", ())),
-        entry.get("vague", False),
+        name=_spaced(name),
+        kind=kind,
+        group=group,
+        words=words,
+        plurals=plurals,
+        say=tuple(entry.get("say") or words[:1] or plurals[:1]),
+        like=frozenset(map(_spaced, entry.get("like", ()))),
+        vague=entry.get("vague", False),
     )
 
 
-def _symmetric(concepts: Mapping[tuple[str, str], Concept]) -> dict[tuple[str, str], Concept]:
-    """The concepts with `like` in both directions."""
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(map(_spaced, text.split()))
+
+
+def _spaced(word: str) -> str:
+    return word.replace("_", " ")
+
+
+def _symmetric(concepts: Iterable[Concept]) -> dict[tuple[str, str], Concept]:
+    """(kind, name) -> concept, with `like` in both directions."""
     like: dict[tuple[str, str], set[str]] = {}
-    by_name = {(c.kind, c.name): c for c in concepts.values()}
+    by_name = {(concept.kind, concept.name): concept for concept in concepts}
     for (kind, name), concept in by_name.items():
         for other in concept.like:
-            other = other.replace("_", " ")
             like.setdefault((kind, name), set()).add(other)
             like.setdefault((kind, other), set()).add(name)
-    return {key: replace(c, like=frozenset(like.get(key, ()))) for key, c in by_name.items()}
+    return {key: replace(concept, like=frozenset(like.get(key, ()))) for key, concept in by_name.items()}
