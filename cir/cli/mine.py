@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cir.cli.options import json_option
-from cir.errors import DataError
+from cir.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from cir.arrays import Floats
@@ -59,9 +59,9 @@ def mine(
 
     CAPTIONS is a CSV with the columns image and caption, one caption per row; best are several captions a photo, in
     English. A question is made of two photos of which the captions agree in all but one thing: another place, action,
-    thing, colour or number, somebody else, something more or less. Its targets are all photos that fit; without --loose
-    two captions of the first target must say so. The output has one question per line, as `evaluate jsonl` and
-    `questions --from` read it, with its kind and its hard negatives. Names are those of CAPTIONS.
+    thing, colour or number, somebody else, something more or less. Its targets are all photos that fit. The output has
+    one question per line, as `evaluate jsonl` and `questions --from` read it, with its kind and its hard negatives.
+    Names are those of CAPTIONS.
 
     \b
     Example:
@@ -108,6 +108,10 @@ def _vectors(index: Path, captions: Captions) -> dict[str, Floats]:
     from cir.indexer.reading.gallery import Gallery
 
     gallery = Gallery.open(index)
+    if len(gallery.query_spaces) > 1:
+        raise UsageError(
+            f"{index} holds vectors of several models, which cannot be compared; finish `cir backfill` first"
+        )
     by_name = {image_id.rsplit("/", 1)[-1]: image_id for image_id in gallery.ids}
     vectors = {}
     for name in captions:

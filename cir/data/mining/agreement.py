@@ -178,5 +178,4 @@ def _count(flags: Flags, photos: Places, facts: Places) -> NDArray[np.intp]:
 
 
 def _any(flags: Flags, photos: Places, facts: Places) -> Flags:
-    any_of: Flags = flags[np.ix_(photos, facts)].any(axis=1)
-    return any_of
+    return np.asarray(flags[np.ix_(photos, facts)].any(axis=1))

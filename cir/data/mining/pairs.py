@@ -144,19 +144,18 @@ def _swaps(
     photos = np.flatnonzero(table.mentioned[:, changeable].any(axis=1))
     place = np.full(len(table.photos), -1)
     place[photos] = np.arange(len(photos))
-    changes = [
-        (Step(kind, old, new, ignored), *(np.flatnonzero(shows) for shows in _shown(table, old, new, words)))
-        for old in changeable
-        for new in sorted(set(changeable) - set(table.like(old, words)))
-    ]
+    changes = [(old, new) for old in changeable for new in sorted(set(changeable) - set(table.like(old, words)))]
+    shown = {change: _shown(table, *change, words) for change in changes}
     for start in range(0, len(photos), BLOCK):
         block = photos[start : start + BLOCK]
         matrix = agreement.between(block, photos)
-        for step, having, targets in changes:
+        for old, new in changes:
+            having, targets = map(np.flatnonzero, shown[old, new])
             references = having[(having >= block[0]) & (having <= block[-1])]
             if len(references) and len(targets):
                 part = matrix[np.ix_(place[references] - start, place[targets])]
-                yield from _best(step, part, references, targets, table.sure[targets, step.new], strictness)
+                step = Step(kind, old, new, ignored)
+                yield from _best(step, part, references, targets, table.sure[targets, new], strictness)
 
 
 def _shown(table: FactTable, old: int, new: int, words: Recipe) -> tuple[Flags, Flags]:

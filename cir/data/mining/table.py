@@ -99,7 +99,8 @@ def _wording(captions: Captions) -> NDArray[np.float32]:
         for word, n in words.items():
             if word in number:
                 vectors[row, number[word]] = np.sqrt(n) * np.log((1 + len(said)) / photos[word])
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return vectors
 
 
 def kind_of(slot: str) -> str:
