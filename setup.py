@@ -26,6 +26,7 @@ setup(
         "cir",
         "cir.cli",
         "cir.data",
+        "cir.data.mining",
         "cir.data.wardrobe",
         "cir.images",
         "cir.models",
@@ -44,6 +45,7 @@ setup(
     package_data={
         "cir": ["py.typed", "weights/*.*", "weights/*/*.*", "weights/*/*/*.*"],
         "cir.data": ["captions.json"],
+        "cir.data.mining": ["*.toml"],
         "cir.training": ["*.toml", "configs/*.toml"],
         "cir.data_manifests": ["*.json"],
     },

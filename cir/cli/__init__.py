@@ -19,6 +19,7 @@ from cir.cli.export_vectors import export_vectors
 from cir.cli.import_vectors import import_vectors
 from cir.cli.info import info
 from cir.cli.merge import merge
+from cir.cli.mine import mine
 from cir.cli.models import models
 from cir.cli.query import query
 from cir.cli.questions import questions
@@ -51,6 +52,7 @@ for command in (
     compare,
     data,
     questions,
+    mine,
     compose,
     replace_model,
     backfill,

@@ -39,12 +39,25 @@ def read_split(root: Path, split: str) -> Captions:
     Raises:
         DataError: a file is missing, or a listed photo has no captions.
     """
-    captions = read_captions(root / TABLE)
+    return select(read_captions(root / TABLE), root / f"{split}.txt", TABLE)
+
+
+def select(captions: Captions, photos: Path, table: str) -> Captions:
+    """The captions of the photos in a list, one name per line.
+
+    Args:
+        captions: of these photos and others.
+        photos: the list.
+        table: where the captions come from, for messages.
+
+    Raises:
+        DataError: no such file, a listed photo has no captions, or none is listed.
+    """
     chosen = {}
-    for where, line in read_lines(root / f"{split}.txt"):
+    for where, line in read_lines(photos):
         if line.strip() not in captions:
-            raise DataError(f"{where}: {line.strip()!r} has no captions in {TABLE}; check the two files")
+            raise DataError(f"{where}: {line.strip()!r} has no captions in {table}; check the two files")
         chosen[line.strip()] = captions[line.strip()]
     if not chosen:
-        raise DataError(f"{root / split}.txt: lists no photos")
+        raise DataError(f"{photos}: lists no photos")
     return chosen

@@ -2,8 +2,10 @@
 
     {"id": "q1", "reference": "shoes/1.jpg", "caption": "in red", "targets": ["shoes/7.jpg"], "subset": [...]}
 
-Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). Only "subset" is optional. A
-query with an empty reference is text alone, one with an empty caption is "more like this"; one of the two is needed.
+Image names are relative to the folder or zip, in any of their forms (`cir.images.names`). A query with an empty
+reference is text alone, one with an empty caption is "more like this"; one of the two is needed. Three keys are
+optional: "subset"; "kind", a word under which the query is reported as well; and "negatives", images that show much of
+what is asked for and do not answer it, which are for training and not read here. `cir mine` writes the last two.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from cir.stats import Measure, parse_measure
 MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50", "mAP@10")))
 SUBSET_MEASURES = tuple(map(parse_measure, ("Rs@1", "Rs@2", "Rs@3")))
 REQUIRED = ("id", "reference", "caption", "targets")
-KEYS = (*REQUIRED, "subset")
+KEYS = (*REQUIRED, "subset", "kind", "negatives")
 _UNREAD = ' \t\n\r.!"()*#:;~'  # what models read as nothing (`cir.text`)
 
 
@@ -106,10 +108,12 @@ def parse_query(line: str, where: str) -> JudgedQuery:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}; the keys are {', '.join(KEYS)}")
     query_id, reference, caption = (_text(values, key, where) for key in ("id", "reference", "caption"))
-    targets, subset = (_names(values, key, where) for key in ("targets", "subset"))
+    kind = _text(values, "kind", where) if "kind" in values else ""
+    targets, subset, _ = (_names(values, key, where) for key in ("targets", "subset", "negatives"))
     try:
         string(query_id, "id of a judged query")
-        query = JudgedQuery(query_id, reference, caption, frozenset(targets), subset=tuple(subset))
+        groups = (kind,) if kind else ()
+        query = JudgedQuery(query_id, reference, caption, frozenset(targets), groups=groups, subset=tuple(subset))
     except UsageError as error:
         raise DataError(f"{where}: {error}") from None
     if not query.id:

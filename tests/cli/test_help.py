@@ -37,6 +37,7 @@ WITH_JSON = {
     "compare",
     "data check",
     "evaluate",
+    "mine",
     "compose",
     "export",
     "export-onnx",

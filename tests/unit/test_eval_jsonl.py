@@ -149,6 +149,8 @@ def without(key: str) -> dict[str, Any]:
         (without("caption"), "the key 'caption' is missing"),
         (without("targets"), "the key 'targets' is missing"),
         ({**GOOD, "id": "q2", "Subset": []}, "unknown key 'Subset'; the keys are id,"),
+        ({**GOOD, "id": "q2", "kind": 3}, "'kind' is a number"),
+        ({**GOOD, "id": "q2", "negatives": "b.jpg"}, "'negatives' is a string"),
         ({**GOOD, "id": 2}, "'id' is a number; write a string"),
         ({**GOOD, "reference": None}, "'reference' is null; write a string"),
         ({**GOOD, "caption": ["in red"]}, "'caption' is a list; write a string"),
