@@ -16,7 +16,8 @@ from cir.training import losses
 from cir.training.class_map import Classes, VertexLoss
 from cir.training.encoded_triplets import EncodedTriplets, SourcedItem, TripletEncoder, equal, older_vectors
 from cir.training.sources import AttributeBatches
-from cir.training.triplet_sampling import AttributeTable
+from cir.training.teacher import Teacher
+from cir.training.triplet_sampling import ItemTable
 
 OLDER_TEMPERATURE = 0.07  # fixed, because the older gallery's vectors do not change
 
@@ -29,11 +30,18 @@ class AttributeLosses:
         batches: the weights of the terms.
         tables: of all items in the batches.
         classes: the class on each vertex, for a model with a simplex.
+        teacher: a predecessor whose vectors are imitated.
     """
 
     def __init__(
-        self, encoder: TripletEncoder, batches: AttributeBatches, tables: Sequence[AttributeTable], classes: Classes
+        self,
+        encoder: TripletEncoder,
+        batches: AttributeBatches,
+        tables: Sequence[ItemTable],
+        classes: Classes,
+        teacher: Teacher | None = None,
     ) -> None:
+        self._teacher = teacher
         self._encoder, self._model, self._batches, self._tables = encoder, encoder.model, batches, tables
         self._simplex = self._model.config.simplex
         self._vertex_loss = VertexLoss(self._simplex, classes, tables) if self._simplex else None
@@ -56,6 +64,9 @@ class AttributeLosses:
         vectors = model.normalise_gallery(features, detach_simplex=True)
         terms = {"itc": losses.info_nce(losses.cosines(composed, vectors), self._temperature(), answered)} | older
         terms |= self._simplex_terms(batch, features, vectors, answered)
+        if self._teacher is not None:
+            imitated = self._teacher.terms(batch, composed, vectors)
+            terms |= {name: self._batches.imitation_weight * value for name, value in imitated.items()}
         if described:
             prompted = model.project_query(self._encoder.description_states(batch, described))
             # Each description's own target comes first, then all other items.

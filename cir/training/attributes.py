@@ -26,6 +26,7 @@ from cir.training.encoded_triplets import EncodedTriplets, SourcedTriplet, Tripl
 from cir.training.photo_source import AttributeData
 from cir.training.prefetch import Prefetch
 from cir.training.sources import AttributeBatches
+from cir.training.teacher import Teacher
 
 
 class AttributeTask:
@@ -39,6 +40,7 @@ class AttributeTask:
         data: see `sources.gather`.
         predecessors: the class map that this model continues, if its gallery has a simplex.
         heads_only: train only the query heads for older spaces; the rest of the model stays as it is.
+        teacher: a predecessor whose vectors are imitated.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class AttributeTask:
         *,
         predecessors: Classes | None = None,
         heads_only: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         _freeze(
             model,
@@ -63,7 +66,7 @@ class AttributeTask:
         simplex = model.config.simplex
         self.classes = class_map(simplex, tables, predecessors or {}) if simplex else {}
         self._encoder = TripletEncoder(model, with_pictures=not heads_only)
-        self._losses = AttributeLosses(self._encoder, batches, tables, self.classes)
+        self._losses = AttributeLosses(self._encoder, batches, tables, self.classes, teacher)
         self._sampled = Prefetch(self._sample_step, data.sources, model.query_tokens.device)
 
     @property

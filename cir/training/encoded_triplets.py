@@ -33,6 +33,7 @@ class EncodedTriplets:
         pooled: (2 B, ...) pooled features for that summary; None for a model without it.
         description_states: (B, width) of pass D on the descriptions; None if they are not encoded yet.
         prompt: (B, T, width) of pass A; None if it is not trained.
+        features: (2 B, P, W) maps of the pictures, for a teacher; None if they are not kept.
     """
 
     triplets: Sequence[SourcedTriplet]
@@ -41,6 +42,7 @@ class EncodedTriplets:
     pooled: Tensor | None = None
     description_states: Tensor | None = None
     prompt: Tensor | None = None
+    features: Tensor | None = None
 
     @property
     def items(self) -> list[SourcedItem]:
@@ -50,7 +52,7 @@ class EncodedTriplets:
 
     @classmethod
     def concatenate(cls, parts: Sequence[EncodedTriplets]) -> EncodedTriplets:
-        """All parts in order, without `prompt`."""
+        """All parts in order, without `prompt` and `features`."""
         return cls(
             [triplet for part in parts for triplet in part.triplets],
             torch.cat([part.states for part in parts]),
@@ -110,7 +112,9 @@ class TripletEncoder:
         target = self.maps([(source, triplet.target) for source, triplet in triplets], varying)
         both = torch.cat([target, reference])
         pooled = None if model.whole is None else model.whole.pool(both)
-        return EncodedTriplets(triplets, states, model.map_states(both).mean(dim=1), pooled, prompt=prompt)
+        return EncodedTriplets(
+            triplets, states, model.map_states(both).mean(dim=1), pooled, prompt=prompt, features=both
+        )
 
     def picture_states(self, batch: EncodedTriplets) -> Tensor:
         """(2 B, width) of pass C, the summary of the whole picture included: targets, then references."""
@@ -137,7 +141,7 @@ class TripletEncoder:
         for start in tqdm(range(0, len(triplets), size), desc="encoding triplets", unit="batch", mininterval=10):
             part = self.encode(triplets[start : start + size], numbers)
             states = self.description_states(part, range(len(part.triplets))) if self._with_pictures else None
-            parts.append(replace(part, description_states=states, prompt=None))
+            parts.append(replace(part, description_states=states, prompt=None, features=None))
         self.model.train(training)
         return EncodedTriplets.concatenate(parts)
 

@@ -49,6 +49,8 @@ class AttributeBatches:
         views: of each everyday photo: the photo, and random crops of it.
         heads: train a query head for each replaced model; without, only its class map is continued, and the heads
             follow with --heads-only.
+        imitation_weight: of the imitation of a replaced model over the same backbone, on all sources but "everyday";
+            0 trains without a teacher.
         text_rate: learning rate of the Q-Former's text layers, relative to the others'; 0 leaves them as they are.
         whole_rate: the same of what sees whole pictures, `Sprc.whole`.
     """
@@ -70,6 +72,7 @@ class AttributeBatches:
     views: int = 1
     whole_rate: float = 1.0
     heads: bool = True
+    imitation_weight: float = 0.0
     text_rate: float = 1.0
 
     def __post_init__(self) -> None:

@@ -25,13 +25,14 @@ from cir.models.pretrained import efficientnet_lite0_last, efficientnet_lite0_st
 from cir.models.small_dual import DualSizes, SmallDual
 from cir.models.sprc import Sprc
 from cir.text import Tokenizer, read_vocabulary
-from cir.training import class_map, sources, triplets
+from cir.training import class_map, everyday, sources, triplets
 from cir.training.attributes import AttributeTask
 from cir.training.combiner_task import CombinerTask
 from cir.training.config import LONGEST, CombinerSizes, Config
 from cir.training.dual_task import DualTask
 from cir.training.features import FeatureStore
 from cir.training.loop import Recipe, Task
+from cir.training.teacher import Teacher
 from cir.training.two_towers import FrozenPictures
 from cir.typed_json import to_json
 from cir.types import ModelCard
@@ -223,6 +224,20 @@ def _attribute_task(
         data,
         predecessors=predecessors,
         heads_only=heads_only,
+        teacher=_teacher(config, batches, replaces) if batches.imitation_weight and not heads_only else None,
+    )
+
+
+def _teacher(config: Config, batches: sources.AttributeBatches, replaces: Sequence[Path]) -> Teacher:
+    """The first of the replaced models that can be imitated. Raises UsageError if there is none."""
+    assert isinstance(config.model, SprcConfig)
+    for directory in replaces:
+        model, _, preprocess = weights.load(directory)
+        theirs, ours = ({**each.vision, "whole": None} for each in (model.config, config.model))
+        if (theirs, preprocess, model.config.dims) == (ours, config.preprocess, config.model.dims):
+            return Teacher(model, {name for name in batches.sources if name != everyday.NAME})
+    raise UsageError(
+        f"{config.name}: imitation_weight needs --replaces MODEL with the same backbone, preprocessing and dims"
     )
 
 
