@@ -31,7 +31,8 @@ from cir.files import write_json
 from cir.models.backbones import VisionTransformer
 from cir.training.config import read_config
 from cir.training.features import FeatureStore
-from cir.training.sources import AttributeBatches, PhotoSource, ProductPixels, gather
+from cir.training.photo_source import PhotoSource, ProductPixels
+from cir.training.sources import AttributeBatches, gather
 from cir.training.tasks import feature_key
 
 VIT = {"image_size": 224, "patch_size": 32, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3}

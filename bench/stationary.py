@@ -33,7 +33,8 @@ from cir.training import losses
 from cir.training.class_map import VertexLoss, class_map
 from cir.training.config import read_config
 from cir.training.features import FeatureStore
-from cir.training.sources import AttributeBatches, HeldOut, PhotoSource, gather
+from cir.training.photo_source import HeldOut, PhotoSource
+from cir.training.sources import AttributeBatches, gather
 from cir.training.triplet_sampling import SampledTriplet
 from cir.types import Simplex
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--photos",
     type=click.Path(path_type=Path),
-    help="Folder of photos with captions (captions.csv, train.txt, val.txt, images), for configurations that take them.",
+    help="Folder of captions.csv, train.txt, val.txt and photos, for configurations with everyday photos.",
 )
 @click.option("--start", metavar="MODEL", help="Start from this model's weights: a folder, or a name.")
 @click.option(

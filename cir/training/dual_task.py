@@ -21,7 +21,8 @@ from cir.models.weights import write_tensors
 from cir.text import Tokenizer
 from cir.training import losses
 from cir.training.encoded_triplets import equal
-from cir.training.sources import AttributeBatches, AttributeData
+from cir.training.photo_source import AttributeData
+from cir.training.sources import AttributeBatches
 from cir.training.two_towers import TwoTowerTask, TwoTowerValidation
 from cir.typed_json import to_json
 

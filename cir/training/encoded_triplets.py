@@ -97,9 +97,7 @@ class TripletEncoder:
         self._with_pictures = with_pictures
         self._maps: dict[int, Tensor] = {}
 
-    def encode(
-        self, triplets: Sequence[SourcedTriplet], varying: np.random.Generator | None = None
-    ) -> EncodedTriplets:
+    def encode(self, triplets: Sequence[SourcedTriplet], varying: np.random.Generator | None = None) -> EncodedTriplets:
         """Encode triplets, descriptions excepted; `varying` as in `maps`."""
         model = self.model
         references = [(source, triplet.reference) for source, triplet in triplets]

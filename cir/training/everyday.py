@@ -114,14 +114,12 @@ class CaptionTable:
         return CaptionTriplet(query, self, reference, target, description, {}, frozenset(answers))
 
 
-def captioned_photos(
-    root: Path, kinds: Mapping[tuple[str, ...], float], views: int, features: ComputesFeatures
-) -> tuple[PhotoSource, HeldOut]:
+def captioned_photos(root: Path, mined: float, views: int, features: ComputesFeatures) -> tuple[PhotoSource, HeldOut]:
     """The train split of photos with captions, and its val split as a held-out gallery.
 
     Args:
         root: folder of `captions.csv`, `train.txt`, `val.txt`, and the photos in `images/` or one zip.
-        kinds: `MINED` and `DESCRIBED` -> their share.
+        mined: share of triplets that ask a mined question; the others describe a photo.
         views: of each photo.
         features: computes and stores the features of the photos; what was mined is stored beside them.
 
@@ -139,6 +137,7 @@ def captioned_photos(
     count = len(table.ids) + (views - 1) * len(train)
     maps, older = features.compute(f"{NAME}-{views}", count, pixels)
     rows = np.arange(len(table.ids))
+    kinds = {MINED: mined, DESCRIBED: 1 - mined}
     source = PhotoSource(NAME, table, maps, rows, rows < len(train), kinds, older, views)
     queries = to_queries(mine(val, limit=HELD_OUT_QUERIES), phrasing="train")
     described = [(caption, place) for place, captions in enumerate(val.values()) for caption in captions]

@@ -133,9 +133,7 @@ def _batches(pixels: Callable[[int], Floats], count: int, device: torch.device) 
                 yield torch.from_numpy(np.stack(list(read)))
         return
     pictures = _Pictures(pixels, count)
-    yield from DataLoader(
-        pictures, batch_size=ACCELERATOR_BATCH, num_workers=workers(), multiprocessing_context="fork"
-    )
+    yield from DataLoader(pictures, batch_size=ACCELERATOR_BATCH, num_workers=workers(), multiprocessing_context="fork")
 
 
 class _Pictures(Dataset[Floats]):

@@ -47,7 +47,7 @@ class Prefetch:
             loader = DataLoader(
                 _Steps(self._sample, self._sources),
                 batch_size=None,
-                sampler=itertools.count(step),  # type: ignore[arg-type]
+                sampler=itertools.count(step),
                 num_workers=self._workers,
                 multiprocessing_context="fork",
                 prefetch_factor=4,

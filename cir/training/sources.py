@@ -34,8 +34,7 @@ class AttributeBatches:
         batch: triplets per step.
         sources: name -> share of a batch: names of zips (or folders) of product photos, "wardrobe", and "everyday",
             photos with captions.
-        kinds: for "products" and "wardrobe", kind of change -> its share; "a+b" is two changes in one caption. For
-            "everyday" the shares of "mined" and "described" (`cir.training.everyday`).
+        kinds: for "products" and "wardrobe", kind of change -> its share; "a+b" is two changes in one caption.
         descriptions: triplets per step whose description trains pass D; at most `batch`.
         wardrobe_pictures, wardrobe_seed: number and seed of the rendered garments.
         rtc_weight, align_weight: of SPRC's second and third loss.
@@ -46,6 +45,7 @@ class AttributeBatches:
         simplex_weight: of the contrastive loss on the simplex dims alone, so that queries do not depend on the others.
         cached_triplets: train only the projections, on this number of triplets, which the frozen Q-Former encodes
             once; 0 trains the whole model.
+        mined: share of everyday triplets that ask a mined question; the others describe a photo.
         views: of each everyday photo: the photo, and random crops of it.
         heads: train a query head for each replaced model; without, only its class map is continued, and the heads
             follow with --heads-only.
@@ -69,6 +69,7 @@ class AttributeBatches:
     query_vertex_weight: float = 0.0
     simplex_weight: float = 0.0
     cached_triplets: int = 0
+    mined: float = 0.5
     views: int = 1
     whole_rate: float = 1.0
     heads: bool = True
@@ -83,8 +84,8 @@ class AttributeBatches:
             raise ValueError("cached_triplets is at least batch, or 0")
         if not all(0 < share <= 1 for share in (self.share, *self.shares.values())):
             raise ValueError("share and shares are above 0 and at most 1")
-        if self.views < 1 or not 0 <= self.text_rate <= 1 or not 0 < self.whole_rate <= 1:
-            raise ValueError("views is 1 or more, text_rate and whole_rate are shares")
+        if self.views < 1 or not 0 <= self.mined <= 1 or not 0 <= self.text_rate <= 1 or not 0 < self.whole_rate <= 1:
+            raise ValueError("views is 1 or more; mined, text_rate and whole_rate are shares")
 
 
 def gather(
@@ -111,8 +112,7 @@ def gather(
         if name == everyday.NAME:
             if photos is None:
                 raise UsageError("the source everyday needs --photos, a folder of captions.csv, its splits and photos")
-            kinds = _kinds(batches.kinds[everyday.NAME])
-            source, gallery = everyday.captioned_photos(photos, kinds, batches.views, features)
+            source, gallery = everyday.captioned_photos(photos, batches.mined, batches.views, features)
             sources.append(source)
             held_out.append(gallery)
             continue

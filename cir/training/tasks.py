@@ -84,8 +84,8 @@ def make_task(
     if isinstance(config.batches, triplets.TripletBatches):
         if replaces or heads_only:
             raise UsageError(f"{config.name}: only the task attributes trains heads for older models")
-        task = _triplet_task(config, config.batches, root, start, device, allow_unreadable=allow_unreadable)
-        return task, config.recipe.over(task.steps_per_epoch)
+        over_files = _triplet_task(config, config.batches, root, start, device, allow_unreadable=allow_unreadable)
+        return over_files, config.recipe.over(over_files.steps_per_epoch)
     _check_attribute_options(config, config.batches, start, replaces, heads_only=heads_only)
     task = _attribute_task(config, config.batches, root, work, start, device, replaces, heads_only, photos)
     return task, config.recipe

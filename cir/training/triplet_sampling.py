@@ -34,9 +34,13 @@ AllowedValues = dict[str, Mask]  # attribute -> for each of its values whether a
 class ItemTable(Protocol):
     """Items to train on, each a row."""
 
-    name: str
-    items: Sequence[Mapping[str, str]]
-    values: Mapping[str, Sequence[str]]  # attribute -> its values, which are classes of a simplex
+    @property
+    def name(self) -> str:
+        """Of the table."""
+
+    @property
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """Attribute -> its values, which are classes of a simplex."""
 
     def labels(self, kind: str, classes: Sequence[str]) -> Rows:
         """(rows, M) places among the classes of the values that each row has, filled up with `UNKNOWN`."""

@@ -22,7 +22,8 @@ from cir.models.dual_encoder import DualEncoder
 from cir.training.attribute_validation import SUM_WEIGHTS, HeldOutVectors, Recalls
 from cir.training.encoded_triplets import SourcedItem, SourcedTriplet
 from cir.training.features import cached
-from cir.training.sources import AttributeBatches, AttributeData, HeldOut
+from cir.training.photo_source import AttributeData, HeldOut
+from cir.training.sources import AttributeBatches
 from cir.training.validation import Validation
 
 TEXTS_AT_ONCE = 128

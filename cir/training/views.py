@@ -1,4 +1,4 @@
-"""Views of a training picture: cropped, stretched and letterboxed, so that a backbone that is run once shows variety."""
+"""Views of a training picture: crops of many shapes, since a frozen backbone sees each picture only once."""
 
 from __future__ import annotations
 

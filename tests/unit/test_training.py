@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,13 +21,14 @@ from cir.errors import DataError, WeightsError
 from cir.images import scan
 from cir.models import folder, load_model, weights
 from cir.models.sprc import Sprc
-from cir.training import loop
+from cir.training import features, loop
 from cir.training.attribute_validation import AttributeValidation
 from cir.training.attributes import AttributeTask
 from cir.training.checkpoint import CHECKPOINT
 from cir.training.encoded_triplets import TripletEncoder
 from cir.training.features import OlderGallery, cached
-from cir.training.sources import AttributeBatches, AttributeData, HeldOut, PhotoSource
+from cir.training.photo_source import AttributeData, HeldOut, PhotoSource
+from cir.training.sources import AttributeBatches
 from cir.training.triplet_sampling import AttributeTable
 from cir.training.validation import Validation
 
@@ -167,6 +168,7 @@ def test_a_checkpoint_of_another_training_is_refused(task: AttributeTask, tmp_pa
     class Fit:
         module = Line()
         left_out = 0
+        rates: ClassVar[dict[str, float]] = {}
 
         def losses(self, step: int) -> dict[str, Tensor]:
             return {"square": (self.module.slope - 1).square().sum()}
@@ -266,7 +268,7 @@ def test_half_of_the_maps_are_mirrored_column_by_column(task: AttributeTask, sou
     assert 8 < mirrored < 32
 
 
-def test_features_are_computed_once(tmp_path: Path) -> None:
+def test_features_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def pixels(number: int) -> np.ndarray:
@@ -274,7 +276,8 @@ def test_features_are_computed_once(tmp_path: Path) -> None:
         return np.full((3, 2, 2), number, np.float32)
 
     backbone = torch.nn.Flatten(2)  # (B, 3, 2, 2) -> (B, 3, 4)
-    first = cached(tmp_path / "toy.npy", 5, pixels, backbone, batch_size=2)
+    monkeypatch.setattr(features, "CPU_BATCH", 2)
+    first = cached(tmp_path / "toy.npy", 5, pixels, backbone)
     assert first.shape == (5, 3, 4)
     assert first[4].max() == 4
     assert sorted(calls) == [0, 1, 2, 3, 4]

@@ -27,7 +27,8 @@ from cir.text import Tokenizer
 from cir.training import loop
 from cir.training.combiner_task import CombinerTask
 from cir.training.dual_task import DualTask
-from cir.training.sources import AttributeBatches, AttributeData, HeldOut, PhotoSource
+from cir.training.photo_source import AttributeData, HeldOut, PhotoSource
+from cir.training.sources import AttributeBatches
 from cir.training.tasks import make_task
 from cir.training.triplet_sampling import AttributeTable
 
