@@ -1,0 +1,77 @@
+"""The benchmarks `flickr8k` and `flickr8k-mined`: everyday photos that people have captioned.
+
+Protocol (docs/protocols.md): the gallery is every photo of a split. `flickr8k` asks with each caption alone for the
+photo it describes. `flickr8k-mined` asks with a photo and a change, mined from the captions of the split, for the photo
+that shows the change; it is made by a program and no benchmark of people's questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cir.data.benchmark import Benchmark
+from cir.data.captioned import SPLITS as SPLITS
+from cir.data.captioned import Captions, read_split
+from cir.data.image_names import ImageNames
+from cir.data.image_source import image_source
+from cir.data.judged_query import JudgedQuery
+from cir.errors import DataError, MissingImageError
+from cir.images import ImageFile, scan
+from cir.stats import parse_measure
+
+MEASURES = tuple(map(parse_measure, ("R@1", "R@5", "R@10", "R@50")))
+
+
+def load_captioned(
+    data_root: Path, *, split: str = "val", images: str | None = None, allow_missing: bool = False
+) -> Benchmark:
+    """Text to image: every caption of a split alone, and its photo as the target.
+
+    Args:
+        data_root: folder of `captions.csv` and the lists of the splits beside `images/` or zips of it.
+        split: one of SPLITS.
+        images: which folder or zip to use; by default the zip with the largest pictures.
+        allow_missing: accept missing photos; the benchmark lists them as `absent`.
+
+    Raises:
+        DataError: a file is missing, or a listed photo has no captions or may be several.
+        MissingImageError: all photos are missing, or some are and that is not allowed.
+    """
+    captions = read_split(data_root, split)
+    photos = _photos(data_root, captions, split, images, allow_missing)
+    ids = {name: photo.id for name, photo in photos.items()}
+    queries = [
+        JudgedQuery(f"{name}#{number}", "", caption, frozenset({ids.get(name, name)}))
+        for name, texts in captions.items()
+        for number, caption in enumerate(texts)
+    ]
+    return Benchmark(
+        "flickr8k",
+        f"flickr8k-{split}/text-to-image",
+        list(photos.values()),
+        tuple(queries),
+        MEASURES,
+        absent=frozenset(captions.keys() - photos.keys()),
+    )
+
+
+def _photos(
+    data_root: Path, captions: Captions, split: str, images: str | None, allow_missing: bool
+) -> Mapping[str, ImageFile]:
+    """Name of a photo -> its file."""
+    source = image_source(data_root, images)
+    files = {file.id: file for file in scan([source])}
+    names = ImageNames(list(files.values()))
+    found = {name: sorted(names.find(name)) for name in captions}
+    for name, ids in found.items():
+        if len(ids) > 1:
+            raise DataError(f"{source}: {name} in {split}.txt may be {ids[0]} or {ids[1]}; give them different names")
+    photos = {name: files[ids[0]] for name, ids in found.items() if ids}
+    missing = captions.keys() - photos.keys()
+    if missing and not (allow_missing and photos):
+        raise MissingImageError(
+            f"{source}: {len(missing):,} of the {len(captions):,} photos in {split}.txt are missing,"
+            f" first {min(missing)}; add them" + (", or --allow-missing goes on without" if photos else "")
+        )
+    return photos
