@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 # The keys of cir.data.protocols.PROTOCOLS and TRAIN_SPLITS, as a test checks: importing those would slow every command.
 OFFICIAL = ("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test")
 TRAIN_SPLITS = ("fashioniq-train", "cirr-train")
-BENCHMARKS = ("products", "wardrobe", "flickr8k", "jsonl", *OFFICIAL)
+BENCHMARKS = ("products", "wardrobe", "flickr8k", "flickr8k-mined", "jsonl", *OFFICIAL)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class BenchmarkOptions:
             DataError: files are missing or malformed.
         """
         from cir.data.attribute_benchmarks import load_products, load_wardrobe
-        from cir.data.captioned_benchmarks import load_captioned
+        from cir.data.captioned_benchmarks import load_captioned, load_mined
         from cir.data.jsonl import load_jsonl
         from cir.data.protocols import load_official
 
@@ -65,8 +65,9 @@ class BenchmarkOptions:
             return load_official(self.name, root, pictures=pictures, allow_missing=allow_missing)
         if self.name == "products":
             return load_products(root, split=self.split, images=self.images)
-        if self.name == "flickr8k":
-            return load_captioned(root, split=self.split, images=self.images, allow_missing=allow_missing)
+        if self.name in ("flickr8k", "flickr8k-mined"):
+            load = load_captioned if self.name == "flickr8k" else load_mined
+            return load(root, split=self.split, images=self.images, allow_missing=allow_missing)
         if self.name == "wardrobe":
             return load_wardrobe(root)
         if self.queries is None:
@@ -81,12 +82,12 @@ _OPTIONS = (
         default="val",
         show_default=True,
         type=click.Choice(["val", "test", "train"]),
-        help="products, flickr8k: which split. Choose on val; test is for the figures that are reported.",
+        help="products, flickr8k, flickr8k-mined: which split. Choose on val, report test.",
     ),
     click.option(
         "--images",
         metavar="NAME",
-        help="products, flickr8k: folder or zip of the pictures in --data-root.  [default: the largest pictures]",
+        help="The same: folder or zip of the pictures in --data-root.  [default: the largest pictures]",
     ),
     click.option("--queries", type=click.Path(path_type=Path), help="jsonl: file with one judged query per line."),
     click.option("--keep-reference", is_flag=True, help="jsonl: leave the reference in the ranking."),

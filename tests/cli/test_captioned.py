@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cir.data import captioned_benchmarks
+from cir.data.mining import MinedChange
 from cir.testing.commands import Run, mistake
+
+SAID = (("place", "grass", "snow"), ("place", "grass", "beach"), ("action", "walking", "running"))
 
 
 @pytest.fixture
@@ -53,3 +57,31 @@ def test_mistakes(cli: Run, captioned: Path, tiny_model: Path) -> None:
     done = cli(*words, "--allow-missing")
     assert "MISSING" in done.out
     assert done.code == 0
+
+
+def test_mined_changes(cli: Run, captioned: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [
+        MinedChange(
+            reference=f"0000{number}.jpg",
+            targets=(f"0000{number + 1}.jpg",),
+            kind=kind,
+            old=old,
+            new=new,
+            of="",
+            subject="dog",
+            several=False,
+            captions=("", ""),
+            negatives=(),
+            agreement=1.0,
+        )
+        for number, (kind, old, new) in enumerate(SAID, start=1)
+    ]
+    monkeypatch.setattr(captioned_benchmarks, "mine", lambda captions, *, seed: changes)
+    words = ["evaluate", "flickr8k-mined", "--data-root", captioned, "--model", tiny_model]
+    report = cli(*words, "--json").json
+    assert (report["benchmark"], report["protocol"]) == ("flickr8k-mined", "flickr8k-mined-val")
+    assert (report["queries"], report["gallery"]["images"]) == (3, 12)
+    assert list(report["groups"]) == ["place", "action"]
+    assert list(report["baselines"]) == ["image", "text", "sum"]
+    assert set(report["comparison"]) == {"R@1", "R@10", "R@50", "mAP@10"}
+    assert "form" not in report

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cir.data.benchmark import TEXT, ids_sha256
-from cir.data.captioned_benchmarks import SPLITS, load_captioned
+from cir.data import captioned_benchmarks
+from cir.data.benchmark import COMPOSED, TEXT, ids_sha256
+from cir.data.captioned import Captions, read_split
+from cir.data.captioned_benchmarks import SPLITS, load_captioned, load_mined
 from cir.data.check import read_data_manifest
+from cir.data.mining import MinedChange
+from cir.data.mining.changes import KINDS
 from cir.errors import DataError, MissingImageError
 from cir.files import sha256_file
 
@@ -22,6 +26,21 @@ b.jpg,Two dogs .
 c.jpg,A dog in the snow .
 d.jpg,A boat .
 """
+
+
+SNOW = MinedChange(
+    reference="b.jpg",
+    targets=("a.jpg", "c.jpg"),
+    kind="place",
+    old="grass",
+    new="snow",
+    of="",
+    subject="dog",
+    several=False,
+    captions=("Two dogs .", "A dog in the snow ."),
+    negatives=(),
+    agreement=1.0,
+)
 
 
 @pytest.fixture
@@ -52,6 +71,39 @@ def test_every_caption_asks_for_its_photo(root: Path) -> None:
     assert load_captioned(root, split="test").gallery == ["d.jpg"]
     with pytest.raises(DataError, match=r"train\.txt"):
         load_captioned(root, split="train")
+
+
+def test_mined_changes_ask_for_the_photos_that_show_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Captions] = []
+
+    def mine(captions: Captions, *, seed: int) -> list[MinedChange]:
+        given.append(captions)
+        return [SNOW]
+
+    monkeypatch.setattr(captioned_benchmarks, "mine", mine)
+    benchmark = load_mined(root)
+    assert given == [read_split(root, "val")]  # nothing of another split
+    assert (benchmark.name, benchmark.protocol) == ("flickr8k-mined", "flickr8k-mined-val")
+    assert [str(measure) for measure in benchmark.measures] == ["R@1", "R@10", "R@50", "mAP@10"]
+    assert sorted(benchmark.gallery) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert (benchmark.form, benchmark.keep_reference, benchmark.groups) == (COMPOSED, False, ["place"])
+    (query,) = benchmark.queries
+    assert (query.reference, query.targets, query.kind) == ("b.jpg", {"a.jpg", "c.jpg"}, "place")
+    assert "snow" in query.caption
+
+    (root / "photos").mkdir()
+    (root / "images").rename(root / "photos" / "of-val")
+    with zipfile.ZipFile(root / "all.zip", "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(f"images/{name}.jpg", "")
+    (zipped,) = load_mined(root, allow_missing=True).queries
+    assert (zipped.reference, zipped.targets) == ("images/b.jpg", {"images/a.jpg", "c.jpg"})
+    assert zipped.first_target == "images/a.jpg"
+
+
+def test_too_few_photos_give_no_mined_queries(root: Path) -> None:
+    with pytest.raises(DataError, match=r"the 3 photos of val give no mined queries; take more photos"):
+        load_mined(root)
 
 
 def test_the_same_from_a_zip(root: Path) -> None:
@@ -114,3 +166,17 @@ def test_the_real_files_are_those_of_the_manifest(shared: Path) -> None:
         benchmark, entry = load_captioned(root, split=split), manifest["splits"]["images-224"][split]
         assert (len(benchmark.gallery), len(benchmark.queries)) == (entry["images"], entry["captions"])
         assert benchmark.gallery_sha256 == ids_sha256(benchmark.gallery) == entry["sha256"]
+
+
+@pytest.mark.slow
+def test_the_real_captions_give_questions_of_every_kind(shared: Path) -> None:
+    root = shared / "data" / "flickr8k"
+    if not root.is_dir():
+        pytest.skip("needs ../shared/data/flickr8k, which is not here")
+    benchmark = load_mined(root)
+    assert len(benchmark.queries) >= 500
+    assert set(benchmark.groups) == set(KINDS)
+    assert benchmark.gallery_sha256 == load_captioned(root).gallery_sha256
+    for query in benchmark.queries:
+        assert query.reference not in query.targets
+        assert query.caption
