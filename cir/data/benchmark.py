@@ -100,6 +100,11 @@ class Benchmark:
         return None if self.unlisted else ids_sha256(self.gallery)
 
     @property
+    def queries_sha256(self) -> str:
+        """Digest of what is asked: reference, caption and targets of every query, whatever their ids and order."""
+        return ids_sha256("\t".join((q.reference, q.caption, *sorted(q.targets))) for q in self.queries)
+
+    @property
     def groups(self) -> list[str]:
         """The names of the groups, in the order of their first queries."""
         return list(dict.fromkeys(group for query in self.queries for group in query.groups))

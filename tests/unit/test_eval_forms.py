@@ -138,3 +138,11 @@ def test_chance_at_the_ends() -> None:
     for measure in ("R@3", "Recall@3", "mAP@3"):
         assert chance(parse_measure(measure), 0, 5, missing=1) == 0.0
     assert chance(parse_measure("R@50"), 1, 123_403) == pytest.approx(50 / 123_403)
+
+
+def test_the_digest_of_the_queries_is_that_of_what_is_asked(photos: Path) -> None:
+    asked = benchmark(photos, TEXTS).queries_sha256
+    assert benchmark(photos, [replace(query, id=f"x{query.id}") for query in reversed(TEXTS)]).queries_sha256 == asked
+    for change in ({"caption": "other"}, {"targets": frozenset({name(9)})}, {"reference": name(3)}):
+        other = [replace(TEXTS[0], **change), *TEXTS[1:]]  # type: ignore[arg-type]
+        assert benchmark(photos, other).queries_sha256 != asked
