@@ -173,6 +173,9 @@ def test_the_real_captions_give_questions_of_every_kind(shared: Path) -> None:
     root = shared / "data" / "flickr8k"
     if not root.is_dir():
         pytest.skip("needs ../shared/data/flickr8k, which is not here")
+    for split, entry in read_data_manifest("flickr8k")["mined"].items():  # other rules: measure again, then note them
+        mined = load_mined(root, split=split)
+        assert entry == {"queries": len(mined.queries), "sha256": mined.queries_sha256}
     benchmark = load_mined(root)
     assert len(benchmark.queries) >= 500
     assert set(benchmark.groups) == set(KINDS)
