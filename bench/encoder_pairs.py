@@ -22,6 +22,7 @@ import numpy as np
 
 import cir
 from cir.data import products
+from cir.data.image_source import image_source
 from cir.images import ImageFile
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import BuildOptions, build_index
@@ -41,7 +42,7 @@ def gallery_photos(root: Path, count: int | None, seed: int) -> tuple[list[Image
     styles = products.read_styles(root)
     photos = [
         (product, image)
-        for product, image in products.product_images(products.image_source(root))
+        for product, image in products.product_images(image_source(root))
         if products.split_of(product) == "val" or products.held_out(product)
     ]
     order = np.random.default_rng(seed).permutation(len(photos))[:count]

@@ -17,6 +17,7 @@ import click
 from cir import models
 from cir.data import products, wardrobe
 from cir.data.attribute_benchmarks import WARDROBE_PICTURES, WARDROBE_SEED
+from cir.data.image_source import image_source
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import build_index
@@ -85,7 +86,7 @@ def main(root: Path | None, garments: bool, model: str, output: Path) -> None:
     styles = products.read_styles(root)
     photos = [
         (product, image)
-        for product, image in products.product_images(products.image_source(root))
+        for product, image in products.product_images(image_source(root))
         if products.split_of(product) == "val"
     ]
     ids = {product: image.id for product, image in photos}

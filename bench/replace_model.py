@@ -27,6 +27,7 @@ import numpy as np
 import cir
 from cir.arrays import Floats
 from cir.data import captions, products, wardrobe
+from cir.data.image_source import image_source
 from cir.data.items import Catalogue, Item
 from cir.data.judged_query import JudgedQuery
 from cir.evidence import ReindexCost
@@ -76,7 +77,7 @@ def product_gallery(root: Path) -> tuple[list[ImageFile], list[JudgedQuery]]:
     styles = products.read_styles(root)
     photos = [
         (product, image)
-        for product, image in products.product_images(products.image_source(root))
+        for product, image in products.product_images(image_source(root))
         if products.split_of(product) == "val" or products.held_out(product)
     ]
     catalogue = Catalogue([products.item(styles[product], image.id) for product, image in photos], products.KINDS)

@@ -24,6 +24,7 @@ import numpy as np
 from cir import models
 from cir.data import captions, products
 from cir.data.attribute_benchmarks import PRODUCT_QUERIES, PRODUCT_SEED
+from cir.data.image_source import image_source
 from cir.data.items import Catalogue
 from cir.data.judged_query import JudgedQuery
 from cir.files import write_json
@@ -89,7 +90,7 @@ def unchanged(catalogue: Catalogue) -> Mapping[str, list[JudgedQuery]]:
 def main(root: Path, model: str, output: Path | None) -> None:
     """Search, and write the figures."""
     styles = products.read_styles(root)
-    source = products.image_source(root)
+    source = image_source(root)
     photos = [(p, image) for p, image in products.product_images(source) if products.split_of(p) == "val"]
     catalogue = Catalogue([products.item(styles[p], image.id) for p, image in photos], products.KINDS)
     encoder = models.load_model(model)

@@ -9,6 +9,7 @@ differ. Here `R@k` is the hit rate, as in the papers; `Recall@k` is the share of
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
@@ -96,6 +97,27 @@ def score(measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], s
             )
         ranking = [image for image in ranking if image in subset]
     return _FUNCTIONS[measure.name](ranking, targets, measure.k)
+
+
+def chance(measure: Measure, targets: int, images: int, missing: int = 0) -> float:
+    """The expected value of a measure for a query whose images are ranked at random.
+
+    Args:
+        measure: what to expect.
+        targets: how many of the images are relevant.
+        images: how many are ranked, at least one; for "Rs" those of the subset.
+        missing: how many further targets are not among them.
+    """
+    k = min(measure.k, images)
+    if measure.name == "Recall":
+        return k / images * targets / (targets + missing)
+    if measure.name == "mAP":
+        # Any place holds a target with probability targets / images, and each place before it then another one with
+        # probability `others`.
+        others = (targets - 1) / max(images - 1, 1)
+        precisions = sum((1 + before * others) / (before + 1) for before in range(k))
+        return targets / images * precisions / min(targets + missing, measure.k)
+    return 1 - math.comb(images - targets, k) / math.comb(images, k)
 
 
 def mean(values: ArrayLike, strata: ArrayLike | None = None) -> float:

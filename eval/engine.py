@@ -11,6 +11,7 @@ and for encoders that know picture and caption only apart, and combiners over th
     product    the product of the similarities to both
 
 A query that lacks what a system needs (no caption for "text", an absent reference) gets no hits from it and scores 0.
+If no query has a reference, or none a caption, all of these are one, and "composed" alone is run.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def evaluate(
 ) -> Evaluation:
     """Search with every query of a benchmark in each of these ways, and score the rankings.
 
-    If the targets are not public, only the composed query is run, and nothing is scored.
+    If the targets are not public, only the whole query is run, and nothing is scored.
 
     Args:
         benchmark: the queries and their gallery.
@@ -120,7 +121,7 @@ def evaluate(
     runs = {system: _append(run, subsets[system]) for system, run in hits.items()}
     seconds = time.perf_counter() - started
     report = make_report(benchmark, runs, model=retriever.card.to_json(), seconds=seconds, seed=seed)
-    if benchmark.judged and COMPOSED in retriever.card.min_scores:
+    if benchmark.judged and benchmark.form in retriever.card.min_scores:
         report = replace(report, confidence=_confidence(benchmark, retriever, vectors[COMPOSED], hits[COMPOSED]))
     return Evaluation(report, runs, subsets[COMPOSED])
 
@@ -146,7 +147,7 @@ def _encode_systems(benchmark: Benchmark, retriever: Retriever, progress: Progre
         composed.append(nothing if absent else query)
         image.append(nothing if absent else Query(references=query.references))
         text.append(Query(text=query.text))
-    if not benchmark.judged:
+    if not benchmark.judged or benchmark.form != COMPOSED:
         return {COMPOSED: _encode(retriever, composed, progress)}
     encoded = _encode(retriever, [*composed, *image, *text], progress)
     count, weight = len(composed), retriever.card.sum_weight
@@ -180,7 +181,7 @@ def _encode(retriever: Retriever, queries: Sequence[Query], progress: Progress) 
 
 def _confidence(benchmark: Benchmark, retriever: Retriever, vectors: QueryVectors, hits: Run) -> Confidence:
     """How many headline queries score below the threshold, with their targets in the gallery and without."""
-    threshold = retriever.card.min_scores[COMPOSED]
+    threshold = retriever.card.min_scores[benchmark.form]
     without = _rank_galleries(benchmark, retriever, vectors, k=1, without_targets=True)
     ids = [query.id for query in benchmark.queries if query.headline and hits[query.id] and without[query.id]]
 

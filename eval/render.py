@@ -28,7 +28,7 @@ def render(report: Report) -> str:
     ]
     if not measures:
         return f"{', '.join(heading)}\n\nThe targets are not public: there is nothing to score here."
-    rows = [["% ± 95 %", *measures], _row("composed", report.metrics, measures)]
+    rows = [["% ± 95 %", *measures], _row(report.form, report.metrics, measures)]
     rows += [_row(name, figures, measures) for name, figures in report.baselines.items()]
     if report.headline:
         figures = [report.headline.figure, *report.headline.baselines.values()]
@@ -37,7 +37,7 @@ def render(report: Report) -> str:
     if report.comparison:
         rows += [[], *_gains(report.comparison, measures)]
     if report.groups:
-        rows += [[], ["composed, by group"]]
+        rows += [[], [f"{report.form}, by group"]]
         rows += [_row(name, figures, measures) for name, figures in report.groups.items()]
     if missing:
         _add_missing(rows, missing)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cir import __version__
+from cir.data.benchmark import COMPOSED as COMPOSED
 from cir.data.benchmark import Benchmark, ids_sha256
 from cir.eval.runs import Run
-from cir.eval.scoring import Values, check_run, headline_name, measures_of, values_of, values_of_groups
+from cir.eval.scoring import Values, chance_of, check_run, headline_name, measures_of, values_of, values_of_groups
 from cir.stats import Comparison, Measure, compare, interval, mean
 
-COMPOSED = "composed"
+CHANCE = "chance"  # the baseline of queries that have no others
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,12 @@ class Report:
         missing: number of missing images that were allowed.
         model: the model card as JSON, or what is known of a foreign run's maker.
         gallery: what was searched.
-        metrics: figures of the composed query; empty if the targets are not public.
-        groups: group -> figures of the composed query.
-        baselines: system -> figures.
+        metrics: figures of the whole query; empty if the targets are not public.
+        form: what the queries are, `Benchmark.form`.
+        groups: group -> figures of the whole query.
+        baselines: system -> figures; for queries by text or by image alone, what a random order gives.
         headline: the benchmark's headline figure, if it has one that could be computed.
-        comparison: measure -> gain over the best baseline; empty without baselines.
+        comparison: measure -> gain over the best baseline; empty without runs of baselines.
         confidence: only if the model has a threshold.
         precision: only for an evaluation of an index.
     """
@@ -190,6 +192,7 @@ class Report:
     model: Mapping[str, Any]
     gallery: GalleryFacts
     metrics: Figures = field(default_factory=dict)
+    form: str = COMPOSED
     groups: Mapping[str, Figures] = field(default_factory=dict)
     baselines: Mapping[str, Figures] = field(default_factory=dict)
     headline: Headline | None = None
@@ -206,6 +209,7 @@ class Report:
             "seconds": self.seconds,
             "queries": self.queries,
             "missing": self.missing,
+            **({} if self.form == COMPOSED else {"form": self.form}),
             "model": dict(self.model),
             "gallery": self.gallery.to_json(),
             "metrics": _figures_to_json(self.metrics),
@@ -250,6 +254,8 @@ def make_report(
 ) -> Report:
     """The report of a run and its baselines. Without public targets it has no figures.
 
+    Queries by text or by image alone have one way to search, so that they stand beside chance.
+
     Args:
         benchmark: what the runs answer.
         runs: system -> run; "composed" is the run that is reported, all others are its baselines.
@@ -272,6 +278,7 @@ def make_report(
         "seconds": round(seconds, 3),
         "queries": len(queries),
         "missing": len(benchmark.absent),
+        "form": benchmark.form,
         "model": dict(model),
         "gallery": GalleryFacts.of(benchmark),
     }
@@ -282,19 +289,22 @@ def make_report(
         system: values_of(benchmark, measures, run, queries, subset_run if system == COMPOSED else None)
         for system, run in runs.items()
     }
+    gains = {str(measure): _gain(str(measure), values, seed) for measure in measures} if len(runs) > 1 else {}
+    if benchmark.form != COMPOSED:
+        values[CHANCE] = chance_of(benchmark, measures, queries)
     groups = values_of_groups(benchmark, measures, runs[COMPOSED], subset_run)
     missing, name = len(benchmark.absent), headline_name(benchmark)
     figures = {system: _measure(scores, missing, seed) for system, scores in values.items()}
     headlines = {system: by_measure[name] for system, by_measure in figures.items() if name in by_measure}
     composed = headlines.pop(COMPOSED, None)
-    baselines = [system for system in runs if system != COMPOSED]
+    baselines = [system for system in figures if system != COMPOSED]
     return Report(
         **facts,
         metrics=_only(figures[COMPOSED], measures),
         groups={group: _only(_measure(scores, missing, seed), measures) for group, scores in groups.items()},
         baselines={system: _only(figures[system], measures) for system in baselines},
         headline=Headline(name, composed, headlines) if composed else None,
-        comparison={str(measure): _gain(str(measure), values, seed) for measure in measures} if baselines else {},
+        comparison=gains,
     )
 
 

@@ -15,7 +15,7 @@ from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.eval.runs import Run
 from cir.given import instance, mapping
-from cir.stats import Measure, score
+from cir.stats import Measure, chance, score
 
 TARGET_SOFT = "target_soft"
 PLAIN_NUMBER = re.compile("0|[1-9][0-9]{0,17}")
@@ -96,15 +96,17 @@ def values_of(
         subset_run: the rankings for Rs@k, if they are not in `run`.
         soft: count acceptable images as targets.
     """
-    values = {}
+    values: dict[str, NDArray[np.float64]] = {}
     for measure in measures:
         source = subset_run if measure.name == "Rs" and subset_run is not None else run
         values[str(measure)] = np.array([_score(benchmark, measure, source, query, soft) for query in queries])
-    if benchmark.headline and set(benchmark.headline) <= set(measures):
-        parts = [values[str(measure)] for measure in benchmark.headline]
-        values[headline_name(benchmark)] = np.mean(parts, axis=0)
-    strata = np.array([query.gallery for query in queries]) if len(benchmark.galleries) > 1 else None
-    return Values(values, strata)
+    return _with_headline(benchmark, measures, values, queries)
+
+
+def chance_of(benchmark: Benchmark, measures: Sequence[Measure], queries: Sequence[JudgedQuery]) -> Values:
+    """What some queries score on average if their images are ranked at random; missing ones are not ranked."""
+    values = {str(measure): np.array([_chance(benchmark, measure, query) for query in queries]) for measure in measures}
+    return _with_headline(benchmark, measures, values, queries)
 
 
 def values_of_groups(
@@ -118,6 +120,28 @@ def values_of_groups(
     if any(query.acceptable for query in benchmark.queries):
         groups[TARGET_SOFT] = values_of(benchmark, measures, run, benchmark.queries, subset_run, soft=True)
     return groups
+
+
+def _with_headline(
+    benchmark: Benchmark,
+    measures: Sequence[Measure],
+    values: dict[str, NDArray[np.float64]],
+    queries: Sequence[JudgedQuery],
+) -> Values:
+    """The values of the measures and, if they include all of the headline's, their mean."""
+    if benchmark.headline and set(benchmark.headline) <= set(measures):
+        parts = [values[str(measure)] for measure in benchmark.headline]
+        values[headline_name(benchmark)] = np.mean(parts, axis=0)
+    strata = np.array([query.gallery for query in queries]) if len(benchmark.galleries) > 1 else None
+    return Values(values, strata)
+
+
+def _chance(benchmark: Benchmark, measure: Measure, query: JudgedQuery) -> float:
+    ranked = set(query.subset) - benchmark.absent if measure.name == "Rs" else benchmark.searched(query)
+    if not benchmark.keep_reference:
+        ranked = ranked - {query.reference}
+    targets = query.targets & ranked
+    return chance(measure, len(targets), len(ranked), missing=len(query.targets - targets))
 
 
 def _score(benchmark: Benchmark, measure: Measure, run: Run, query: JudgedQuery, soft: bool) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import cir
 from cir.arrays import Floats
 from cir.data import captions, products
+from cir.data.image_source import image_source
 from cir.data.items import Catalogue
 from cir.files import make_folder, write_atomically
 from cir.images import ImageFile
@@ -59,7 +60,7 @@ def _encode(setting: Setting, path: Path) -> None:
     styles = products.read_styles(setting.data_root)
     train: list[ImageFile] = []
     val: dict[str, ImageFile] = {}
-    for product, image in products.product_images(products.image_source(setting.data_root)):
+    for product, image in products.product_images(image_source(setting.data_root)):
         if products.split_of(product) == "train":
             train.append(image)
         elif products.split_of(product) == "val":

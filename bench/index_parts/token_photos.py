@@ -9,6 +9,7 @@ import numpy as np
 import cir
 from cir.arrays import Floats
 from cir.data import products
+from cir.data.image_source import image_source
 from cir.files import make_folder, write_atomically
 from index_parts.base import Setting
 
@@ -36,7 +37,7 @@ def _encode(setting: Setting) -> None:
         click.echo("making a model of the official size", err=True)
         make_folder(setting.work)
         full_size.make(directory)
-    source = products.image_source(setting.data_root)
+    source = image_source(setting.data_root)
     photos = [image for _, image in products.product_images(source)][:PHOTOS]
     click.echo(f"encoding {len(photos)} photos with it", err=True)
     cir.build_index(photos, index, cir.load_model(directory))

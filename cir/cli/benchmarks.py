@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 # The keys of cir.data.protocols.PROTOCOLS and TRAIN_SPLITS, as a test checks: importing those would slow every command.
 OFFICIAL = ("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test")
 TRAIN_SPLITS = ("fashioniq-train", "cirr-train")
-BENCHMARKS = ("products", "wardrobe", "jsonl", *OFFICIAL)
+BENCHMARKS = ("products", "wardrobe", "flickr8k", "flickr8k-mined", "jsonl", *OFFICIAL)
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class BenchmarkOptions:
         Args:
             scratch: folder in which a wardrobe may be drawn; without it a wardrobe needs --data-root.
             pictures: whether they are needed.
-            allow_missing: accept missing pictures of an official benchmark.
+            allow_missing: accept missing pictures, where the benchmark names its pictures.
 
         Raises:
             UsageError: an option is missing.
             DataError: files are missing or malformed.
         """
         from cir.data.attribute_benchmarks import load_products, load_wardrobe
+        from cir.data.captioned_benchmarks import load_captioned, load_mined
         from cir.data.jsonl import load_jsonl
         from cir.data.protocols import load_official
 
@@ -64,6 +65,9 @@ class BenchmarkOptions:
             return load_official(self.name, root, pictures=pictures, allow_missing=allow_missing)
         if self.name == "products":
             return load_products(root, split=self.split, images=self.images)
+        if self.name in ("flickr8k", "flickr8k-mined"):
+            load = load_captioned if self.name == "flickr8k" else load_mined
+            return load(root, split=self.split, images=self.images, allow_missing=allow_missing)
         if self.name == "wardrobe":
             return load_wardrobe(root)
         if self.queries is None:
@@ -74,10 +78,16 @@ class BenchmarkOptions:
 _OPTIONS = (
     click.option("--data-root", type=click.Path(path_type=Path), help="Folder (for jsonl also a zip) of the data set."),
     click.option(
-        "--split", default="val", show_default=True, type=click.Choice(["val", "train"]), help="products: which split."
+        "--split",
+        default="val",
+        show_default=True,
+        type=click.Choice(["val", "test", "train"]),
+        help="products, flickr8k, flickr8k-mined: which split. Choose on val, report test.",
     ),
     click.option(
-        "--images", metavar="NAME", help="products: folder or zip beside styles.csv.  [default: the largest pictures]"
+        "--images",
+        metavar="NAME",
+        help="The same: folder or zip of the pictures in --data-root.  [default: the largest pictures]",
     ),
     click.option("--queries", type=click.Path(path_type=Path), help="jsonl: file with one judged query per line."),
     click.option("--keep-reference", is_flag=True, help="jsonl: leave the reference in the ranking."),

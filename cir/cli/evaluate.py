@@ -78,15 +78,19 @@ def evaluate(
     """Measure recall on a benchmark, against its baselines.
 
     The baselines search with the image alone, the text alone, and the sum of both; for encoders that know image and
-    text only apart, such as CLIP, also with slerp and product (`cir compose`). The gallery is encoded into a temporary
-    index by the code of build-index and searched by the code of query. `products` reads real photos with attributes,
-    `wardrobe` draws its own, `jsonl` takes your pictures and queries. The others are the official benchmarks, in the
-    layout of their authors; `cir data check` says what is missing.
+    text only apart, such as CLIP, also with slerp and product (`cir compose`). Queries by text alone stand beside
+    chance. The gallery is encoded into a temporary index by the code of build-index and searched by the code of query.
+
+    `products` reads real photos with attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries.
+    `flickr8k` asks for everyday photos with the captions that people wrote; `flickr8k-mined` is no benchmark, but
+    questions that a program made of those captions. The others are the official benchmarks, in the layout of their
+    authors; `cir data check` says what is missing.
 
     \b
     Example:
       cir evaluate products --data-root fashion-products
       cir evaluate wardrobe
+      cir evaluate flickr8k --data-root flickr8k --split test
       cir evaluate jsonl --data-root photos --queries queries.jsonl --output report.json --run run.trec
       cir evaluate fashioniq-val --data-root fashionIQ_dataset --model sprc-fiq
       cir evaluate cirr-test1 --data-root cirr_dataset --model sprc-cirr --submission submission

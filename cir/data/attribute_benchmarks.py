@@ -17,6 +17,7 @@ from cir.data import products, wardrobe
 from cir.data.benchmark import Benchmark
 from cir.data.captions import with_captions
 from cir.data.csv_table import CsvTable
+from cir.data.image_source import image_source
 from cir.data.items import Catalogue, Item
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
@@ -35,14 +36,14 @@ def load_products(data_root: Path, *, split: str = "val", images: str | None = N
 
     Args:
         data_root: folder of `styles.csv` beside `images/` or zips of it.
-        split: "val" or "train".
+        split: "val", "test" or "train".
         images: which folder or zip to use; by default the zip with the largest pictures.
 
     Raises:
         DataError: the files are missing, or the split holds no photos with queries.
     """
     styles = products.read_styles(data_root)
-    source = products.image_source(data_root, images)
+    source = image_source(data_root, images)
     gallery = [
         (product, image) for product, image in products.product_images(source) if products.split_of(product) == split
     ]

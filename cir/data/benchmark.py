@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cir.images import ImageFile
     from cir.stats import Measure
 
+COMPOSED, TEXT, IMAGE = "composed", "text", "image"
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -98,9 +100,21 @@ class Benchmark:
         return None if self.unlisted else ids_sha256(self.gallery)
 
     @property
+    def queries_sha256(self) -> str:
+        """Digest of what is asked: reference, caption and targets of every query, whatever their ids and order."""
+        return ids_sha256("\t".join((q.reference, q.caption, *sorted(q.targets))) for q in self.queries)
+
+    @property
     def groups(self) -> list[str]:
         """The names of the groups, in the order of their first queries."""
         return list(dict.fromkeys(group for query in self.queries for group in query.groups))
+
+    @cached_property
+    def form(self) -> str:
+        """What its queries are: TEXT if none has a reference, IMAGE if none has a caption, else COMPOSED."""
+        if not any(query.reference for query in self.queries):
+            return TEXT
+        return COMPOSED if any(query.caption for query in self.queries) else IMAGE
 
     @property
     def depth(self) -> int:

@@ -7,7 +7,6 @@ The splits are by the hash of an id, so that they are the same for everybody wha
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from cir.data.captions import value_in_name
 from cir.data.csv_table import CsvTable
 from cir.data.items import Item
 from cir.errors import DataError
-from cir.images import ZIP_SUFFIX, ImageFile, scan
-from cir.images.files import has_suffix
+from cir.images import ImageFile, scan
 
 KINDS = ("colour", "type", "gender")
 COLUMNS = {"colour": "baseColour", "type": "articleType", "gender": "gender"}
@@ -66,39 +64,6 @@ def read_styles(data_root: Path) -> dict[str, dict[str, str]]:
     if missing:
         raise DataError(f"{path}: no column {', '.join(sorted(missing))}; is it the styles.csv of the data set?")
     return {name: values for _, name, values in table.rows(longer=True)}
-
-
-def image_source(data_root: Path, images: str | None = None) -> Path:
-    """The folder or zip that holds the pictures.
-
-    Args:
-        data_root: folder of `styles.csv`.
-        images: name of the folder or zip; by default `images/`, else the zip with the largest pictures.
-
-    Raises:
-        DataError: no such folder or zip.
-    """
-    if images is not None:
-        chosen = data_root / images
-        if not chosen.exists():
-            raise DataError(f"no such folder or zip: {chosen}; --images names one beside styles.csv")
-        return chosen
-    if (data_root / "images").is_dir():
-        return data_root / "images"
-    zips = sorted(path for path in data_root.glob("*") if has_suffix(path.name, {ZIP_SUFFIX}))
-    if not zips:
-        raise DataError(f"{data_root}: neither images/ nor a zip of pictures; put them beside styles.csv")
-    return max(zips, key=bytes_per_image)
-
-
-def bytes_per_image(path: Path) -> float:
-    """Mean size of a zip's files: larger for larger pictures, and known without opening any. 0 if it is no zip."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = [member.file_size for member in archive.infolist() if not member.is_dir()]
-    except (OSError, zipfile.BadZipFile):
-        return 0.0
-    return sum(sizes) / len(sizes) if sizes else 0.0
 
 
 def product_images(source: Path) -> Iterator[tuple[str, ImageFile]]:

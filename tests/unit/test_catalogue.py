@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cir.data import captions, products, wardrobe
+from cir.data.image_source import image_source
 from cir.data.items import Catalogue, Item
 from cir.errors import DataError
 
@@ -152,8 +153,8 @@ def test_products_say_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column articleType"):
         products.read_styles(tmp_path)
     with pytest.raises(DataError, match="neither images/ nor a zip"):
-        products.image_source(tmp_path)
+        image_source(tmp_path)
     with pytest.raises(DataError, match="no such folder or zip"):
-        products.image_source(tmp_path, "images")
+        image_source(tmp_path, "images")
     (tmp_path / "images").mkdir()
-    assert products.image_source(tmp_path) == tmp_path / "images"
+    assert image_source(tmp_path) == tmp_path / "images"

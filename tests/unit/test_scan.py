@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cir.data.annotations import find_pictures
-from cir.data.products import image_source
+from cir.data.image_source import image_source
 from cir.errors import DataError, ImageDecodeError, UsageError
 from cir.images import locate, scan, scanning, zips
 from cir.testing.fakes import FakeEncoder, build, paint
