@@ -103,23 +103,25 @@ def gather(
         DataError: the data is missing, or a picture cannot be read.
         UsageError: `photos` is not given where the sources name "everyday".
     """
-    train_split = _Products.read(root)
+    if everyday.NAME in batches.sources and photos is None:
+        raise UsageError("the source everyday needs --photos, a folder of captions.csv, its splits and photos")
+    of_products = set(batches.sources) - {WARDROBE, everyday.NAME}
+    train_split = _Products.read(root) if of_products else None
     sources, held_out = [], []
     for name in batches.sources:
         if name == WARDROBE:
             sources.append(_wardrobe(batches, features))
-            continue
-        if name == everyday.NAME:
-            if photos is None:
-                raise UsageError("the source everyday needs --photos, a folder of captions.csv, its splits and photos")
+        elif name == everyday.NAME:
+            assert photos is not None
             source, gallery = everyday.captioned_photos(photos, batches.mined, batches.views, features)
             sources.append(source)
             held_out.append(gallery)
-            continue
-        share = batches.shares.get(name, batches.share)
-        source = train_split.source(root / name, name, share, _kinds(batches.kinds["products"]), features)
-        sources.append(source)
-        held_out.append(train_split.held_out(source))
+        else:
+            assert train_split is not None
+            share = batches.shares.get(name, batches.share)
+            source = train_split.source(root / name, name, share, _kinds(batches.kinds["products"]), features)
+            sources.append(source)
+            held_out.append(train_split.held_out(source))
     return AttributeData(sources, held_out)
 
 

@@ -237,8 +237,5 @@ def test_everyday_photos_need_a_folder(tmp_path: Path) -> None:
 
     batches = read_config("small").batches
     assert isinstance(batches, AttributeBatches)
-    (tmp_path / "styles.csv").write_text(
-        "id,masterCategory,articleType,baseColour,gender,usage,season,productDisplayName\n"
-    )
     with pytest.raises(UsageError, match="everyday needs --photos"):
         gather(replace(batches, sources={"everyday": 1.0}), tmp_path, Brightness(tmp_path))
