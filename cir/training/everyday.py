@@ -137,7 +137,7 @@ def captioned_photos(root: Path, mined: float, views: int, features: ComputesFea
     count = len(table.ids) + (views - 1) * len(train)
     maps, older = features.compute(f"{NAME}-{views}", count, pixels)
     rows = np.arange(len(table.ids))
-    kinds = {MINED: mined, DESCRIBED: 1 - mined}
+    kinds: dict[tuple[str, ...], float] = {MINED: mined, DESCRIBED: 1 - mined}
     source = PhotoSource(NAME, table, maps, rows, rows < len(train), kinds, older, views)
     queries = to_queries(mine(val, limit=HELD_OUT_QUERIES), phrasing="train")
     described = [(caption, place) for place, captions in enumerate(val.values()) for caption in captions]
