@@ -28,6 +28,7 @@ from cir import devices
 from cir.arrays import Floats, Rows
 from cir.data import products
 from cir.files import write_json
+from cir.models import weights
 from cir.models.backbones import VisionTransformer
 from cir.training.config import read_config
 from cir.training.features import FeatureStore
@@ -108,11 +109,11 @@ def pooled(maps: Tensor) -> Tensor:
 def main(root: Path, work: Path, start: Path, minutes: float, output: Path | None) -> None:
     """Compare the backbones and write the figures."""
     devices.keep_freed_memory()
-    config = read_config("small")
+    config = read_config("small-2")
     preprocess, batches = config.preprocess, config.batches
     assert preprocess is not None
     assert isinstance(batches, AttributeBatches)
-    store = FeatureStore(work, nn.Identity(), preprocess, key=feature_key(config, start))
+    store = FeatureStore(work, nn.Identity(), preprocess, key=feature_key(config, weights.load(start)[0].vision))
     data = gather(batches, root, store)
     large, every = data.sources[:2]
     ids = {product for product in products.read_styles(root) if products.split_of(product) == "train"}

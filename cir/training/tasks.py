@@ -214,7 +214,7 @@ def _attribute_task(
     model = _pretrained(replace(config.model, query_heads=heads), text)
     if start is not None:
         weights.start_from(model, start)
-    store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, start))
+    store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, model.vision))
     data = sources.gather(batches, root, store, photos=photos)
     return AttributeTask(
         model.to(device),
@@ -241,13 +241,13 @@ def _teacher(config: Config, batches: sources.AttributeBatches, replaces: Sequen
     )
 
 
-def feature_key(config: Config, start: Path | None) -> str:
+def feature_key(config: Config, backbone: torch.nn.Module) -> str:
     """Eight hex digits of what decides the stored features of a training: backbone, pixels and choice of pictures."""
     assert isinstance(config.model, SprcConfig)
     assert config.preprocess is not None
     decides = {
         "vision": {name: value for name, value in config.model.vision.items() if name != "whole"},
-        "start": read_card(start).digest if start else None,
+        "weights": [sha256_bytes(value.half().numpy().tobytes()) for value in backbone.state_dict().values()],
         "preprocess": config.preprocess.sha256,
         "batches": {name: value for name, value in vars(config.batches).items() if name in PICTURES},
     }
