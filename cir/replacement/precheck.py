@@ -16,6 +16,7 @@ def incompatibilities(old: ModelCard, new: ModelCard) -> list[str]:
     """Why a model cannot succeed another, whatever a measurement would say; empty if nothing rules it out.
 
     Successive models share a simplex: the same vertices, the same class on each, new classes only after the old ones.
+    How many free dims lie behind it is each model's own.
     A model without a simplex promises nothing, and is measured.
     """
     problems = []
@@ -33,8 +34,6 @@ def incompatibilities(old: ModelCard, new: ModelCard) -> list[str]:
         problems.append(f"its vertices ({ours}) are not those of {old.name} ({theirs})")
     elif new.simplex != old.simplex:
         problems.append(f"its simplex has other blocks or weights than that of {old.name}")
-    if new.dims != old.dims:
-        problems.append(f"its vectors have {new.dims} dims, those of {old.name} {old.dims}")
     for name, classes in old.classes.items():
         extended = list(new.classes.get(name, ()))
         if extended[: len(classes)] != list(classes):

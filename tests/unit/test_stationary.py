@@ -139,7 +139,6 @@ def test_the_loss_knows_which_class_an_item_is() -> None:
     [
         ({"simplex": product(BLOCKS, 2)}, "other blocks or weights"),
         ({"simplex": product((SimplexBlock("colour", 5, 3), BLOCKS[1]), 1)}, "its vertices .* are not those of a-1"),
-        ({"dims": 9}, "9 dims, those of a-1 8"),
         ({"classes": {"colour": ["red", "blue"], "type": ["dress"]}}, "vertex 0 of colour is 'red', not 'blue'"),
         ({"classes": {"colour": ["blue"], "type": ["dress"]}}, "vertex 1 of colour is nothing, not 'red'"),
         ({"weights_sha256": "a" * 64, "preprocess_sha256": "c" * 64}, "the weights of a-1 with other preprocessing"),
@@ -156,6 +155,7 @@ def test_structural_incompatibilities(values: dict[str, object], says: str) -> N
 def test_a_true_successor_and_a_stranger_are_measured() -> None:
     grown = {"colour": ["blue", "red", "amber"], "type": ["dress", "shirt"]}
     assert incompatibilities(card(), card(name="a-2", weights_sha256="c" * 64, classes=grown)) == []
+    assert incompatibilities(card(), card(name="a-2", weights_sha256="c" * 64, dims=9)) == []  # one more free dim
     assert incompatibilities(card(), card(name="b-1", weights_sha256="c" * 64, dims=5, simplex=None, classes={})) == []
 
 
@@ -191,6 +191,10 @@ def test_two_models_that_never_met_share_the_vertices() -> None:
     assert fitted.mapping.matrix is not None
     assert np.array_equal(fitted.mapping.matrix, np.diag(np.arange(48) < 32).astype(np.float32))
     assert sample.hits(fitted.scores, 1).mean() > sample.hits(similarities(new, old), 1).mean() + 0.2
+    wider = np.pad(new, ((0, 0), (0, 7)))  # more free dims than the predecessor has
+    again = routes.simplex(replace(sample, new_gallery=wider, new_queries=wider))
+    assert isinstance(again, routes.FittedRoute)
+    np.testing.assert_allclose(again.scores, fitted.scores, atol=1e-6)
     assert "do not share a simplex" in str(routes.simplex(replace(sample, simplex_dims=0)))
 
 
