@@ -121,7 +121,8 @@ def train(
         )
     if first:
         card = read_card(out)
-        click.echo(f"{out}: {card.name}, its best at step {card.training['step']} of {recipe.steps}")
+        record = card.training["heads"] if heads_only else card.training
+        click.echo(f"{out}: {card.name}, its best at step {record['step']} of {recipe.steps}")
 
 
 class _Progress:

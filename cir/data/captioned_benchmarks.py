@@ -48,7 +48,7 @@ def load_captioned(
         for name, texts in captions.items()
         for number, caption in enumerate(texts)
     ]
-    photos = _photos(data_root, captions, split, images, allow_missing)
+    photos = find_photos(data_root, captions, split, images=images, allow_missing=allow_missing)
     return _benchmark("flickr8k", f"flickr8k-{split}/text-to-image", captions, photos, queries, CAPTION_MEASURES)
 
 
@@ -64,7 +64,7 @@ def load_mined(
     queries = to_queries(mine(captions, seed=MINED_SEED), phrasing="val", seed=MINED_SEED)
     if not queries:
         raise DataError(f"{data_root}: the {len(captions):,} photos of {split} give no mined queries; take more photos")
-    photos = _photos(data_root, captions, split, images, allow_missing)
+    photos = find_photos(data_root, captions, split, images=images, allow_missing=allow_missing)
     return _benchmark("flickr8k-mined", f"flickr8k-mined-{split}", captions, photos, queries, MINED_MEASURES)
 
 
@@ -91,10 +91,10 @@ def _benchmark(
     return Benchmark(name, protocol, list(photos.values()), tuple(by_id), measures, absent=absent)
 
 
-def _photos(
-    data_root: Path, captions: Captions, split: str, images: str | None, allow_missing: bool
+def find_photos(
+    data_root: Path, captions: Captions, split: str, *, images: str | None = None, allow_missing: bool = False
 ) -> Mapping[str, ImageFile]:
-    """Name of a photo -> its file."""
+    """Name of a photo of a split -> its file; arguments and errors as in `load_captioned`."""
     source = image_source(data_root, images)
     files = {file.id: file for file in scan([source])}
     names = ImageNames(list(files.values()))

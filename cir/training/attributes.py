@@ -34,7 +34,8 @@ class AttributeTask:
 
     Args:
         model: what to train; its backbone is frozen.
-        description: name, preprocessing and vocabulary, which are stored with the weights.
+        description: name, preprocessing and vocabulary, which are stored with the weights; with `heads_only` all that
+            the finished model's card holds.
         batches: what a batch holds, and the weights of the losses.
         seed: of every random choice.
         data: see `sources.gather`.
@@ -62,6 +63,7 @@ class AttributeTask:
             still_text=not batches.text_rate,
         )
         self.model, self.description, self.batches, self.seed, self.data = model, description, batches, seed, data
+        self._heads_only = heads_only
         tables = list({id(source.table): source.table for source in data.sources}.values())
         simplex = model.config.simplex
         self.classes = class_map(simplex, tables, predecessors or {}) if simplex else {}
@@ -108,15 +110,19 @@ class AttributeTask:
         return validate(self._encoder, self.data.held_out)
 
     def save(self, directory: Path, training: Mapping[str, Any], validation: AttributeValidation) -> None:
-        """Write the model directory."""
-        description = replace(
-            self.description,
-            sum_weight=validation.sum_weight,
-            min_scores={kind: round(value, 4) for kind, value in validation.min_scores.items()},
-            classes=self.classes,
-            training={**training, "held-out": validation.to_json()},
-        )
-        weights.save(directory, self.model, description)
+        """Write the model directory; further heads leave a finished model's card as it is, and add their record."""
+        record = {**training, "held-out": validation.to_json()}
+        if self._heads_only:
+            described = replace(self.description, training={**self.description.training, "heads": record})
+        else:
+            described = replace(
+                self.description,
+                sum_weight=validation.sum_weight,
+                min_scores={kind: round(value, 4) for kind, value in validation.min_scores.items()},
+                classes=self.classes,
+                training=record,
+            )
+        weights.save(directory, self.model, described)
 
     def _sample_step(self, step: int) -> list[SourcedTriplet]:
         """The triplets of a step."""

@@ -15,12 +15,13 @@ import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
 from cir.data.captioned import TABLE, Captions, read_split
+from cir.data.captioned_benchmarks import find_photos
 from cir.data.captions import augment
 from cir.data.judged_query import JudgedQuery
 from cir.data.mining import LOOSE, MinedChange, change_text, mine, to_queries
 from cir.errors import DataError
-from cir.files import parse_json, read_regular, sha256_file, write_json
-from cir.images import ImageFile, Preprocess, scan
+from cir.files import parse_json, read_regular, sha256_bytes, sha256_file, write_json
+from cir.images import ImageFile, Preprocess
 from cir.training.photo_source import ComputesFeatures, HeldOut, PhotoSource, decoded
 from cir.training.triplet_sampling import UNKNOWN, SampledTriplet
 from cir.training.views import random_view
@@ -124,13 +125,10 @@ def captioned_photos(root: Path, mined: float, views: int, features: ComputesFea
         features: computes and stores the features of the photos; what was mined is stored beside them.
 
     Raises:
-        DataError: a file is missing, or a photo cannot be read.
+        DataError: a file or a photo is missing, or a photo cannot be read.
     """
     train, val = read_split(root, "train"), read_split(root, "val")
-    images = {image.id.rpartition("/")[2]: image for image in scan([photos_of(root)])}
-    missing = [photo for photo in (*train, *val) if photo not in images]
-    if missing:
-        raise DataError(f"{photos_of(root)}: {len(missing):,} photos of {TABLE} are missing, first {missing[0]}")
+    images = {**find_photos(root, train, "train"), **find_photos(root, val, "val")}
     changes = _mined(features.folder, root, train)
     table = CaptionTable({**train, **val}, changes)
     pixels = ViewPixels([images[photo] for photo in table.ids], len(train))
@@ -142,14 +140,6 @@ def captioned_photos(root: Path, mined: float, views: int, features: ComputesFea
     queries = to_queries(mine(val, limit=HELD_OUT_QUERIES), phrasing="train")
     described = [(caption, place) for place, captions in enumerate(val.values()) for caption in captions]
     return source, HeldOut(source, list(val), rows[len(train) :], queries, described)
-
-
-def photos_of(root: Path) -> Path:
-    """The folder `images/`, or the one zip beside the captions. Raises DataError if there is neither."""
-    found = [root / "images"] if (root / "images").is_dir() else sorted(root.glob("*.zip"))
-    if len(found) != 1:
-        raise DataError(f"{root}: neither images/ nor one zip of photos beside {TABLE}")
-    return found[0]
 
 
 @dataclass(frozen=True)
@@ -194,7 +184,8 @@ def _numbers(word: str) -> tuple[str, str]:
 
 def _mined(work: Path, root: Path, captions: Captions) -> list[MinedChange]:
     """What can be mined from the captions, kept in a file, since it takes minutes."""
-    path = work / f"{NAME}-mined-{sha256_file(root / TABLE)[:8]}.json"
+    decides = sha256_file(root / TABLE) + sha256_bytes(files("cir.data.mining").joinpath("recipe.toml").read_bytes())
+    path = work / f"{NAME}-mined-{sha256_bytes(decides.encode())[:8]}.json"
     if not path.is_file():
         changes = mine(captions, strictness=LOOSE)
         write_json(path, [asdict(change) for change in changes])

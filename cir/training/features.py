@@ -26,14 +26,19 @@ CPU_BATCH, ACCELERATOR_BATCH = 64, 256  # pictures encoded at once
 
 
 class OlderGallery(nn.Module):
-    """What an older model's gallery stores: (B, 3, H, W) -> (B, T, D) unit-norm, its tokens, or its vector as T = 1."""
+    """What an older model's gallery stores: (B, 3, H, W) -> (B, T, D) unit-norm, its tokens, or its vector as T = 1.
 
-    def __init__(self, model: Sprc) -> None:
+    Args:
+        model: the older model.
+        over_maps: take (B, P, W), what its backbone has made of the pictures, instead of pixels.
+    """
+
+    def __init__(self, model: Sprc, *, over_maps: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._over_maps = model, over_maps
 
     def forward(self, pixels: Tensor) -> Tensor:
-        states = self.model.target_states(self.model.image_features(pixels))
+        states = self.model.target_states(pixels if self._over_maps else self.model.image_features(pixels))
         if self.model.gallery_proj is None:
             return self.model.project_tokens(states)
         return self.model.project_vector(states)[:, None]
@@ -76,11 +81,24 @@ class FeatureStore:
         """
         name = f"{name}-{self.key}" if self.key else name
         maps = cached(self.folder / f"{name}.npy", count, partial(pixels, self.preprocess), self.backbone)
-        older = {
-            space: cached(self.folder / f"{name}-{space}.npy", count, partial(pixels, preprocess), OlderGallery(model))
-            for space, (model, preprocess) in self.older.items()
-        }
+        older = {}
+        for space, (model, preprocess) in self.older.items():
+            path = self.folder / f"{name}-{space}.npy"
+            if preprocess == self.preprocess and alike(model.vision, self.backbone):
+                gallery = OlderGallery(model, over_maps=True)
+                older[space] = cached(path, count, lambda number: maps[number].astype(np.float32), gallery)
+            else:
+                older[space] = cached(path, count, partial(pixels, preprocess), OlderGallery(model))
         return maps, older
+
+
+def alike(backbone: nn.Module, other: nn.Module) -> bool:
+    """Whether two backbones give the same features: their weights are the same in float16, in which they are stored."""
+    ours, theirs = backbone.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        value.shape == theirs[name].shape and torch.equal(value.half(), theirs[name].half())
+        for name, value in ours.items()
+    )
 
 
 def cached(path: Path, count: int, pixels: Callable[[int], Floats], encoder: nn.Module) -> Stored:

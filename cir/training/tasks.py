@@ -216,9 +216,20 @@ def _attribute_task(
         weights.start_from(model, start)
     store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, model.vision))
     data = sources.gather(batches, root, store, photos=photos)
+    description = _description(config, config.preprocess, text / folder.VOCABULARY)
+    if heads_only:
+        assert start is not None
+        card = read_card(start)
+        description = replace(
+            description,
+            sum_weight=card.sum_weight,
+            min_scores=card.min_scores,
+            classes=card.classes,
+            training=card.training,
+        )
     return AttributeTask(
         model.to(device),
-        _description(config, config.preprocess, text / folder.VOCABULARY),
+        description,
         batches,
         config.recipe.seed,
         data,

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cir.data.mining import MinedChange
-from cir.errors import DataError, UsageError
+from cir.errors import DataError, MissingImageError, UsageError
 from cir.images import Preprocess
 from cir.models import weights
 from cir.models.config import SprcConfig
@@ -119,10 +119,10 @@ def test_a_source_holds_views_of_what_it_trains_on(photos: Path, tmp_path: Path)
 def test_what_is_missing_is_said(photos: Path, tmp_path: Path) -> None:
     store = Brightness(tmp_path / "work")
     (photos / "images" / "d.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 photos of captions.csv are missing, first d.jpg"):
+    with pytest.raises(MissingImageError, match=r"1 of the 2 photos in val.txt are missing, first d.jpg"):
         everyday.captioned_photos(photos, 0.5, 1, store)
     (photos / "images").rename(photos / "elsewhere")
-    with pytest.raises(DataError, match="neither images/ nor one zip of photos"):
+    with pytest.raises(DataError, match="neither images/ nor a zip of pictures"):
         everyday.captioned_photos(photos, 0.5, 1, store)
 
 

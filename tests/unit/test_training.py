@@ -268,6 +268,28 @@ def test_half_of_the_maps_are_mirrored_column_by_column(task: AttributeTask, sou
     assert 8 < mirrored < 32
 
 
+def test_an_older_model_over_the_same_backbone_takes_the_stored_features(
+    tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    model, _, preprocess = weights.load(make_model(tmp_path / "toy", seed=0))
+    numbers = np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype(np.float32)
+    read: list[int] = []
+
+    def pixels(_: Preprocess, number: int) -> np.ndarray:
+        read.append(number)
+        return numbers[number]
+
+    store = features.FeatureStore(tmp_path, model.vision, preprocess, {"same": (model, preprocess)})
+    _, older = store.compute("toy", 3, pixels)
+    assert sorted(read) == [0, 1, 2]
+    another, _, _ = weights.load(make_model(tmp_path / "other", seed=1))
+    wanted = OlderGallery(model)(torch.from_numpy(numbers)).detach().numpy()
+    np.testing.assert_allclose(older["same"], wanted, atol=2e-3)
+    store = features.FeatureStore(tmp_path, model.vision, preprocess, {"other": (another, preprocess)}, key="2")
+    store.compute("toy", 3, pixels)
+    assert sorted(read) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 def test_features_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

@@ -88,6 +88,7 @@ def test_every_term_is_computed_and_the_card_holds_simplex_and_classes(
 
 def test_heads_alone_leave_the_model_as_it_is(toy: Callable[..., AttributeTask], tmp_path: Path) -> None:
     made = toy(stored=stored_by_another(), heads_only=True)
+    made.description = replace(made.description, sum_weight=0.35, training={"config": "of the model"})
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     assert set(made.losses(0)) == {"older 012345"}
     made.validate = lambda: AttributeValidation(1.0)  # type: ignore[method-assign]
@@ -95,7 +96,11 @@ def test_heads_alone_leave_the_model_as_it_is(toy: Callable[..., AttributeTask],
     loop.train(made, recipe, work=tmp_path / "w", out=tmp_path / "out", facts={})
     moved = {name for name, value in made.model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {f"query_heads.0123456789abcdef.{part}" for part in ("weight", "bias")}
-    assert weights.load(tmp_path / "out")[1].query_heads == {"0123456789abcdef": 16}
+    card = weights.load(tmp_path / "out")[1]
+    assert card.query_heads == {"0123456789abcdef": 16}
+    assert card.sum_weight == 0.35  # what was measured of the model itself stays
+    assert card.training["config"] == "of the model"
+    assert card.training["heads"]["held-out"] == {"headline": 1.0}
 
 
 def test_cached_triplets_train_the_projections_alone(toy: Callable[..., AttributeTask], tmp_path: Path) -> None:
