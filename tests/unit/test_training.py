@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cir.data import captions
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, WeightsError
-from cir.images import scan
+from cir.images import Preprocess, scan
 from cir.models import folder, load_model, weights
 from cir.models.sprc import Sprc
 from cir.training import features, loop
