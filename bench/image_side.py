@@ -94,7 +94,7 @@ class Tower(nn.Module):
         return F.normalize(self.layers(features), dim=-1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def gather(root: Path, work: Path) -> Data:
     """Features and sentence vectors of train and val; feature maps are stored in `work`."""
     weights = package(BACKBONE_PACKAGE) / "models"
@@ -110,10 +110,8 @@ def gather(root: Path, work: Path) -> Data:
         pooled.append(torch.cat([maps.mean(dim=1), maps.amax(dim=1), kinds], dim=-1))
     splits = {split: read_split(root, split) for split in ("train", "val")}
     encoder = MiniLM()
-    sentences = [
-        torch.from_numpy(encoder(captions))
-        for captions in (each for split in splits.values() for each in split.values())
-    ]
+    described = [captions for photos in splits.values() for captions in photos.values()]
+    sentences = [torch.from_numpy(encoder(captions)) for captions in described]
     return Data(torch.cat(pooled), source, len(splits["train"]), sentences)
 
 
