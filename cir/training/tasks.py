@@ -21,7 +21,13 @@ from cir.models.combiner import Combiner
 from cir.models.config import SprcConfig
 from cir.models.dual_encoder import DualEncoder
 from cir.models.kinds import read_card
-from cir.models.pretrained import efficientnet_lite0_last, efficientnet_lite0_state, minilm_state, restore_text, start_from_minilm
+from cir.models.pretrained import (
+    efficientnet_lite0_last,
+    efficientnet_lite0_state,
+    minilm_state,
+    restore_text,
+    start_from_minilm,
+)
 from cir.models.small_dual import DualSizes, SmallDual
 from cir.models.sprc import Sprc
 from cir.text import Tokenizer, read_vocabulary
