@@ -77,7 +77,7 @@ class Space:
 
     Attributes:
         dims: D, the length of a vector.
-        model_digest: digest of the model that spans the space.
+        model_digest: digest of the model that spans the space: the first with this gallery side.
         simplex: the fixed vertices that the vectors are trained against, or None.
     """
 
@@ -129,6 +129,8 @@ class ModelCard:
         training: how it was trained: data, seed, steps, hours.
         architecture: of the network: "sprc", "clip", "siglip", "siglip2", "qwen3_vl" and so on.
         source: where its files are from: "hub_id", "revision" and "licence", as far as known.
+        gallery_of: digest of the model whose gallery vectors are this model's too, because only its query side was
+            trained further; None if its gallery is its own.
     """
 
     computed: ClassVar[tuple[str, ...]] = ("digest", "classes_sha256")
@@ -150,6 +152,7 @@ class ModelCard:
     training: Mapping[str, Any] = field(default_factory=dict)
     architecture: Name = "sprc"
     source: Mapping[str, Name] = field(default_factory=dict)
+    gallery_of: SpaceId | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -160,7 +163,7 @@ class ModelCard:
     @cached_property
     def space(self) -> Space:
         """The native space of this model's vectors, tokens and queries."""
-        return Space(dims=self.dims, model_digest=self.digest, simplex=self.simplex)
+        return Space(dims=self.dims, model_digest=self.gallery_of or self.digest, simplex=self.simplex)
 
     @classmethod
     def named(cls, name: str, dims: int) -> ModelCard:

@@ -138,7 +138,7 @@ class TripletEncoder:
         self.model.eval()
         for start in tqdm(range(0, len(triplets), size), desc="encoding triplets", unit="batch", mininterval=10):
             part = self.encode(triplets[start : start + size], numbers)
-            states = self.description_states(part, range(len(part.triplets))) if self._with_pictures else None
+            states = self.description_states(part, range(len(part.triplets)))
             parts.append(replace(part, description_states=states, prompt=None, features=None))
         self.model.train(training)
         return EncodedTriplets.concatenate(parts)
