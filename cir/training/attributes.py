@@ -162,7 +162,7 @@ def _reads_text(name: str) -> bool:
 def _asks_only(name: str) -> bool:
     """Whether a parameter takes part in queries and in no gallery vector, as its name tells.
 
-    Query tokens, attention and the query feed-forwards make gallery vectors; the text feed-forwards read captions alone.
+    Query tokens, attention and query feed-forwards make gallery vectors; the text feed-forwards read captions alone.
     """
     if name.startswith("qformer."):
         return "attention." not in name and any(part in name for part in (".intermediate.", ".output."))
