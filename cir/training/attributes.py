@@ -72,7 +72,7 @@ class AttributeTask:
             self.classes = known
         else:
             self.classes = class_map(simplex, tables, known) if simplex else {}
-        self._encoder = TripletEncoder(model, with_pictures=not heads_only)
+        self._encoder = TripletEncoder(model, with_pictures=not heads_only, keep_gallery=batches.keep_gallery)
         self._losses = AttributeLosses(self._encoder, batches, tables, self.classes, teacher)
         self._sampled = Prefetch(self._sample_step, data.sources, model.query_tokens.device)
 

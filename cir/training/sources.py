@@ -54,8 +54,8 @@ class AttributeBatches:
         restore_text: give the model that --start names MiniLM's text feed-forwards again.
         text_rate: learning rate of the Q-Former's text layers, relative to the others'; 0 leaves them as they are.
         whole_rate: the same of what sees whole pictures, `Sprc.whole`.
-        keep_gallery: train only the query side of the model that --start names, so that the space of its gallery
-            stays; for one that asks the gallery of a better model, which --replaces names.
+        keep_gallery: train only the query side of the model that --start names, so that its gallery vectors, and with
+            them its space, stay as they are.
     """
 
     batch: int

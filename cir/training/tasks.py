@@ -190,8 +190,8 @@ def _check_attribute_options(
         raise UsageError("--heads-only trains heads on a finished model: give --start MODEL and --replaces")
     if devices.process()[1] > 1:
         raise UsageError(f"{config.name} trains on one device; start it without accelerate")
-    if batches.keep_gallery and not (start and replaces):
-        raise UsageError(f"{config.name} asks another model's gallery: give --start MODEL and --replaces STRONGER")
+    if batches.keep_gallery and not start:
+        raise UsageError(f"{config.name} trains the query side of a model: give --start MODEL")
     if batches.cached_triplets and not start:
         raise UsageError(f"{config.name} trains the projections of an otherwise frozen model: give --start MODEL")
     if not isinstance(config.model, SprcConfig) or config.preprocess is None:
