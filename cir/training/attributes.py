@@ -191,7 +191,7 @@ def _freeze(model: Sprc, *, projections_only: bool, heads_only: bool, still_text
     if projections_only and not heads_only:
         assert model.gallery_proj is not None  # `make_task` has checked it
         trained: list[nn.Module | nn.Parameter] = [model.text_proj, model.gallery_proj, model.temp]
-        if model.whole is not None:
+        if model.whole is not None and model.whole.summary is not None:
             trained.append(model.whole.summary)
         for part in trained:
             part.requires_grad_(True)

@@ -111,7 +111,7 @@ class TripletEncoder:
             return EncodedTriplets(triplets, states)
         target = self.maps([(source, triplet.target) for source, triplet in triplets], varying)
         both = torch.cat([target, reference])
-        pooled = None if model.whole is None else model.whole.pool(both)
+        pooled = None if model.whole is None or model.whole.summary is None else model.whole.pool(both)
         with self._as_stored():
             pictures = model.map_states(both).mean(dim=1)
         return EncodedTriplets(triplets, states, pictures, pooled, prompt=prompt, features=both)
@@ -119,10 +119,11 @@ class TripletEncoder:
     def picture_states(self, batch: EncodedTriplets) -> Tensor:
         """(2 B, width) of pass C, the summary of the whole picture included: targets, then references."""
         assert batch.pictures is not None
-        if self.model.whole is None or batch.pooled is None:
+        summary = None if self.model.whole is None else self.model.whole.summary
+        if summary is None or batch.pooled is None:
             return batch.pictures
         with self._as_stored():
-            states: Tensor = batch.pictures + self.model.whole.summary(batch.pooled)
+            states: Tensor = batch.pictures + summary(batch.pooled)
         return states
 
     @contextmanager
