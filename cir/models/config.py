@@ -85,7 +85,7 @@ class VitSettings(ClipSettings):
 
 @dataclass(frozen=True)
 class WholePictureSettings:
-    """`cir.models.whole_picture`: width of the hidden layer, dropout in training, and whether gallery vectors use it."""
+    """`cir.models.whole_picture`: its hidden width, dropout in training, and whether gallery vectors use it."""
 
     hidden: Inner
     dropout: Share = 0.0
