@@ -31,15 +31,15 @@ def test_the_whole_demo(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (done.code, done.err) == (0, "")
     sheets = [f"sheet-{number}.png" for number in (1, 2, 3)]
     assert sorted(path.name for path in (tmp_path / "cir-demo").glob("*.png")) == sheets
-    for word in ("composed", "  before: small-lite-2 answers ", "  after:  small-4 answers "):
+    for word in ("composed", "  before: small-lite-1 answers ", "  after:  small-3 answers "):
         assert word in done.out
     assert "stored vectors: unchanged, byte for byte; `cir rollback " in done.out
     assert "CHANGED" not in done.out
     index = tmp_path / "cir-demo" / "older.index"
     shown = cli("info", index, "--json").json
-    assert (shown["model"]["name"], shown["generation"], shown["searched"]) == ("small-4", 2, 300)
+    assert (shown["model"]["name"], shown["generation"], shown["searched"]) == ("small-3", 2, 300)
     assert cli("verify", index).code == 0
-    assert "served by small-lite-2" in cli("rollback", index).out
+    assert "served by small-lite-1" in cli("rollback", index).out
 
 
 def test_too_few_questions_are_refused_and_a_second_run_goes_on(cli: Run, here: Path) -> None:
