@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from cir.indexer.writing.report import BuildReport, ImportReport
     from cir.models import load_model
     from cir.query import Query
-    from cir.search.searcher import Searcher, open_index
+    from cir.search.opening import open_index
+    from cir.search.searcher import Searcher
     from cir.types import Hit, ModelCard, SearchResult
 
 _HOMES = {
@@ -81,7 +82,7 @@ _HOMES = {
     "import_vectors": "cir.indexer.writing.import_vectors",
     "load_model": "cir.models",
     "merge": "cir.indexer.writing.merge_indexes",
-    "open_index": "cir.search.searcher",
+    "open_index": "cir.search.opening",
     "remove": "cir.indexer.writing.remove",
     "repair": "cir.indexer.writing.repair",
     "scan": "cir.images",

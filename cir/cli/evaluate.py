@@ -150,7 +150,7 @@ def _open(
     allow_missing: bool,
 ) -> tuple[Benchmark, Searcher]:
     """An existing index, and the benchmark; images that the index lacks are absent from it where that is allowed."""
-    from cir.search.searcher import open_index
+    from cir.search.opening import open_index
 
     searcher = open_index(
         index,
