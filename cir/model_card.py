@@ -46,7 +46,7 @@ class Simplex:
 
     Attributes:
         blocks: in the order of their dims.
-        free_weight: weight of the free dims, relative to the blocks'; a successor may have another.
+        free_weight: weight of the free dims, relative to the blocks'.
         vertices_sha256: digest of all vertex matrices; two models must agree on it.
     """
 
@@ -58,10 +58,6 @@ class Simplex:
     def dims(self) -> int:
         """How many dims the blocks take."""
         return sum(block.capacity - 1 for block in self.blocks)
-
-    def shares_vertices(self, other: Simplex) -> bool:
-        """Whether models of both can be compared on their simplex dims; the free dims may weigh more in one."""
-        return (self.blocks, self.vertices_sha256) == (other.blocks, other.vertices_sha256)
 
     @property
     def offsets(self) -> dict[str, int]:
