@@ -64,8 +64,7 @@ def open_index(
         return models.load_model(folder, device=device)
 
     asker = given if given is not None and given.digest != gallery.card.digest else None
-    searcher = Searcher(gallery, load, asker=asker, keep_usage=True)
-    searcher._reopen = partial(
+    reopen = partial(
         open_index,
         gallery.folder.root.absolute(),
         model=model,
@@ -75,4 +74,4 @@ def open_index(
         trust_roots=trust_roots,
         strict=strict,
     )
-    return searcher
+    return Searcher(gallery, load, asker=asker, keep_usage=True, reopen=reopen)

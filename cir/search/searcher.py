@@ -42,6 +42,7 @@ class Searcher:
             model that is still needed.
         asker: card of the model that encodes queries, if it is not the serving one.
         keep_usage: log which images of older models are retrieved, for `cir backfill`.
+        reopen: makes this searcher again in another process, which lets it be pickled.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Searcher:
         *,
         asker: ModelCard | None = None,
         keep_usage: bool = False,
+        reopen: Callable[[], Searcher] | None = None,
     ) -> None:
         self.gallery = instance(gallery, Gallery, "gallery", "open an index with cir.open_index(path)")
         if not callable(load):
@@ -58,7 +60,7 @@ class Searcher:
         self._load = load
         self._asker, self._keep_usage = asker, keep_usage
         self._encoders: dict[str, Encoder] = {}  # by digest
-        self._reopen: Callable[[], Searcher] | None = None
+        self._reopen = reopen
 
     def __reduce__(self) -> tuple[Callable[[], Searcher], tuple[()]]:
         """A searcher goes to another process as the arguments of `open_index`."""

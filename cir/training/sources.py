@@ -85,6 +85,8 @@ class AttributeBatches:
         """Raises ValueError for settings that give no batches."""
         if self.batch < 1 or not 0 <= self.descriptions <= self.batch or self.wardrobe_pictures < 1:
             raise ValueError("batch and wardrobe_pictures are 1 or more, descriptions is at most batch")
+        if self.keep_gallery and self.cached_triplets:
+            raise ValueError("cached_triplets trains the projection of the gallery, which keep_gallery keeps; set one")
         if self.cached_triplets and self.cached_triplets < self.batch:
             raise ValueError("cached_triplets is at least batch, or 0")
         if not all(0 < share <= 1 for share in (self.share, *self.shares.values())):

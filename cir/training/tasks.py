@@ -37,6 +37,7 @@ from cir.training.combiner_task import CombinerTask
 from cir.training.config import LONGEST, CombinerSizes, Config
 from cir.training.dual_task import DualTask
 from cir.training.features import FeatureStore
+from cir.training.kept_gallery import check_same_gallery
 from cir.training.loop import Recipe, Task
 from cir.training.teacher import Teacher
 from cir.training.two_towers import FrozenPictures
@@ -231,6 +232,7 @@ def _attribute_task(
     data = sources.gather(batches, root, store, photos=photos)
     description = _description(config, config.preprocess, text / folder.VOCABULARY)
     if start is not None and batches.keep_gallery:
+        check_same_gallery(model, config.preprocess, start)
         description = replace(description, gallery_of=read_card(start).space.model_digest)
     if heads_only:
         assert start is not None

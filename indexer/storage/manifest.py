@@ -149,11 +149,10 @@ class Manifest:
 
     def maker(self, space: str) -> ModelCard:
         """A model whose space this is, the serving one before others. Raises KeyError for an unknown space."""
-        of_space = (card for card in (self.card, *self.models.values()) if card.space.id == space)
-        found = next(of_space, None)
-        if found is None:
-            raise KeyError(space)
-        return found
+        for card in (self.card, *self.models.values()):
+            if card.space.id == space:
+                return card
+        raise KeyError(space)
 
     def live_rows(self, entry: SegmentEntry) -> Mask:
         """(rows of the segment,) bool: which of its rows count."""

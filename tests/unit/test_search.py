@@ -248,7 +248,7 @@ def test_a_light_model_asks_by_its_query_head(
 
 
 def test_a_model_of_the_same_gallery_asks_in_its_space(
-    path: Path, tmp_path: Path, make_model: Callable[..., Path], tiny_model: Path
+    path: Path, folder: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     card = read_card(tiny_model)
     model, _, preprocess = weights.load(tiny_model)
@@ -264,6 +264,10 @@ def test_a_model_of_the_same_gallery_asks_in_its_space(
     assert [hit.score for hit in result.hits] != [
         hit.score for hit in open_index(path).search(Query((), "in red")).hits
     ]
+    build_index(scan([folder])[:5], tmp_path / "further.index", load_model(tmp_path / "tiny-1b"))
+    built = open_index(tmp_path / "further.index")
+    assert built.search(Query((), "in red")).model == "tiny-1b"
+    assert built.gallery.manifest.maker(card.space.id).name == "tiny-1b"
 
 
 def test_a_missing_model_is_reported_and_located_again(

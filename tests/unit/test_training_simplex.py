@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from cir import load_model
 from cir.arrays import Stored
+from cir.errors import UsageError
 from cir.models import folder, weights
 from cir.models.sprc import Sprc
 from cir.models.stationary import product
@@ -21,6 +22,7 @@ from cir.training import loop
 from cir.training.attribute_validation import AttributeValidation
 from cir.training.attributes import AttributeTask
 from cir.training.encoded_triplets import TripletEncoder
+from cir.training.kept_gallery import check_same_gallery
 from cir.training.sources import AttributeBatches, AttributeData, PhotoSource
 from cir.training.triplet_sampling import AttributeTable
 from cir.types import SimplexBlock
@@ -134,6 +136,22 @@ def test_a_query_side_alone_learns_to_ask_another_gallery(toy: Callable[..., Att
     assert all(last[name] < first[name] for name in ("itc", "older 012345", "older texts 012345"))
     card = weights.load(tmp_path / "out")[1]
     assert card.space.model_digest == "fedcba9876543210" != card.digest
+
+
+def test_a_gallery_that_would_not_stay_is_refused(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    start = make_model(tmp_path / "toy-1", seed=0)
+    model, _, preprocess = weights.load(start)
+    with torch.no_grad():
+        model.text_proj.weight += 1
+    check_same_gallery(model, preprocess, start)  # only queries have changed
+    with pytest.raises(UsageError, match=r"keep_gallery: .* not be that of .*toy-1"):
+        check_same_gallery(model, replace(preprocess, fill=0), start)
+    with torch.no_grad():
+        model.query_tokens += 0.1
+    with pytest.raises(UsageError, match="keep_gallery"):
+        check_same_gallery(model, preprocess, start)
+    with pytest.raises(ValueError, match="set one"):
+        AttributeBatches(batch=4, sources={}, kinds={}, descriptions=0, keep_gallery=True, cached_triplets=8)
 
 
 def test_cached_triplets_train_the_projections_alone(toy: Callable[..., AttributeTask], tmp_path: Path) -> None:
