@@ -30,6 +30,7 @@ GROUND = {
     "evidence",
     "mappings",
     "query",
+    "query_json",
     "query_vectors",
     "images",
     "conditions",
