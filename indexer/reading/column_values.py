@@ -43,35 +43,28 @@ def column_values(gallery: Gallery) -> list[ColumnValues]:
     Raises:
         CorruptIndexError: a damaged column.
     """
-    live, rows = gallery.rows.live(), gallery.rows
-    masks = [live[start:stop] for start, stop in zip(rows.starts, rows.starts[1:], strict=False)]
-    segments = [live.segment for live in gallery._segments]
-    found = []
-    for name in gallery.columns:
-        parts = [(segment.metadata[name], mask) for segment, mask in zip(segments, masks, strict=True) if name in segment.metadata]
-        found.append(_values(name, parts, int(live.sum())))
-    return found
+    total = len(gallery)
+    return [_values(name, gallery.rows.column(name), total) for name in gallery.columns]
 
 
 def _values(name: str, parts: list[tuple[Column, Mask]], total: int) -> ColumnValues:
     counts: Counter[str] | None = Counter()
-    images, bounds = 0, []
+    images = 0
+    bounds: list[float] = []
     for column, mask in parts:
         if isinstance(column, Numbers):
             numbers = column.values[mask]
             numbers = numbers[~np.isnan(numbers)]
             images += len(numbers)
-            bounds += [numbers.min(), numbers.max()] if len(numbers) else []
+            bounds += [float(numbers.min()), float(numbers.max())] if len(numbers) else []
         else:
             images += _present(column, mask)
         if counts is not None:
             counts = _counted(counts, column, mask)
     if counts is not None:
-        numbers = [float(value) for value in counts if is_number(value)]
-        bounds += [min(numbers), max(numbers)] if numbers else []
-    low, high = (float(min(bounds)), float(max(bounds))) if bounds else (None, None)
+        bounds += [float(value) for value in counts if is_number(value)]
     values = None if counts is None else _merged(counts)
-    return ColumnValues(name, images, total - images, values, low, high)
+    return ColumnValues(name, images, total - images, values, min(bounds, default=None), max(bounds, default=None))
 
 
 def _present(column: Column, mask: Mask) -> int:
@@ -92,7 +85,7 @@ def _counted(counts: Counter[str], column: Column, mask: Mask) -> Counter[str] |
         distinct, amounts = np.unique(column.values[mask], return_counts=True)
         if len(distinct) > MOST_DISTINCT:
             return None
-        counted = ((column._text(value), amount) for value, amount in zip(distinct.tolist(), amounts.tolist(), strict=True))
+        counted = zip(map(column.text_of, distinct.tolist()), amounts.tolist(), strict=True)
     else:
         texts = Counter(text for text, live in zip(column, mask.tolist(), strict=True) if live)
         counted = texts.items()

@@ -14,6 +14,7 @@ from itertools import accumulate, chain, compress
 import numpy as np
 
 from cir.arrays import Mask, Rows
+from cir.indexer.storage.columns import Column
 from cir.indexer.storage.segment import Segment
 
 
@@ -90,6 +91,14 @@ class GalleryRows:
         parts = zip(self._segments, self._live, strict=True)
         masks = [np.ones(len(segment), np.bool_) if live is None else live for segment, live in parts]
         return np.concatenate([np.empty(0, np.bool_), *masks])
+
+    def column(self, name: str) -> list[tuple[Column, Mask]]:
+        """A metadata column of each segment that has it, and which of its rows count. Raises CorruptIndexError."""
+        return [
+            (segment.metadata[name], np.ones(len(segment), np.bool_) if live is None else live)
+            for segment, live in zip(self._segments, self._live, strict=True)
+            if name in segment.metadata
+        ]
 
     def mask_of(self, rows: Iterable[int]) -> Mask:
         """A new mask: some rows."""

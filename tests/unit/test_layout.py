@@ -56,6 +56,8 @@ ARROWS: dict[str, set[str] | None] = {
     "eval": {*GROUND, "stats", "tables", "data", "indexer"},
     "replacement": {*GROUND, "stats", "tables", "data", "indexer", "search"},
     "training": {*GROUND, "stats", "data", "models", "text", "devices"},
+    "client": GROUND,
+    "serve": {*GROUND, "data", "models", "indexer", "search", "replacement"},
     "cli": None,
 }
 # Inside the indexer; the storage knows neither readers nor writers.
