@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -56,17 +57,11 @@ def url_of(settings: Settings, bound: socket.socket) -> str:
     return f"http://{host}:{port}/" + (f"#token={settings.token}" if settings.token else "")
 
 
-def serve(service: Service, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM; requests that run are answered first.
-
-    Args:
-        service: what answers; its models are loaded.
-        bound: where.
-        ready: called once it listens.
-    """
+def config_of(service: Service) -> uvicorn.Config:
+    """How uvicorn runs a service."""
     settings = service.settings
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # of ours there is a line for each request
-    config = uvicorn.Config(
+    return uvicorn.Config(
         make_app(service),
         http=Protocol,
         ws="none",
@@ -83,18 +78,30 @@ def serve(service: Service, bound: socket.socket, ready: Callable[[], None]) -> 
         h11_max_incomplete_event_size=_HEADER_BYTES,
         backlog=_BACKLOG,
     )
-    asyncio.run(_run(uvicorn.Server(config), bound, ready))
 
 
-async def _run(server: uvicorn.Server, bound: socket.socket, ready: Callable[[], None]) -> None:
+def serve(service: Service, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM; requests that run are answered first.
+
+    Args:
+        service: what answers; its models are loaded.
+        bound: where.
+        ready: called once it listens.
+    """
+    asyncio.run(run(uvicorn.Server(config_of(service)), bound, ready))
+
+
+async def run(server: uvicorn.Server, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Run a server until it is stopped: by a signal, or by its `should_exit`."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         server.force_exit = server.should_exit  # the second time it does not wait
         server.should_exit = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
     serving = loop.create_task(server._serve([bound]))  # `serve` would take the signals, and send them again
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
