@@ -140,6 +140,8 @@ class Batcher(Generic[J, A]):
                     async with asyncio.timeout(self._settings.window):
                         await self._until(self._expected)
             batch: list[_Waiting[J, A]] = []
+            if self._closed:
+                return batch
             while self._queue and len(batch) < self._settings.largest_batch:
                 waiting = self._queue.popleft()
                 if waiting.answer.done():
@@ -147,7 +149,7 @@ class Batcher(Generic[J, A]):
                 else:
                     batch.append(waiting)
             self._expected = max(1, len(batch))
-            if batch or self._closed:
+            if batch:
                 return batch
 
     async def _until(self, count: int) -> None:
