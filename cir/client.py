@@ -1,7 +1,7 @@
 """A client of `cir serve`, with the types of the library and nothing but the standard library beneath.
 
-    client = Client("http://127.0.0.1:8000")
-    result = client.search(cir.Query("shirts/7.jpg", "in red"))
+    with Client("http://127.0.0.1:8000") as client:
+        result = client.search(cir.Query("shirts/7.jpg", "in red"))
 
 Errors are those that `cir.open_index` would raise, with the same words; a server that cannot be reached, is busy or
 refuses its client is a `ServerError`.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from cir import errors
@@ -61,7 +61,20 @@ class Client:
         self._connect = lambda: kind(parts.hostname or "", port, timeout=timeout)
         self._path = parts.path.rstrip("/") + _API
         self._token, self._patience = token, patience
-        self._own = threading.local()  # .connection of each thread
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept for the next request."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
 
     def search(self, query: Query, *, exact: bool = False, generation: int | None = None) -> SearchResult:
         """Answer one query; see `search_many`."""
@@ -221,24 +234,23 @@ class Client:
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, float | None, bytes]:
         """Status, seconds after which to try again if it says so, and body. A connection that was closed meanwhile is made again."""
-        for again in (True, False):
-            fresh = not hasattr(self._own, "connection")
-            if fresh:
-                self._own.connection = self._connect()
-            connection: http.client.HTTPConnection = self._own.connection
+        while True:
+            with self._lock:
+                kept = self._idle.pop() if self._idle else None
+            connection = kept or self._connect()
             try:
                 connection.request(method, path, body, headers)
                 response = connection.getresponse()
                 data = response.read()
-                return response.status, _seconds(response.headers.get("Retry-After")), data
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                del self._own.connection
-                if isinstance(error, _STALE) and again and not fresh:
-                    continue
+                if isinstance(error, _STALE) and kept is not None:
+                    continue  # until one is new
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise ServerError(f"{self.url}: cannot be reached: {reason}; is `cir serve` running there?") from None
-        raise AssertionError("a fresh connection is tried once")
+            with self._lock:
+                self._idle.append(connection)
+            return response.status, _seconds(response.headers.get("Retry-After")), data
 
 
 def _address(image_id: str) -> str:

@@ -85,4 +85,3 @@ def answer_each(
             return [error]
     half = len(queries) // 2
     return answer_each(queries[:half], search) + answer_each(queries[half:], search)
-

@@ -33,16 +33,16 @@ _LONGEST_TOKEN = 1000
 @click.command()
 @index_argument
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
-@click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 for any that is free."
-)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 for any that is free.")
 @click.option(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File with the token that clients must show; or set CIR_TOKEN. Needed where other machines can reach it.",
 )
 @click.option(
-    "--allow-anyone", is_flag=True, help="No token, although other machines can reach the server: whoever can, searches."
+    "--allow-anyone",
+    is_flag=True,
+    help="No token, although other machines can reach the server: whoever can, searches.",
 )
 @click.option(
     "--allowed-host",

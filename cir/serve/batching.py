@@ -118,9 +118,7 @@ class Batcher(Generic[J, A]):
                 self._metrics.waited.observe(started - waiting.since)
             answers: Sequence[A | Exception]
             try:
-                answers = await loop.run_in_executor(
-                    self._executor, self._answer, [waiting.job for waiting in batch]
-                )
+                answers = await loop.run_in_executor(self._executor, self._answer, [waiting.job for waiting in batch])
             except Exception as error:  # a bug: it is that of each of them
                 answers = [error] * len(batch)
             took = time.perf_counter() - started

@@ -32,7 +32,9 @@ class Metrics:
         )
         self.cancelled = Counter("cir_cancelled", "Queries whose client had gone before they began.", registry=registry)
         self.refused = Counter("cir_refused", "Requests refused before any work.", ("reason",), registry=registry)
-        self.thumbnails = Counter("cir_thumbnails", "Thumbnails by where they came from.", ("source",), registry=registry)
+        self.thumbnails = Counter(
+            "cir_thumbnails", "Thumbnails by where they came from.", ("source",), registry=registry
+        )
         self._waiting = Gauge("cir_waiting_queries", "Queries in the queue.", registry=registry)
         self._generation = Gauge("cir_generation", "Generation of the index that answers.", registry=registry)
         self._images = Gauge("cir_images", "Images of that generation.", registry=registry)

@@ -58,9 +58,7 @@ def refusal_of(error: Exception) -> Refused:
     return Refused(500, "Bug", "this is a bug in cir; the server's log has its traceback")
 
 
-def problem(
-    error: Exception, request_id: str = "", clean: Callable[[str], str] = lambda text: text
-) -> dict[str, Any]:
+def problem(error: Exception, request_id: str = "", clean: Callable[[str], str] = lambda text: text) -> dict[str, Any]:
     """The members of a problem document.
 
     Args:

@@ -73,7 +73,7 @@ def config_of(service: Service) -> uvicorn.Config:
         forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
         limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=30,
+        timeout_keep_alive=15,
         timeout_graceful_shutdown=_GRACE,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         backlog=_BACKLOG,

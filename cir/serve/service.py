@@ -62,9 +62,7 @@ class Service:
         self.thumbnails = Thumbnails(settings.thumbnails, settings.thumbnail_bytes)
         self._engine_thread = ThreadPoolExecutor(1, "cir-engine")
         self._pictures = ThreadPoolExecutor(min(_DECODERS, default_workers() + 1), "cir-pictures")
-        self.batcher: Batcher[Wanted, Found] = Batcher(
-            self.engine.answer, self._engine_thread, settings, self.metrics
-        )
+        self.batcher: Batcher[Wanted, Found] = Batcher(self.engine.answer, self._engine_thread, settings, self.metrics)
         self._following: asyncio.Task[None] | None = None
         self._columns: tuple[Gallery, asyncio.Future[list[ColumnValues]]] | None = None
         self._histories: dict[tuple[int, str], dict[str, int]] = {}

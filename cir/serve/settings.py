@@ -98,7 +98,9 @@ def is_loopback(host: str) -> bool:
 def check_token(host: str, token: str | None, *, anyone: bool) -> None:
     """Refuse to serve other machines without a token. Raises UsageError."""
     if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token):
-        raise UsageError("a token has at least 8 printable ASCII characters without blanks; make one: openssl rand -hex 16")
+        raise UsageError(
+            "a token has at least 8 printable ASCII characters without blanks; make one: openssl rand -hex 16"
+        )
     if token is None and not anyone and not is_loopback(host):
         raise UsageError(
             f"--host {host}: other machines can reach the server there, so it needs a token: --token-file FILE or "

@@ -38,7 +38,9 @@ def gallery_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def searcher(gallery_folder: Path) -> cir.Searcher:
     """A searcher of it, by the fake encoder with calibrated scores."""
-    return cir.Searcher(Gallery.open(gallery_folder), lambda card: FakeEncoder(card.name, dims=card.dims, tokens=card.tokens))
+    return cir.Searcher(
+        Gallery.open(gallery_folder), lambda card: FakeEncoder(card.name, dims=card.dims, tokens=card.tokens)
+    )
 
 
 @pytest.fixture

@@ -44,7 +44,10 @@ def test_an_earlier_generation_can_be_searched(api: Served, gallery_folder: Path
     assert (again["generation"], now["generation"]) == (1, 2)
     assert again["hits"] == before["hits"]
     generations = api.request("GET", "/info").json()["generations"]
-    assert [(each["generation"], each["images"], each["live"]) for each in generations] == [(2, 24, True), (1, 20, False)]
+    assert [(each["generation"], each["images"], each["live"]) for each in generations] == [
+        (2, 24, True),
+        (1, 20, False),
+    ]
 
 
 def test_a_damaged_generation_is_not_gone_on_to(api: Served, gallery_folder: Path, tmp_path: Path) -> None:
@@ -159,9 +162,7 @@ def test_no_answer_mixes_two_generations(
     assert (answer["generation"], len(answer["hits"]), answer["searched"]) == (2, 24, 24)
 
 
-def test_the_server_looks_for_newer_generations_by_itself(
-    api: Served, gallery_folder: Path, tmp_path: Path
-) -> None:
+def test_the_server_looks_for_newer_generations_by_itself(api: Served, gallery_folder: Path, tmp_path: Path) -> None:
     build(folder_of(tmp_path / "photos", 4, start=20), gallery_folder)
     api.run(api.service.in_turn(api.service.engine.follow))
     assert api.request("GET", "/info").json()["images"] == 24

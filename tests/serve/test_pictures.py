@@ -67,14 +67,25 @@ def test_formats_that_browsers_do_not_show_become_jpeg(serve: Callable[..., Serv
         (photos / name).write_bytes(saved(picture, kind))
     build(photos, tmp_path / "others.index")
     api = serve(opened(tmp_path / "others.index"))
-    kinds = {name: api.request("GET", f"/images/{name}").headers["content-type"] for name in ("a.tif", "b.bmp", "c.webp", "d.jpg", "e.gif")}
+    kinds = {
+        name: api.request("GET", f"/images/{name}").headers["content-type"]
+        for name in ("a.tif", "b.bmp", "c.webp", "d.jpg", "e.gif")
+    }
     assert list(kinds.values()) == ["image/jpeg", "image/jpeg", "image/webp", "image/jpeg", "image/gif"]
     shown = Image.open(io.BytesIO(api.request("GET", "/images/a.tif").content)).convert("RGB")
     assert np.abs(np.asarray(shown, int) - np.asarray(picture, int)).max() < 40
 
 
 @pytest.mark.parametrize(
-    "name", ["caf\u00e9 \u2603.png", "a b/c?d#e%2f.png", "line\nend.png", os.fsdecode(b"caf\xe9.png"), "<script>.png", '"\'&.png']
+    "name",
+    [
+        "caf\u00e9 \u2603.png",
+        "a b/c?d#e%2f.png",
+        "line\nend.png",
+        os.fsdecode(b"caf\xe9.png"),
+        "<script>.png",
+        "\"'&.png",
+    ],
 )
 def test_any_name_can_be_asked_for(serve: Callable[..., Served], tmp_path: Path, name: str) -> None:
     photos = tmp_path / "odd"

@@ -25,7 +25,12 @@ def ids(answer: dict[str, Any]) -> list[str]:
         {"references": "0003.png", "text": "in red"},
         {"references": ["0003.png"]},
         {"text": "a red dress", "k": 5},
-        {"references": ["0003.png", "./0004.png"], "text": "in red", "negatives": ["stripes"], "where": "season=summer"},
+        {
+            "references": ["0003.png", "./0004.png"],
+            "text": "in red",
+            "negatives": ["stripes"],
+            "where": "season=summer",
+        },
         {"text": "red", "where": {"price": {"<": 7}}, "exclude": ["0001.png"], "k": 3},
         {"text": "red", "exact": True},
     ],

@@ -59,8 +59,10 @@ class Bodies:
         encoded = header(scope, b"content-encoding")
         if encoded is not None and encoded.strip().lower() != "identity":
             raise Refused(415, "MediaType", "a compressed body; send it as it is")
+        chunked = header(scope, b"transfer-encoding") is not None
+        if chunked and length is not None:  # a proxy may have read another request out of it
+            raise Refused(400, "Header", "both a length and chunks; send one of them")
         if length is None:
-            chunked = header(scope, b"transfer-encoding") is not None
             room = most if chunked or scope["method"] not in ("GET", "HEAD", "DELETE") else 0
         elif not length.isdecimal() or len(length) > 15:
             raise Refused(400, "Header", "the content length is no number")

@@ -20,6 +20,7 @@ from cir.serve.settings import API, Settings
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HEADERS = 32_000  # bytes
 _PORTS = {"http": "80", "https": "443"}
 
 
@@ -48,6 +49,8 @@ class Origins:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADERS:
+            raise Refused(431, "Header", f"headers of more than {_HEADERS // 1000} kB; send fewer cookies")
         given = header(scope, b"host") or ""
         found = _HOST.fullmatch(given)
         host = found[1].strip("[]").lower().rstrip(".") if found else ""

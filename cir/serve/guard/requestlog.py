@@ -62,7 +62,7 @@ class RequestLog:
         method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "other"
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        said = " ".join(f"{name}={value}" for name, value in notes.items() if self._queries or name not in ("query",))
+        said = " ".join(f"{name}={value}" for name, value in notes.items() if self._queries or name != "query")
         path = one_line(scope["path"])[:500] if self._queries else route
         log.info(
             "%s %s %s %d %d ms %d bytes %s%s",

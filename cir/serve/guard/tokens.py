@@ -79,7 +79,10 @@ class Tokens:
 
 def _refused() -> Refused:
     return Refused(
-        401, "Token", "the server needs its token; send it as Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+        401,
+        "Token",
+        "the server needs its token; send it as Authorization: Bearer TOKEN",
+        {"WWW-Authenticate": "Bearer"},
     )
 
 

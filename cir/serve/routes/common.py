@@ -8,6 +8,8 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cir.serve.problems import one_line
+from cir.serve.requests import Asked
 from cir.serve.service import Service
 from cir.serve.settings import API
 
@@ -22,6 +24,12 @@ def service_of(request: Request) -> Service:
 def image_id_of(request: Request) -> str:
     """The id of the image that a request is about (`IdsInPaths`)."""
     return cast(str, request.scope["image_id"])
+
+
+def note_query(request: Request, asked: Asked) -> None:
+    """Keep what is asked for the log, which tells it only where that is wanted."""
+    references = [each if isinstance(each, str) else "a picture" for each in asked.references]
+    request.scope["notes"]["query"] = one_line(repr((references, asked.query.text, asked.query.negatives)))
 
 
 class IdsInPaths:
@@ -43,4 +51,3 @@ class IdsInPaths:
                     image_id = unquote_to_bytes(path[len(prefix) :]).decode("utf-8", "surrogateescape")
                     scope = {**scope, "path": f"{prefix}-", "raw_path": f"{prefix}-".encode(), "image_id": image_id}
         await self._app(scope, receive, send)
-

@@ -31,7 +31,9 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _ALONE = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
-@router.get("/images/{image_id}", responses=gives(media=("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif")))
+@router.get(
+    "/images/{image_id}", responses=gives(media=("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif"))
+)
 async def image(request: Request, image_id: str, v: Annotated[str | None, _VERSION] = None) -> Response:
     """The photo of an image, as it is where browsers show it, else as a JPEG."""
     return await _picture(request, v, "", lambda service, stored: photo_of(stored))

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from cir import __version__
 from cir.conditions import is_number
 from cir.errors import CirError
-from cir.indexer.reading.column_values import ColumnValues, column_values
+from cir.indexer.reading.column_values import ColumnValues
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.writing.history import generations
 from cir.model_card import APART, ModelCard
@@ -67,9 +67,7 @@ async def columns(request: Request, values: Annotated[int, Query(ge=0, le=1000)]
     service = service_of(request)
     gallery = service.gallery
     found = await service.columns(gallery)
-    return Json(
-        {"generation": gallery.manifest.generation, "columns": [_column(column, values) for column in found]}
-    )
+    return Json({"generation": gallery.manifest.generation, "columns": [_column(column, values) for column in found]})
 
 
 def _info(service: Service) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cir.serve.jobs import Found
 from cir.serve.openapi import gives, takes
 from cir.serve.problems import Refused, problem
 from cir.serve.requests import Asked, asked_of, form_of, json_object, search_values
-from cir.serve.routes.common import service_of
+from cir.serve.routes.common import note_query, service_of
 from cir.serve.settings import API
 from cir.serve.uploads import preview, uploaded
 
@@ -29,6 +29,7 @@ async def search(request: Request) -> Response:
     """Search with references, a text, or both."""
     service, started = service_of(request), time.perf_counter()
     asked = asked_of(await search_values(request, service.settings.limits), service.settings.limits)
+    note_query(request, asked)
     (found,) = await service.search([asked])
     if not isinstance(found, Found):
         raise found
@@ -70,7 +71,10 @@ async def search_batch(request: Request) -> Response:
                 "answers": [
                     service.describer(answer.gallery).answer(answer)
                     if isinstance(answer, Found)
-                    else {"id": _identity(values), "problem": problem(answer, request.scope["request_id"], service.without_paths)}
+                    else {
+                        "id": _identity(values),
+                        "problem": problem(answer, request.scope["request_id"], service.without_paths),
+                    }
                     for values, answer in zip(given, answers, strict=True)
                 ]
             }
@@ -97,9 +101,7 @@ async def upload(request: Request) -> Response:
         sha256 = (await service.on_pictures(lambda data=data: uploaded(data, 64, limits))).sha256
         service.uploads.keep(data)
         same = await asyncio.to_thread(service.gallery.ids_of, bytes.fromhex(sha256))
-        found.append(
-            {"upload": sha256, "bytes": len(data), "same": same, "preview": f"{API}/uploads/{sha256}"}
-        )
+        found.append({"upload": sha256, "bytes": len(data), "same": same, "preview": f"{API}/uploads/{sha256}"})
     return Json({"uploads": found})
 
 
