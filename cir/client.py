@@ -56,9 +56,11 @@ class Client:
             raise UsageError(f"{printable(str(url))}: no URL; write http://127.0.0.1:8000") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{printable(url)}: no URL; write http://127.0.0.1:8000")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.url = url
-        self._connect = lambda: kind(parts.hostname or "", port, timeout=timeout)
+        self._kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
+        if parts.scheme == "https":
+            self._kind = http.client.HTTPSConnection
+        self._place, self._timeout = (parts.hostname, port), timeout
         self._path = parts.path.rstrip("/") + _API
         self._token, self._patience = token, patience
         self._lock = threading.Lock()
@@ -233,11 +235,14 @@ class Client:
     def _once(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, float | None, bytes]:
-        """Status, seconds after which to try again if it says so, and body. A connection that was closed meanwhile is made again."""
+        """Status, seconds after which to try again if it says so, and body.
+
+        A connection that the server has closed meanwhile is made again.
+        """
         while True:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
-            connection = kept or self._connect()
+            connection = kept or self._kind(*self._place, timeout=self._timeout)
             try:
                 connection.request(method, path, body, headers)
                 response = connection.getresponse()

@@ -55,6 +55,6 @@ def warm_up(searcher: Searcher) -> bool:
 
 
 def needed_side(searcher: Searcher) -> int | None:
-    """How large a picture must be for every model that is loaded, as for `cir.images.decode`; None for its full size."""
+    """How large a picture must be for every loaded model, as for `cir.images.decode`; None for its full size."""
     sides = [encoder.min_side for encoder in searcher._encoders.values()]
     return None if not sides or None in sides else max(side for side in sides if side is not None)

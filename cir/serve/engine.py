@@ -152,8 +152,10 @@ def _answer(searcher: Searcher, wanted: Sequence[Wanted], exact: bool) -> list[F
             answers[row] = error
     results = answer_each(list(ready.values()), lambda queries: searcher.search_many(queries, exact=exact))
     for row, result in zip(ready, results, strict=True):
-        found = isinstance(result, SearchResult)
-        answers[row] = Found(wanted[row], result, searcher.gallery) if found else result
+        if isinstance(result, SearchResult):
+            answers[row] = Found(wanted[row], result, searcher.gallery)
+        else:
+            answers[row] = result
     return [answers[row] for row in range(len(wanted))]
 
 

@@ -107,7 +107,8 @@ def good_for(marks: Marked, index: str) -> str:
     """What the marks are good for, in one line."""
     answered = len(marks.answered)
     if answered >= MIN_QUERIES:
-        return f"enough to measure a new model: `cir questions {index} --from-marks`, then `cir replace-model {index} MODEL`"
+        store = f"`cir questions {index} --from-marks`"
+        return f"enough to measure a new model: {store}, then `cir replace-model {index} MODEL`"
     return (
         f"{answered:,} of {MIN_QUERIES} queries with a right answer; from {MIN_QUERIES} on they can say whether a new "
         "model is better on your pictures"

@@ -81,7 +81,7 @@ class Service:
         return self.gallery.folder.root.absolute().name
 
     def without_paths(self, message: str) -> str:
-        """A message in which folders of this machine are called by their last name: clients may not know where they are."""
+        """A message in which folders are called by their last name: clients may not know where they are."""
         root = self.gallery.folder.root
         folders = {str(root), str(root.absolute()), *self.gallery.manifest.roots}
         for folder in sorted(folders, key=len, reverse=True):
@@ -135,11 +135,9 @@ class Service:
     async def columns(self, gallery: Gallery) -> list[ColumnValues]:
         """What the columns of a generation hold; counted once, by whoever asks first. Raises CorruptIndexError."""
         if self._columns is None or self._columns[0] is not gallery:
-            counting = asyncio.ensure_future(asyncio.to_thread(column_values, gallery))
-            self._columns = gallery, counting
-        counting = self._columns[1]
+            self._columns = gallery, asyncio.ensure_future(asyncio.to_thread(column_values, gallery))
         try:
-            return await asyncio.shield(counting)
+            return await asyncio.shield(self._columns[1])
         except CirError:
             self._columns = None
             raise

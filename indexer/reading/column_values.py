@@ -11,6 +11,7 @@ import numpy as np
 from cir.arrays import Mask
 from cir.conditions import is_number, key_of
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.rows import column_of
 from cir.indexer.storage.columns import Codes, Column, Numbers
 
 MOST_DISTINCT = 10_000  # values of one column that are counted; of more it is a column of texts
@@ -44,7 +45,7 @@ def column_values(gallery: Gallery) -> list[ColumnValues]:
         CorruptIndexError: a damaged column.
     """
     total = len(gallery)
-    return [_values(name, gallery.rows.column(name), total) for name in gallery.columns]
+    return [_values(name, column_of(gallery.rows, name), total) for name in gallery.columns]
 
 
 def _values(name: str, parts: list[tuple[Column, Mask]], total: int) -> ColumnValues:

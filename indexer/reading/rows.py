@@ -92,14 +92,6 @@ class GalleryRows:
         masks = [np.ones(len(segment), np.bool_) if live is None else live for segment, live in parts]
         return np.concatenate([np.empty(0, np.bool_), *masks])
 
-    def column(self, name: str) -> list[tuple[Column, Mask]]:
-        """A metadata column of each segment that has it, and which of its rows count. Raises CorruptIndexError."""
-        return [
-            (segment.metadata[name], np.ones(len(segment), np.bool_) if live is None else live)
-            for segment, live in zip(self._segments, self._live, strict=True)
-            if name in segment.metadata
-        ]
-
     def mask_of(self, rows: Iterable[int]) -> Mask:
         """A new mask: some rows."""
         mask = np.zeros(len(self), np.bool_)
@@ -115,3 +107,12 @@ class GalleryRows:
         numbers = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(numbers).tolist():
             yield number, np.flatnonzero(numbers == number)
+
+
+def column_of(rows: GalleryRows, name: str) -> list[tuple[Column, Mask]]:
+    """A metadata column of each segment that has it, and which of its rows count. Raises CorruptIndexError."""
+    return [
+        (segment.metadata[name], np.ones(len(segment), np.bool_) if live is None else live)
+        for segment, live in zip(rows._segments, rows._live, strict=True)
+        if name in segment.metadata
+    ]

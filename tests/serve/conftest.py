@@ -24,7 +24,7 @@ MIN_SCORES = {"composed": 0.3, "text": 0.2}
 
 @pytest.fixture
 def gallery_folder(tmp_path: Path) -> Path:
-    """An index of twenty pictures, 0000.png to 0019.png, which a test may change; its photos are in `photos` beside it."""
+    """An index of 0000.png to 0019.png, which a test may change; its photos are in `photos` beside it."""
     photos = folder_of(tmp_path / "photos", 20)
     images = cir.scan(photos)
     table = {

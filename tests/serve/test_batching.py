@@ -94,7 +94,7 @@ def test_a_batch_is_not_larger_than_it_may_be(batcher: Make, gate: Gate) -> None
 
     asyncio.run(work())
     assert [len(batch) for batch in gate.batches] == [4, 4, 2]
-    assert sum(gate.batches, []) == list(range(10))
+    assert [job for batch in gate.batches for job in batch] == list(range(10))
 
 
 def test_a_batch_waits_for_the_clients_of_the_last_one_until_its_deadline(batcher: Make, gate: Gate) -> None:
@@ -165,7 +165,7 @@ def test_who_waits_too_long_is_refused(batcher: Make, gate: Gate) -> None:
     async def work() -> None:
         queue = batcher(patience=0.01)
         queue.start()
-        with pytest.raises(Refused, match="no answer within 0.01 seconds") as caught:
+        with pytest.raises(Refused, match="no answer within") as caught:
             await queue.answers([0])
         assert caught.value.status == 503
         gate.let()

@@ -165,7 +165,7 @@ def _generations(values: dict[str, Any]) -> list[int]:
 
 
 def _models(service: Service, numbers: Sequence[int]) -> list[str]:
-    """Digests of the models that served some generations; of the live one if none is named. Raises MissingImageError."""
+    """Digests of the models that served some generations, of the live one if none is named. Raises CirError."""
     manifest = service.gallery.manifest
     serving = {entry.generation: entry.serving for entry in manifest.earlier}
     serving[manifest.generation] = manifest.serving

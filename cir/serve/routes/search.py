@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -22,6 +23,8 @@ from cir.serve.settings import API
 from cir.serve.uploads import preview, uploaded
 
 router = APIRouter()
+
+_CHECKED = 64  # pixels of a side: an upload is decoded to see that it is a picture
 
 
 @router.post("/search", responses=gives(shapes.Answer), openapi_extra=takes(shapes.SearchRequest, shapes.SearchForm))
@@ -98,7 +101,7 @@ async def upload(request: Request) -> Response:
         files.append(data)
     found = []
     for data in files:
-        sha256 = (await service.on_pictures(lambda data=data: uploaded(data, 64, limits))).sha256
+        sha256 = (await service.on_pictures(partial(uploaded, data, _CHECKED, limits))).sha256
         service.uploads.keep(data)
         same = await asyncio.to_thread(service.gallery.ids_of, bytes.fromhex(sha256))
         found.append({"upload": sha256, "bytes": len(data), "same": same, "preview": f"{API}/uploads/{sha256}"})
