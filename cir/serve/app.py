@@ -19,7 +19,7 @@ from cir.serve import openapi
 from cir.serve.answers import Json
 from cir.serve.guard import guarded
 from cir.serve.problems import Refused, problem_response
-from cir.serve.routes import gallery, index, marks, pages, search
+from cir.serve.routes import explain, gallery, index, marks, pages, search
 from cir.serve.routes.common import IdsInPaths
 from cir.serve.service import Service
 from cir.serve.settings import API
@@ -50,7 +50,7 @@ def make_app(service: Service) -> ASGIApp:
     )
     app.state.service, app.state.page = service, pages.page_files()
     api = APIRouter(prefix=API)
-    for part in (search, gallery, index, marks):
+    for part in (search, gallery, index, marks, *([explain] if explain.EXPLAINS else [])):
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(pages.router)

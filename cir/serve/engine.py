@@ -147,7 +147,7 @@ def _answer(searcher: Searcher, wanted: Sequence[Wanted], exact: bool) -> list[F
     ready: dict[int, Query] = {}
     for row, each in enumerate(wanted):
         try:
-            ready[row] = _query(searcher.gallery, each)
+            ready[row] = query_of(searcher.gallery, each)
         except CirError as error:
             answers[row] = error
     results = answer_each(list(ready.values()), lambda queries: searcher.search_many(queries, exact=exact))
@@ -159,7 +159,7 @@ def _answer(searcher: Searcher, wanted: Sequence[Wanted], exact: bool) -> list[F
     return [answers[row] for row in range(len(wanted))]
 
 
-def _query(gallery: Gallery, wanted: Wanted) -> Query:
+def query_of(gallery: Gallery, wanted: Wanted) -> Query:
     """A query with its references, which are ids of the gallery or pictures: a name never becomes a path.
 
     Raises:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cir import __version__
-from cir.serve import shapes
+from cir.serve import explained_shapes, shapes
 from cir.serve.problems import MEDIA
 
 _PREFIX = "#/components/schemas/"
@@ -59,7 +59,8 @@ def document(app: FastAPI) -> dict[str, Any]:
             description="Search pictures with a picture and a sentence.",
             routes=app.routes,
         )
-        kinds = [kind for kind in vars(shapes).values() if isinstance(kind, type) and issubclass(kind, shapes.Shape)]
+        named = {**vars(shapes), **vars(explained_shapes)}
+        kinds = [kind for kind in named.values() if isinstance(kind, type) and issubclass(kind, shapes.Shape)]
         kinds.remove(shapes.Shape)
         _, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_PREFIX + "{model}")
         found.setdefault("components", {})["schemas"] = schemas["$defs"]

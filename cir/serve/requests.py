@@ -19,7 +19,7 @@ from cir.serve.problems import Refused
 from cir.serve.settings import Limits
 from cir.types import Query
 
-FORM_KEYS = ("references", "text", "negatives", "k", "offset", "where", "exclude", "exact", "generation", "id")
+FORM_KEYS = ("references", "text", "negatives", "k", "offset", "where", "exclude", "exact", "generation", "id", "hit")
 K = 10
 _SEARCH = KEYS | {"offset", "exclude", "exact", "generation"}
 _SEVERAL = ("references", "negatives", "where", "exclude")

@@ -23,6 +23,7 @@ from cir.serve.jobs import Found, Uploaded, Wanted
 from cir.serve.marks import Marks
 from cir.serve.metrics import Metrics
 from cir.serve.pools import Pools
+from cir.serve.problems import busy
 from cir.serve.requests import Asked, Reference, Upload
 from cir.serve.settings import Settings
 from cir.serve.thumbnails import Thumbnails
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _FOLLOW = 1.0  # seconds between two looks at what was built, while no query comes
 _DECODERS = 4
+_EXPLAINING = 4  # explanations that are computed or wait
 
 
 class Service:
@@ -61,6 +63,8 @@ class Service:
         self.uploads = Uploads(settings.limits)
         self.thumbnails = Thumbnails(settings.thumbnails, settings.thumbnail_bytes)
         self._engine_thread = ThreadPoolExecutor(1, "cir-engine")
+        self._explainer = ThreadPoolExecutor(1, "cir-explain")
+        self._explaining = 0
         self._pictures = ThreadPoolExecutor(min(_DECODERS, default_workers() + 1), "cir-pictures")
         self.batcher: Batcher[Wanted, Found] = Batcher(self.engine.answer, self._engine_thread, settings, self.metrics)
         self._following: asyncio.Task[None] | None = None
@@ -105,6 +109,7 @@ class Service:
                 await self._following
         await self.batcher.stop()
         self._pictures.shutdown(cancel_futures=True)
+        self._explainer.shutdown(cancel_futures=True)
         self._engine_thread.shutdown()
 
     async def search(self, asked: Sequence[Asked]) -> list[Found | Exception]:
@@ -127,6 +132,17 @@ class Service:
     async def on_pictures(self, work: Callable[[], T]) -> T:
         """The result of work on pictures, in a thread of those that decode."""
         return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
+
+    async def explanations(self, work: Callable[[], T]) -> T:
+        """The result of work that takes all cores for seconds; one at a time, and few may wait. Raises Refused."""
+        if self._explaining >= _EXPLAINING:
+            self.metrics.refused.labels("explanations").inc()
+            raise busy("too many explanations at once; try again later", 5)
+        self._explaining += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._explainer, work)
+        finally:
+            self._explaining -= 1
 
     async def in_turn(self, work: Callable[[], T]) -> T:
         """The result of work in the thread of the queue, between two batches."""

@@ -118,7 +118,11 @@ def _pictures() -> dict[str, bytes]:
         "jpeg that ends early": jpeg[: len(jpeg) // 2],
         "jpeg of 65535 x 65535 pixels": _jpeg_of(jpeg, 65535, 65535),
         "jpeg of 0 x 0 pixels": _jpeg_of(jpeg, 0, 0),
-        "jpeg with a comment of script": jpeg[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(script)) + script + jpeg[2:],
+        "jpeg with a comment of script": jpeg[:2]
+        + b"\xff\xfe"
+        + struct.pack(">H", 2 + len(script))
+        + script
+        + jpeg[2:],
         "gif of 65535 x 65535 pixels": gif[:6] + b"\xff\xff\xff\xff" + gif[10:],
         "bmp of negative size": bytes(bmp),
         "webp that ends early": saved(shades(), "WEBP")[:30],
@@ -247,7 +251,12 @@ def _json() -> Iterator[Hostile]:
 
 def _paths() -> Iterator[Hostile]:
     names = (
-        *("../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "..%252f..%252fetc/passwd"),
+        *(
+            "../../../../etc/passwd",
+            "..%2f..%2f..%2fetc%2fpasswd",
+            "%2e%2e/%2e%2e/etc/passwd",
+            "..%252f..%252fetc/passwd",
+        ),
         *("/etc/passwd", "%2fetc%2fpasswd", "....//....//etc/passwd", "..%5c..%5cwindows", "file:///etc/passwd"),
         *("%00", "a%00.jpg", "%ff%fe", "%c0%ae%c0%ae/etc/passwd", "%", "%zz", "a" * 8000, "%e2%80%ae", "."),
         *("..", "~root", "con", "a%0d%0aset-cookie:x=1", "a%0ab", "*", "$(id)", "`id`", "{{7*7}}", "%3Cscript%3E"),
@@ -257,16 +266,43 @@ def _paths() -> Iterator[Hostile]:
         for kind in ("images", "thumbnails", "metadata", "uploads"):
             yield Hostile(f"path: {kind} {name[:40]}", "GET", f"{API}/{kind}/{name}")
         yield Hostile(f"path: page {name[:40]}", "GET", f"/page/{name}")
-    for path in ("//etc/passwd", "/api/v1//search", "/API/V1/INFO", "/api/v1/../../etc/passwd", "/.git/config", "/.env"):
+    for path in (
+        "//etc/passwd",
+        "/api/v1//search",
+        "/API/V1/INFO",
+        "/api/v1/../../etc/passwd",
+        "/.git/config",
+        "/.env",
+    ):
         yield Hostile(f"path: {path}", "GET", path)
 
 
 def _parameters() -> Iterator[Hostile]:
-    for query in ("n=-1", "n=99999999999999999999", "n=1e3", "n=", "n=1&n=2", "seed=-1", "seed=x", "seed=1.5", "n=%00", "x=" + "a" * 9000):
+    for query in (
+        "n=-1",
+        "n=99999999999999999999",
+        "n=1e3",
+        "n=",
+        "n=1&n=2",
+        "seed=-1",
+        "seed=x",
+        "seed=1.5",
+        "n=%00",
+        "x=" + "a" * 9000,
+    ):
         yield Hostile(f"parameter: random {query[:30]}", "GET", f"{API}/random?{query}")
     for query in ("values=-1", "values=1001", "values=x", "values[]=1", "values=%f0%9f%98%80"):
         yield Hostile(f"parameter: columns {query}", "GET", f"{API}/columns?{query}")
-    for query in ("size=0", "size=-1", "size=99999", "size=x", "size=320&size=640", "v=" + "a" * 100, "v=%00", "size=320.0"):
+    for query in (
+        "size=0",
+        "size=-1",
+        "size=99999",
+        "size=x",
+        "size=320&size=640",
+        "v=" + "a" * 100,
+        "v=%00",
+        "size=320.0",
+    ):
         yield Hostile(f"parameter: thumbnail {query[:30]}", "GET", f"{API}/thumbnails/0001.png?{query}")
 
 
@@ -310,5 +346,3 @@ def _jpeg_of(jpeg: bytes, width: int, height: int) -> bytes:
     """A JPEG that claims another size."""
     place = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:place] + struct.pack(">HH", height, width) + jpeg[place + 4 :]
-
-

@@ -22,11 +22,11 @@ from cir.serve.answers import Json
 from cir.serve.openapi import gives
 from cir.serve.problems import busy
 from cir.serve.routes.common import service_of
+from cir.serve.routes.explain import EXPLAINS
 from cir.serve.service import Service
 
 router = APIRouter()
 
-EXPLAINS = False  # whether there is POST /explain
 FEW = 100  # numbers that are listed as values too
 
 
