@@ -48,7 +48,6 @@ def cli() -> None:
 for command in (
     build_index,
     query,
-    serve,
     evaluate,
     score,
     compare,
@@ -71,6 +70,7 @@ for command in (
     train,
     convert,
     export_onnx,
+    serve,
     demo,
 ):
     cli.add_command(command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cir.indexer.reading.gallery import at_generation
+from cir.indexer.reading.earlier import at_generation
 from cir.search.searcher import Searcher
 from cir.types import Query
 

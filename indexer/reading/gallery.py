@@ -19,7 +19,7 @@ from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.device_scan import search_device
 from cir.indexer.reading.live_segment import LiveSegment
-from cir.indexer.reading.opening import Opened, open_earlier, open_live
+from cir.indexer.reading.opening import Opened, open_live
 from cir.indexer.reading.product import ranked, scored
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
@@ -334,8 +334,3 @@ def refreshed(gallery: Gallery) -> Gallery:
         return gallery
     opened = open_live(gallery.folder, strict=gallery._how.strict, before=gallery._opened)
     return Gallery(opened, gallery._how, gallery)
-
-
-def at_generation(gallery: Gallery, generation: int) -> Gallery:
-    """A gallery of an earlier generation that is kept. Raises UsageError if there is none, or as `Gallery.open`."""
-    return Gallery(open_earlier(gallery._opened, generation, strict=gallery._how.strict), gallery._how, gallery)
