@@ -79,9 +79,10 @@ setup(
         "parquet": ["pyarrow>=18"],
         # cir serve
         "serve": [
-            "fastapi>=0.115",
+            "fastapi>=0.115.12",
             "prometheus_client>=0.21",
             "python-multipart>=0.0.18",
+            "starlette>=0.46",
             "uvicorn>=0.32",
         ],
         "train": [
@@ -102,7 +103,7 @@ setup(
             "accelerate>=1.2",
             "build>=1.2",
             "codespell>=2.3",
-            "fastapi>=0.115",
+            "fastapi>=0.115.12",
             "filelock>=3.12",
             "httpx>=0.27",
             "hypothesis>=6.100",
