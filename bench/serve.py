@@ -5,8 +5,8 @@
     python bench/serve.py hostile my.index
 
 `latency` sends composed searches over kept connections, each client one after another, beside the same queries in
-process. `life` adds uploads, cancelled requests, an append and a replacement of the model, and looks at every answer and
-at the server's memory. `hostile` sends the requests of `cir.testing.hostile` over a socket. Run it on an idle machine.
+process. `life` adds uploads, cancelled requests, an append and a replacement of the model, and looks at every answer
+and at the server's memory. `hostile` sends the requests of `cir.testing.hostile` over a socket. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Connection:
         if self._writer is None or self._writer.is_closing():
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         assert self._reader is not None
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._writer.write(head.encode() + body)
+        first = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {kind}"]
+        self._writer.write("\r\n".join([*first, f"Content-Length: {len(body)}", "", ""]).encode() + body)
         lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
         data = await self._reader.readexactly(int(headers.get("content-length", 0)))

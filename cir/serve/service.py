@@ -126,7 +126,9 @@ class Service:
 
     async def wanted(self, asked: Asked) -> Wanted:
         """A query with its uploads decoded. Raises DataError."""
-        references = tuple([await self._reference(reference) for reference in asked.references])
+        # Models of an earlier generation may not be loaded yet: for them a picture is decoded whole.
+        side = needed_side(self.engine.searcher) if asked.generation is None else None
+        references = tuple([await self._reference(reference, side) for reference in asked.references])
         return Wanted(references, asked.query, asked.offset, asked.exact, asked.generation)
 
     async def on_pictures(self, work: Callable[[], T]) -> T:
@@ -179,11 +181,10 @@ class Service:
             self._histories[key] = found
         return self._histories[key]
 
-    async def _reference(self, reference: Reference) -> str | Uploaded:
+    async def _reference(self, reference: Reference, side: int | None) -> str | Uploaded:
         if isinstance(reference, str):
             return reference
         data = self.uploads.get(reference.sha256) if isinstance(reference, Upload) else reference
-        side = needed_side(self.engine.searcher)
         found = await self.on_pictures(lambda: uploaded(data, side, self.settings.limits))
         self.uploads.keep(data)
         return found

@@ -133,8 +133,15 @@ def test_the_page_gets_a_cookie_for_the_token(serve: Callable[..., Served]) -> N
     assert api.request("GET", "/images/0001.png").status_code == 200  # the client keeps it
     api.run(asyncio.sleep(0, api._client.cookies.clear()))
     assert api.request("GET", "/images/0001.png").status_code == 401
-    for body in (b"", b"[]", b'{"token": 3}', b"{" * 3000, b"x" * 20_000, b"\xff"):
-        assert api.request("POST", "/session", content=body).status_code in (400, 413)
+    for body in (b"", b"[]", b'{"token": 3}', b"{" * 3000, b"x" * 20_000, b"\xff", b'{"token": "\xff"}'):
+        assert api.request("POST", "/session", content=body).status_code == 400
+    assert api.request("GET", "/session").status_code == 404
+
+
+def test_guessing_the_token_is_limited(serve: Callable[..., Served]) -> None:
+    api = serve(token=TOKEN, rate=0.5)
+    statuses = [api.request("POST", "/session", json={"token": str(number)}).status_code for number in range(3)]
+    assert statuses == [401, 401, 429]
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,20 @@ from cir.serve.guard.headers import SecurityHeaders
 from cir.serve.guard.origins import Origins
 from cir.serve.guard.rates import Rates
 from cir.serve.guard.requestlog import RequestLog
-from cir.serve.guard.tokens import Tokens
+from cir.serve.guard.tokens import Sessions, Tokens
 from cir.serve.metrics import Metrics
 from cir.serve.settings import Settings
 
 
 def guarded(app: ASGIApp, settings: Settings, metrics: Metrics) -> ASGIApp:
     """An app behind all guards."""
-    guards: ASGIApp = Rates(Bodies(app, settings.limits), settings.limits, metrics)
+    guards: ASGIApp = app
+    if settings.token is not None:
+        guards = Sessions(guards, settings.token)
+    guards = Bodies(guards, settings.limits)
     if settings.token is not None:
         guards = Tokens(guards, settings.token)
-    guards = SecurityHeaders(Origins(guards, settings))
+    guards = SecurityHeaders(Origins(Rates(guards, settings.limits, metrics), settings))
     log = RequestLog(guards, metrics, queries=settings.log_queries)
 
     async def by_kind(scope: Scope, receive: Receive, send: Send) -> None:

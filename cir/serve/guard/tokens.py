@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cir.files import parse_json
 from cir.serve.guard.common import header, refuse
 from cir.serve.problems import Refused
 from cir.serve.settings import API
 
 COOKIE = "cir_session"
 SESSION = f"{API}/session"
-_OPEN = frozenset({"/", f"{API}/health", f"{API}/ready"})  # and the files of the page, which hold nothing of the index
-_LONGEST = 10_000  # bytes of a request for a cookie
+_OPEN = frozenset(
+    {"/", SESSION, f"{API}/health", f"{API}/ready"}
+)  # and the files of the page, which hold nothing of the index
 
 
 class Tokens:
-    """Refuses requests without the token; `POST /api/v1/session` gives a cookie for it, as pictures send no header."""
+    """Refuses requests without the token, or the cookie that stands for it."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._token = token.encode()
-        self._cookie = hmac.digest(self._token, b"cir session", "sha256").hex()
+        self._token, self._cookie = token.encode(), _cookie_of(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         path = scope["path"]
         try:
-            if path == SESSION and scope["method"] == "POST":
-                response = await self._session(scope, receive)
-                await response(scope, receive, send)
-                return
             if path not in _OPEN and not path.startswith("/page/") and not self._has_token(scope):
                 raise _refused()
         except Refused as refused:
@@ -52,29 +48,38 @@ class Tokens:
         except CookieError:
             return False
         cookie = cookies.get(COOKIE)
-        return cookie is not None and _equal(cookie.value.encode("latin-1", "replace"), self._cookie.encode())
+        return cookie is not None and _equal(cookie.value.encode("latin-1", "replace"), self._cookie)
 
-    async def _session(self, scope: Scope, receive: Receive) -> Response:
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise Refused(400, "Form", "the request ended early")
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > _LONGEST:
-                raise Refused(413, "TooLarge", "a token is shorter")
+
+class Sessions:
+    """`POST /api/v1/session` {"token": "..."} gives a cookie for the token: pictures of a page send no header."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token, self._cookie = token.encode(), _cookie_of(token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; its body is there at once."""
+        if scope["path"] != SESSION or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
         try:
-            values = json.loads(bytes(body))
+            values = parse_json((await receive()).get("body", b""))
             token = values["token"].encode("latin-1", "replace")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise Refused(400, "Form", 'send {"token": "..."}') from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            await refuse(Refused(400, "Form", 'send {"token": "..."}'), scope, receive, send)
+            return
         if not _equal(token, self._token):
-            raise _refused()
+            await refuse(_refused(), scope, receive, send)
+            return
         secure = "; Secure" if scope["scheme"] == "https" else ""
-        value = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"
-        return Response(None, 204, {"Set-Cookie": value})
+        value = f"{COOKIE}={self._cookie.decode()}; HttpOnly; SameSite=Strict; Path=/{secure}"
+        await Response(None, 204, {"Set-Cookie": value})(scope, receive, send)
+
+
+def _cookie_of(token: str) -> bytes:
+    """What stands for a token in a cookie; it tells nothing of it."""
+    return hmac.digest(token.encode(), b"cir session", "sha256").hex().encode()
 
 
 def _refused() -> Refused:
