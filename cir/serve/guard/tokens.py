@@ -16,9 +16,8 @@ from cir.serve.settings import API
 
 COOKIE = "cir_session"
 SESSION = f"{API}/session"
-_OPEN = frozenset(
-    {"/", SESSION, f"{API}/health", f"{API}/ready"}
-)  # and the files of the page, which hold nothing of the index
+# And the files of the page, which hold nothing of the index.
+_OPEN = frozenset({"/", SESSION, f"{API}/health", f"{API}/ready"})
 
 
 class Tokens:
