@@ -6,7 +6,8 @@
 
 `latency` sends composed searches over kept connections, each client one after another, beside the same queries in
 process. `life` adds uploads, cancelled requests, an append and a replacement of the model, and looks at every answer
-and at the server's memory. `hostile` sends the requests of `cir.testing.hostile` over a socket. Run it on an idle machine.
+and at the server's memory. `hostile` sends the requests of `cir.testing.hostile` over a socket. Run it on an idle
+machine.
 """
 
 from __future__ import annotations

@@ -46,12 +46,19 @@ def check_keys(values: dict[str, Any], known: frozenset[str]) -> None:
 
 def whole_number(values: dict[str, Any], key: str, default: int, largest: int) -> int:
     """A whole number of an object. Raises DataError."""
-    count = values.get(key, default)
-    if not isinstance(count, int) or isinstance(count, bool):
+    count = integral(values.get(key, default))
+    if count is None:
         raise DataError(f'"{key}" is a whole number')
     if count > largest:
         raise DataError(f'"{key}" is at most {largest:,}')
     return count
+
+
+def integral(value: Any) -> int | None:
+    """A whole number, which JSON may also write as 3.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def text(values: dict[str, Any], key: str) -> str:

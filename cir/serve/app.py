@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -80,6 +81,20 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         error = Refused(422, "DataError", f'"{where}": {first["msg"]}')
     elif isinstance(error, HTTPException):
         headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(request)
         error = Refused(error.status_code, "NotFound", _WORDS.get(error.status_code, str(error.detail)), headers)
     service: Service = request.app.state.service
     return problem_response(error, request.scope["request_id"], service.without_paths)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of an address; Starlette names those of one route alone."""
+    paths: dict[str, dict[str, Any]] = openapi.document(request.app)["paths"]
+    found = [
+        method.upper()
+        for path, methods in paths.items()
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.scope["path"])
+        for method in methods
+    ]
+    return ", ".join(sorted(found)) or "GET"

@@ -16,7 +16,8 @@ MEDIA = "application/problem+json"
 # The first class that an error is an instance of decides.
 _STATUS: tuple[tuple[type[errors.CirError], int], ...] = (
     (errors.MissingImageError, 404),
-    (errors.DataError, 422),
+    (errors.ImageDecodeError, 400),
+    (errors.DataError, 422),  # of another shape than the OpenAPI document says
     (errors.UsageError, 400),
     (errors.IndexLockedError, 409),
     (errors.SpaceMismatchError, 409),

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from cir.errors import DataError, UsageError
 from cir.files import parse_json
-from cir.query_json import KEYS, check_keys, rest_of, strings, whole_number
+from cir.query_json import KEYS, check_keys, integral, rest_of, strings, text, whole_number
 from cir.serve.problems import Refused
 from cir.serve.settings import Limits
 from cir.types import Query
@@ -111,6 +111,9 @@ async def form_of(request: Request, limits: Limits) -> list[tuple[str, str | byt
 def asked_of(values: dict[str, Any], limits: Limits) -> Asked:
     """A query from the values of a request. Raises DataError or UsageError."""
     check_keys(values, _SEARCH)
+    identity = values.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise DataError('"id" is a string')
     offset = whole_number(values, "offset", 0, limits.depth)
     if offset < 0:
         raise DataError('"offset" is 0 or more')
@@ -118,7 +121,7 @@ def asked_of(values: dict[str, Any], limits: Limits) -> Asked:
     if arguments["k"] < 1:
         raise UsageError(f"k is {arguments['k']}; give at least 1")
     if offset + arguments["k"] > limits.depth:
-        raise DataError(f'"offset" and "k" are together at most {limits.depth:,}')
+        raise UsageError(f'"offset" and "k" are together at most {limits.depth:,}')
     arguments["k"] += offset
     _check_texts([arguments["text"], *arguments["negatives"]], limits)
     if len(arguments["negatives"]) > limits.negatives:
@@ -140,10 +143,19 @@ def references_of(values: dict[str, Any], limits: Limits) -> tuple[Reference, ..
 
 def generation_of(values: Mapping[str, Any], key: str = "generation") -> int | None:
     """The number of a generation, or None. Raises DataError."""
-    value = values.get(key)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**9):
+    if values.get(key) is None:
+        return None
+    value = integral(values[key])
+    if value is None or not 0 < value < 10**9:
         raise DataError(f'"{key}" is the number of a generation')
     return value
+
+
+def caption_of(values: dict[str, Any], limits: Limits) -> str:
+    """The text of a request. Raises DataError."""
+    caption = text(values, "text")
+    _check_texts([caption], limits)
+    return caption
 
 
 def truth(values: Mapping[str, Any], key: str) -> bool:

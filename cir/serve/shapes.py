@@ -59,16 +59,18 @@ class SearchRequest(Shape):
 class SearchForm(Shape):
     """The same as a form; file parts named references are pictures, text parts are ids."""
 
-    references: list[str] = Field([], json_schema_extra={"items": {"type": "string", "format": "binary"}})
+    references: list[str] = Field(
+        [], max_length=10, json_schema_extra={"items": {"type": "string", "format": "binary"}}
+    )
     text: Text = ""
-    negatives: list[Text] = []
+    negatives: Annotated[list[Text], Field(max_length=10)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
     offset: Annotated[int, Field(ge=0, le=4999)] = 0
-    where: list[str] = []
-    exclude: list[str] = []
+    where: Annotated[list[str], Field(max_length=50)] = []
+    exclude: Annotated[list[str], Field(max_length=100)] = []
     exact: bool = False
-    generation: Annotated[int, Field(ge=1, lt=10**9)] | None = None
-    id: str | None = None
+    generation: Annotated[int, Field(ge=1, lt=10**9)] = 1
+    id: str = ""
 
 
 class BatchRequest(Shape):
@@ -145,7 +147,9 @@ class BatchAnswer(Shape):
 class UploadForm(Shape):
     """Pictures."""
 
-    images: list[str] = Field(json_schema_extra={"items": {"type": "string", "format": "binary"}})
+    images: list[str] = Field(
+        min_length=1, max_length=10, json_schema_extra={"items": {"type": "string", "format": "binary"}}
+    )
 
 
 class Upload(Shape):

@@ -106,7 +106,7 @@ def test_a_batch_is_answered_in_order_and_each_mistake_is_its_own(api: Served) -
     queries = [
         {"text": "red", "k": 2, "id": "a"},
         {"id": "b"},
-        {"references": ["nothing.png"], "id": 3},
+        {"references": ["nothing.png"], "id": "3"},
         {"text": "red", "where": "nothing=1"},
         {"references": ["0003.png"], "k": 1},
     ]
@@ -116,6 +116,14 @@ def test_a_batch_is_answered_in_order_and_each_mistake_is_its_own(api: Served) -
     assert [answer["problem"]["status"] for answer in answers[1:4]] == [400, 404, 400]
     assert [answer["id"] for answer in answers] == ["a", "b", "3", None, None]
     assert ids(answers[4]) == ids(api.search(references="0003.png", k=1))
+
+
+def test_a_batch_with_what_is_no_query_is_refused(api: Served) -> None:
+    for query, words in (({"k": "x"}, '"k" is a whole number'), ({"where": "season"}, "is not a condition")):
+        refused = api.request("POST", "/search/batch", json={"queries": [{"text": "red"}, query]})
+        assert refused.status_code in (400, 422)
+        assert refused.json()["detail"].startswith("query 2: ")
+        assert words in refused.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ def test_errors_have_the_words_of_the_command_line(
         ({"text": "red", "k": 0}, 400, "k is 0"),
         ({"text": "red", "k": -(10**30)}, 400, "k is -1"),
         ({"text": "red", "k": 1001}, 422, '"k" is at most 1,000'),
-        ({"text": "red", "k": 1000, "offset": 4001}, 422, "together at most 5,000"),
+        ({"text": "red", "k": 1000, "offset": 4001}, 400, "together at most 5,000"),
         ({"text": "red", "offset": -1}, 422, '"offset" is 0 or more'),
         ({"text": "red" * 1000}, 422, "more than 2,000 letters"),
         ({"references": ["0001.png"] * 11}, 422, "at most 10"),

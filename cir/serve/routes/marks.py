@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cir.errors import DataError, MissingImageError, UsageError
-from cir.query_json import check_keys, text, whole_number
+from cir.query_json import check_keys, whole_number
 from cir.replacement.gate import MIN_QUERIES
 from cir.serve import shapes
 from cir.serve.answers import Json
@@ -20,7 +20,7 @@ from cir.serve.marks import good_for, shuffled, subject_of
 from cir.serve.openapi import gives, takes
 from cir.serve.pictures import image_of
 from cir.serve.problems import Refused
-from cir.serve.requests import Asked, generation_of, json_object, references_of, truth
+from cir.serve.requests import Asked, caption_of, generation_of, json_object, references_of, truth
 from cir.serve.routes.common import service_of
 from cir.serve.service import Service
 from cir.types import Query
@@ -44,7 +44,7 @@ async def marks_of(request: Request) -> Response:
     values = await json_object(request)
     check_keys(values, frozenset(_ABOUT))
     references = references_of(values, service.settings.limits)
-    caption = text(values, "text")
+    caption = caption_of(values, service.settings.limits)
 
     def describe() -> Response:
         try:
@@ -82,7 +82,7 @@ async def pool(request: Request) -> Response:
     limits = service.settings.limits
     values = await json_object(request)
     check_keys(values, frozenset(_ABOUT | {"generations", "k"}))
-    references, caption = references_of(values, limits), text(values, "text")
+    references, caption = references_of(values, limits), caption_of(values, limits)
     numbers = _generations(values)
     if not 0 < len(numbers) <= 3:
         raise DataError('"generations" are from 1 to 3')
@@ -125,7 +125,8 @@ async def pools(request: Request) -> Response:
 async def _say(request: Request, values: dict[str, Any], right: bool | None) -> Response:
     service = service_of(request)
     check_keys(values, frozenset(_ABOUT | {"image", "right", "generations", "pool"}))
-    references, caption = references_of(values, service.settings.limits), text(values, "text")
+    limits = service.settings.limits
+    references, caption = references_of(values, limits), caption_of(values, limits)
     image = values.get("image")
     if not isinstance(image, str):
         raise DataError('"image" is the id of an image')

@@ -17,7 +17,7 @@ from cir.serve.answers import Json
 from cir.serve.jobs import Found
 from cir.serve.openapi import gives, takes
 from cir.serve.problems import Refused, problem
-from cir.serve.requests import Asked, asked_of, form_of, json_object, search_values
+from cir.serve.requests import asked_of, form_of, json_object, search_values
 from cir.serve.routes.common import note_query, service_of
 from cir.serve.settings import API
 from cir.serve.uploads import preview, uploaded
@@ -46,7 +46,7 @@ async def search(request: Request) -> Response:
 
 @router.post("/search/batch", responses=gives(shapes.BatchAnswer), openapi_extra=takes(shapes.BatchRequest))
 async def search_batch(request: Request) -> Response:
-    """Search for many queries; each that cannot be answered has its own problem."""
+    """Search for many queries; each that the index cannot answer has its own problem."""
     service = service_of(request)
     limits = service.settings.limits
     values = await json_object(request)
@@ -56,14 +56,13 @@ async def search_batch(request: Request) -> Response:
         raise DataError('"queries" is a list of queries')
     if not 0 < len(given) <= limits.batch:
         raise DataError(f'"queries" are from 1 to {limits.batch}')
-    asked: list[Asked | CirError] = []
-    for each in given:
+    asked = []
+    for number, each in enumerate(given, start=1):
         try:
             asked.append(asked_of(each, limits))
         except CirError as error:
-            asked.append(error)
-    found = iter(await service.search([each for each in asked if isinstance(each, Asked)]))
-    answers = [next(found) if isinstance(each, Asked) else each for each in asked]
+            raise type(error)(f"query {number}: {error}") from None
+    answers = await service.search(asked)
     for answer in answers:
         if isinstance(answer, Exception) and not isinstance(answer, CirError | Refused):
             raise answer  # a bug of ours
@@ -75,10 +74,10 @@ async def search_batch(request: Request) -> Response:
                     service.describer(answer.gallery).answer(answer)
                     if isinstance(answer, Found)
                     else {
-                        "id": _identity(values),
+                        "id": each.query.id,
                         "problem": problem(answer, request.scope["request_id"], service.without_paths),
                     }
-                    for values, answer in zip(given, answers, strict=True)
+                    for each, answer in zip(asked, answers, strict=True)
                 ]
             }
         )
@@ -115,8 +114,3 @@ async def show_upload(request: Request, sha256: str) -> Response:
     data = service.uploads.get(sha256)
     picture = await service.on_pictures(lambda: preview(data, service.settings.limits))
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
-
-
-def _identity(values: dict[str, object]) -> str | None:
-    identity = values.get("id")
-    return None if identity is None else str(identity)
