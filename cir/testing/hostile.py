@@ -71,12 +71,12 @@ def _uploads(mutations: int) -> Iterator[Hostile]:
     whole = [saved(shades(), kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")]
     rng = random.Random(7)
     for number in range(mutations):
-        data = bytearray(rng.choice(whole))
+        changed = bytearray(rng.choice(whole))
         for _ in range(rng.randrange(1, 20)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
         if number % 3 == 0:
-            del data[rng.randrange(len(data)) :]
-        yield next(_upload(f"mutation {number}", bytes(data)))
+            del changed[rng.randrange(len(changed)) :]
+        yield next(_upload(f"mutation {number}", bytes(changed)))
 
 
 @cache
