@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import UsageError
@@ -15,7 +15,7 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.folder import MARKS
 from cir.replacement.gate import MIN_QUERIES
 from cir.replacement.marked import Marked, mark, marked
-from cir.serve.requests import Asked, Upload
+from cir.serve.requests import Upload
 
 State = tuple[int, int, int]  # generation, size and time of the marks' file
 
@@ -118,8 +118,3 @@ def good_for(marks: Marked, index: str) -> str:
 def shuffled(ids: Sequence[str], subject: Subject) -> list[str]:
     """Ids in an order that tells nothing of their ranks, the same each time."""
     return sorted(ids, key=lambda name: sha256_bytes(json.dumps([subject.reference, subject.caption, name]).encode()))
-
-
-def asked_again(asked: Asked, generation: int, k: int) -> Asked:
-    """A query in another generation."""
-    return replace(asked, generation=generation, query=replace(asked.query, k=k))
