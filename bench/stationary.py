@@ -253,7 +253,7 @@ def main(root: Path, old: Path, new: Path, work: Path, output: Path | None) -> N
     model, new_card, preprocess = weights.load(new)
     simplex = card.simplex
     assert simplex is not None, "OLD has no simplex"
-    batches = read_config("small").batches
+    batches = read_config("small-3").batches
     assert isinstance(batches, AttributeBatches)
     batches = replace(batches, sources={PHOTOS: 1.0}, share=1.0)
     store = FeatureStore(work, model.vision, preprocess, {card.space.id: (older_model, older_preprocess)})

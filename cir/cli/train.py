@@ -63,8 +63,8 @@ def train(
 ) -> None:
     """Train a model from a configuration.
 
-    CONFIG is a TOML file or the name of a shipped configuration: small, small-2, small-lite, small-lite-backbone,
-    dual, combiner, fashioniq or cirr.
+    CONFIG is a TOML file or the name of a shipped configuration: small-backbone, small, small-heads, small-3, small-2,
+    small-lite-backbone, small-lite, dual, combiner, fashioniq or cirr.
 
     The best checkpoint on a held-out part of the training data is written to --out. The same command continues a
     training that was killed from its last checkpoint.
@@ -72,7 +72,7 @@ def train(
     \b
     Example:
       cir train small-2 --data-root fashion-products --work work --out my-small
-      cir train small --start my-small --data-root fashion-products --work next-work --out next --replaces my.index
+      cir train small-3 --start my-small --data-root fashion-products --work next-work --out next --replaces my.index
       cir train combiner --start openai/clip-vit-base-patch32 --data-root fashion-products --work work --out mine
       cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr
       accelerate launch -m cir train cirr --data-root CIRR --start blip2 --work work --out sprc-cirr

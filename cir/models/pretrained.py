@@ -88,3 +88,16 @@ def start_from_minilm(model: Sprc, folder: Path) -> None:
     problems = model.load_state_dict(ours, strict=False)
     if problems.unexpected_keys:
         raise ValueError(f"MiniLM does not fit this Q-Former: {problems.unexpected_keys[:3]}")
+
+
+def restore_text(model: Sprc, folder: Path) -> None:
+    """Give a trained Q-Former MiniLM's text feed-forwards again, which templates have worn down.
+
+    Pass C does not run through them, so that gallery vectors stay as they are. `folder` as above.
+    """
+    theirs, ours = minilm_state(folder), {}
+    for layer in range(model.config.layers):
+        for name in ("intermediate.dense", "output.dense", "output.LayerNorm"):
+            for part in ("weight", "bias"):
+                ours[f"qformer.encoder.layer.{layer}.{name}.{part}"] = theirs[f"encoder.layer.{layer}.{name}.{part}"]
+    model.load_state_dict(ours, strict=False)

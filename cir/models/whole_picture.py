@@ -48,8 +48,9 @@ class WholePicture(nn.Module):
             nn.Linear(settings.hidden // 4, tokens * width),
             nn.Unflatten(-1, (tokens, width)),
         )
-        for each in (self.prompt[4].weight, self.prompt[4].bias):
-            nn.init.zeros_(each)  # type: ignore[arg-type]  # a prompt starts as the Q-Former's own
+        for layer in (self.summary[5], self.prompt[4]):  # a model that gets it starts as it was
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def pool(self, features: Tensor) -> Tensor:
         """(B, P, W) features of the backbone -> (B, 2 W + 1280), averages and maxima over the picture."""

@@ -129,7 +129,7 @@ def captioned_photos(root: Path, mined: float, views: int, features: ComputesFea
     """
     train, val = read_split(root, "train"), read_split(root, "val")
     images = {**find_photos(root, train, "train"), **find_photos(root, val, "val")}
-    changes = _mined(features.folder, root, train)
+    changes = _mined(features.folder, root, train) if mined else []
     table = CaptionTable({**train, **val}, changes)
     pixels = ViewPixels([images[photo] for photo in table.ids], len(train))
     count = len(table.ids) + (views - 1) * len(train)

@@ -51,6 +51,7 @@ class AttributeBatches:
             follow with --heads-only.
         imitation_weight: of the imitation of a replaced model over the same backbone, on all sources but "everyday";
             0 trains without a teacher.
+        restore_text: give the model that --start names MiniLM's text feed-forwards again.
         text_rate: learning rate of the Q-Former's text layers, relative to the others'; 0 leaves them as they are.
         whole_rate: the same of what sees whole pictures, `Sprc.whole`.
     """
@@ -74,6 +75,7 @@ class AttributeBatches:
     whole_rate: float = 1.0
     heads: bool = True
     imitation_weight: float = 0.0
+    restore_text: bool = False
     text_rate: float = 1.0
 
     def __post_init__(self) -> None:

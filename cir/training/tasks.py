@@ -21,7 +21,13 @@ from cir.models.combiner import Combiner
 from cir.models.config import SprcConfig
 from cir.models.dual_encoder import DualEncoder
 from cir.models.kinds import read_card
-from cir.models.pretrained import efficientnet_lite0_last, efficientnet_lite0_state, minilm_state, start_from_minilm
+from cir.models.pretrained import (
+    efficientnet_lite0_last,
+    efficientnet_lite0_state,
+    minilm_state,
+    restore_text,
+    start_from_minilm,
+)
 from cir.models.small_dual import DualSizes, SmallDual
 from cir.models.sprc import Sprc
 from cir.text import Tokenizer, read_vocabulary
@@ -214,6 +220,8 @@ def _attribute_task(
     model = _pretrained(replace(config.model, query_heads=heads), text)
     if start is not None:
         weights.start_from(model, start)
+        if batches.restore_text:
+            restore_text(model, text)
     store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, model.vision))
     data = sources.gather(batches, root, store, photos=photos)
     description = _description(config, config.preprocess, text / folder.VOCABULARY)

@@ -15,7 +15,7 @@ from PIL import Image
 from cir.data.mining import MinedChange
 from cir.errors import DataError, MissingImageError, UsageError
 from cir.images import Preprocess
-from cir.models import weights
+from cir.models import pretrained, weights
 from cir.models.config import SprcConfig
 from cir.models.sprc import Sprc
 from cir.training import everyday, losses, prefetch
@@ -154,16 +154,20 @@ def small(**changes: object) -> SprcConfig:
     return SprcConfig(vision=WHOLE, vocabulary=20, gallery_vector=True, gallery_tokens=False, **{**sizes, **changes})  # type: ignore[arg-type]
 
 
-def test_a_whole_picture_is_added_to_the_gallery_and_at_first_not_to_prompts() -> None:
+def test_a_whole_picture_is_added_to_gallery_and_prompt_once_it_is_trained() -> None:
     model = Sprc(small()).eval()
+    whole = model.whole
+    assert whole is not None
     features, ids = torch.randn(2, 49, 336), torch.ones(2, 4, dtype=torch.long)
     with torch.inference_mode():
-        before = model.sentence_prompt(features, ids, ids)
-        summary = model.whole.summary(model.whole.pool(features))  # type: ignore[union-attr]
-        assert torch.allclose(model.target_states(features), model.map_states(features) + summary[:, None])
-        assert summary.abs().max() > 0
-        model.whole.prompt[4].bias.add_(1)  # type: ignore[union-attr,index,operator]
-        assert torch.allclose(model.sentence_prompt(features, ids, ids), before + 1, atol=1e-6)
+        prompt, states = model.sentence_prompt(features, ids, ids), model.map_states(features)
+        assert torch.equal(model.target_states(features), states)
+        whole.summary[5].weight.normal_()  # type: ignore[operator,union-attr]
+        whole.prompt[4].bias.add_(1)  # type: ignore[operator,union-attr]
+        summary = whole.summary(whole.pool(features))
+        assert torch.allclose(model.target_states(features), states + summary[:, None])
+        assert (summary[0] - summary[1]).abs().max() > 0.1
+        assert torch.allclose(model.sentence_prompt(features, ids, ids), prompt + 1, atol=1e-6)
 
 
 def test_the_mean_of_a_sentence_leaves_padding_out() -> None:
@@ -239,3 +243,23 @@ def test_everyday_photos_need_a_folder(tmp_path: Path) -> None:
     assert isinstance(batches, AttributeBatches)
     with pytest.raises(UsageError, match="everyday needs --photos"):
         gather(replace(batches, sources={"everyday": 1.0}), tmp_path, Brightness(tmp_path))
+
+
+def test_text_layers_come_back_without_moving_the_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = Sprc(small()).eval()
+    theirs = {
+        name.removeprefix("qformer."): torch.randn_like(value)
+        for name, value in model.state_dict().items()
+        if "query" not in name and (".intermediate." in name or ".output." in name)
+    }
+    monkeypatch.setattr(pretrained, "minilm_state", lambda folder: theirs)
+    features, ids = torch.randn(2, 49, 336), torch.ones(2, 4, dtype=torch.long)
+    with torch.inference_mode():
+        gallery, text = model.target_states(features), model.prompted_text_state(ids, ids)
+        pretrained.restore_text(model, Path())
+        assert torch.equal(model.target_states(features), gallery)
+        assert not torch.allclose(model.prompted_text_state(ids, ids), text, atol=0.1)
+    ours = model.state_dict()
+    assert torch.equal(ours["qformer.encoder.layer.1.output.dense.bias"], theirs["encoder.layer.1.output.dense.bias"])
+    assert not any(torch.equal(ours[f"qformer.{name}"], value) for name, value in theirs.items() if "attention" in name)

@@ -28,7 +28,6 @@ def test_the_embedded_models_are_of_one_line() -> None:
 ROOT = Path(__file__).parents[2]
 NAMES = {
     "small": "small-4",
-    "small-start": "small-4-start",
     "small-backbone": "small-4-0",
     "small-3": "small-3",
     "small-2": "small-2",
