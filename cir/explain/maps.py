@@ -110,7 +110,7 @@ def differences(maps: Iterable[tuple[str, HeatMap | None]], score: float) -> Ite
         if heat is not None and abs(heat.score - score) > ALIKE:
             yield (
                 f"the map over {what} is of its photo as it is encoded now, which scores {heat.score:.3f}; the search "
-                f"took the stored vector, which scores {score:.3f}"
+                f"gave {score:.3f}"
             )
 
 
