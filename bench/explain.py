@@ -3,16 +3,20 @@
     python bench/explain.py --output bench/results/DATE-explain.json
 
 Queries that change sleeves or neckline, of pictures that no model was trained on, each explained with one of its right
-answers. For every map: the share of its mass that lies inside the part that the caption is about, against the part's
-share of the picture, which is what a map that shows nothing reaches. And the same within the garment alone, so that a
-map is not praised for finding the garment. A model with random weights is the control.
+answers. For every map the share of its mass that lies inside the part that the caption is about, against
+
+- the part's share of the picture, which is what a map that shows nothing reaches;
+- the same within the garment alone, so that a map is not praised for finding the garment;
+- the mass in that part when the same words ask for a colour instead, which says whether the map follows the words.
+
+A model with random weights is the control.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,8 +45,8 @@ from cir.search.prepare import prepare
 from cir.stats import compare, mean
 
 CHANGED = {"sleeves": ("short", "long"), "neckline": ("round", "v-neck", "collar", "turtleneck", "hood")}
-OVER = ("reference", "hit", "words")
-ENOUGH = 20
+OVER = ("reference", "hit", "words", "hit for a colour", "words for a colour")
+AGAINST = {"hit": "hit for a colour", "words": "words for a colour"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class Pair:
         query: the query.
         hit: id of the answer.
         attribute: "sleeves" or "neckline".
+        colour: the same query, asking for the colour of the answer.
     """
 
     query: Query
     hit: str
     attribute: str
+    colour: Query
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ def pairs_of(folder: Path, seed: int) -> tuple[list[Pair], Mapping[str, wardrobe
             target = min(query.targets)
             shown = {getattr(garments[name], query.kind) for name in (query.reference, target)}
             if shown <= set(CHANGED[query.kind]):
-                pairs.append(Pair(query.query, target, query.kind))
+                colour = replace(query.query, text=f"in {garments[target].colour}")
+                pairs.append(Pair(query.query, target, query.kind, colour))
     return pairs, garments
 
 
@@ -94,12 +101,14 @@ def places(garments: Mapping[str, wardrobe.Garment], image_id: str, attribute: s
     return Places(wardrobe.where(garment, attribute, seed=drawn), wardrobe.where(garment, seed=drawn))
 
 
-def shares(heat: HeatMap, where: Places) -> dict[str, float] | None:
-    """How much of a map's mass, and of the picture, is inside the part: of the picture, and of the garment alone."""
+def shares(heat: HeatMap, where: Places) -> dict[str, float]:
+    """How much of a map's mass, and of the picture, is inside the part: of the picture, and of the garment alone.
+
+    An empty map counts as one that is the same everywhere.
+    """
     side = where.part.shape[0]
     values = np.kron(heat.values, np.ones((side // len(heat.values),) * 2, np.float32))
-    if not values.any():
-        return None
+    values = values if values.any() else np.ones_like(values)
     inside = float((values * where.garment).sum())
     return {
         "mass": float((values * where.part).sum() / values.sum()),
@@ -163,7 +172,8 @@ def maps(searcher: Searcher, way: Occlusion | Gradients, pair: Pair) -> dict[str
     """The maps of one pair, by what they are over."""
     (prepared,) = prepare(searcher.gallery, [pair.query])
     image = searcher.gallery.image(pair.hit)
-    vectors = searcher.encode([pair.query, replace(pair.query, references=())])
+    asked = (pair.query, replace(pair.query, references=()), pair.colour, replace(pair.colour, references=()))
+    vectors = searcher.encode(asked)
     picture = picture_of(prepared.references[0], searcher.encoder)
     (over_reference,) = way.over_references(pair.query, {0: picture}, [image])
     over_hit = way.over_hit(image, photo_of(image, searcher.encoder), vectors)
@@ -186,42 +196,48 @@ def randomised(sprc: nn.Module, seed: int) -> None:
         nn.init.normal_(tokens)
 
 
-def figures(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Means of some maps, and what the part's mass is above its area, with the interval."""
+def figures(rows: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]] | None) -> dict[str, Any]:
+    """Means of some maps, what the part's mass is above its area, and above that of other maps of the same pictures."""
     found: dict[str, Any] = {"maps": len(rows)}
     for within in ("", " within"):
         mass, area = ([row[f"{name}{within}"] for row in rows] for name in ("mass", "area"))
-        above = compare(mass, area)
-        found |= {
-            f"mass{within}": round(mean(mass), 4),
-            f"area{within}": round(mean(area), 4),
-            f"above{within}": round(above.difference, 4),
-            f"ci95{within}": [round(bound, 4) for bound in above.ci95],
-        }
+        found |= {f"mass{within}": round(mean(mass), 4), f"area{within}": round(mean(area), 4)}
+        found |= difference(f"above{within}", mass, area)
+    if others is not None:
+        found |= difference("follows", [row["mass"] for row in rows], [row["mass"] for row in others])
     return found
 
 
+def difference(name: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """A paired difference of means, with its interval."""
+    found = compare(ours, theirs)
+    return {name: round(found.difference, 4), f"{name} ci95": [round(bound, 4) for bound in found.ci95]}
+
+
 def measured(
-    searcher: Searcher, encoder: SprcEncoder, pairs: Sequence[Pair], where: Callable[[str, str], Places]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Method -> what its maps are over -> attribute -> figures."""
-    for name, way in ways(searcher, encoder).items():
-        rows: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    searcher: Searcher, way: Occlusion | Gradients, pairs: Sequence[Pair], where: Callable[[str, str], Places]
+) -> dict[str, dict[str, Any]]:
+    """What the maps of a method are over -> attribute -> figures."""
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for attribute in CHANGED:
+        rows: dict[str, list[dict[str, float]]] = defaultdict(list)
         for pair in pairs:
-            for over, heat in maps(searcher, way, pair).items():
-                picture = pair.query.references[0] if over == "reference" else pair.hit
-                found = shares(heat, where(picture, pair.attribute))
-                if found is not None:
-                    rows[over][pair.attribute].append(found)
-        yield name, {over: {kind: figures(values) for kind, values in kinds.items()} for over, kinds in rows.items()}
+            if pair.attribute == attribute:
+                for over, heat in maps(searcher, way, pair).items():
+                    picture = pair.query.references[0] if over == "reference" else pair.hit
+                    rows[over].append(shares(heat, where(picture, attribute)))
+        for over, values in rows.items():
+            found[over][attribute] = figures(values, rows.get(AGAINST.get(over, "")))
+    return found
 
 
 @click.command()
 @click.option("--model", default=models.DEFAULT, show_default=True)
 @click.option("--pairs", "count", default=100, show_default=True, help="Of each attribute, at most.")
 @click.option("--seed", default=2, show_default=True, help="Of the wardrobe.")
+@click.option("--weights", "weighted", multiple=True, type=click.Choice(["trained", "random"]), help="Both by default.")
 @click.option("--output", type=click.Path(path_type=Path))
-def main(model: str, count: int, seed: int, output: Path | None) -> None:
+def main(model: str, count: int, seed: int, weighted: tuple[str, ...], output: Path | None) -> None:
     """Measure, print, and write."""
     result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "model": model, "seed": seed, "figures": {}}
     with tempfile.TemporaryDirectory() as scratch:
@@ -233,7 +249,7 @@ def main(model: str, count: int, seed: int, output: Path | None) -> None:
         def where(image_id: str, attribute: str) -> Places:
             return places(garments, image_id, attribute, seed)
 
-        for kind in ("trained", "random"):
+        for kind in weighted or ("trained", "random"):
             sprc, card, preprocess = weights.load(models.find(model))
             if kind == "random":
                 randomised(sprc, seed)
@@ -241,7 +257,8 @@ def main(model: str, count: int, seed: int, output: Path | None) -> None:
             index = Path(scratch) / f"{kind}.index"
             build_index([image for image in scan([folder]) if image.id in needed], index, encoder)
             searcher = Searcher(Gallery.open(index), lambda card, encoder=encoder: encoder)
-            for name, found in measured(searcher, encoder, pairs, where):
+            for name, way in ways(searcher, encoder).items():
+                found = measured(searcher, way, pairs, where)
                 result["figures"].setdefault(kind, {})[name] = found
                 for over, kinds in found.items():
                     for attribute, values in kinds.items():
