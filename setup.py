@@ -28,6 +28,7 @@ setup(
         "cir.data",
         "cir.data.mining",
         "cir.data.wardrobe",
+        "cir.explain",
         "cir.images",
         "cir.models",
         "cir.models.hub",

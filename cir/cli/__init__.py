@@ -14,6 +14,7 @@ from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
+from cir.cli.explain import explain
 from cir.cli.export_onnx import export_onnx
 from cir.cli.export_vectors import export_vectors
 from cir.cli.import_vectors import import_vectors
@@ -48,6 +49,7 @@ def cli() -> None:
 for command in (
     build_index,
     query,
+    explain,
     evaluate,
     score,
     compare,

@@ -53,6 +53,7 @@ ARROWS: dict[str, set[str] | None] = {
     "search": {*GROUND, "text", "models", "indexer", "data"},
     "fonts": GROUND,
     "sheet": GROUND | {"fonts"},
+    "explain": {*GROUND, "fonts", "sheet", "models", "indexer", "search"},
     "eval": {*GROUND, "stats", "tables", "data", "indexer"},
     "replacement": {*GROUND, "stats", "tables", "data", "indexer", "search"},
     "training": {*GROUND, "stats", "data", "models", "text", "devices"},
