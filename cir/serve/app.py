@@ -51,7 +51,7 @@ def make_app(service: Service) -> ASGIApp:
     )
     app.state.service, app.state.page = service, pages.page_files()
     api = APIRouter(prefix=API)
-    for part in (search, gallery, index, marks, *([explain] if explain.EXPLAINS else [])):
+    for part in (search, gallery, index, marks, explain):
         api.include_router(part.router)
     app.include_router(api)
     app.include_router(pages.router)

@@ -1,10 +1,9 @@
-"""Why a hit is there, through the API. Skipped where the package `cir.explain` is not there."""
+"""Why a hit is there, through the API."""
 
 from __future__ import annotations
 
 import base64
 import io
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from cir.testing.served import Served
-
-pytestmark = pytest.mark.skipif(find_spec("cir.explain") is None, reason="cir.explain is not here")
 
 
 def test_a_hit_is_explained(api: Served, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ ARROWS: dict[str, set[str] | None] = {
     "replacement": {*GROUND, "stats", "tables", "data", "indexer", "search"},
     "training": {*GROUND, "stats", "data", "models", "text", "devices"},
     "client": GROUND,
-    "serve": {*GROUND, "data", "models", "indexer", "search", "replacement"},
+    "serve": {*GROUND, "data", "models", "indexer", "search", "replacement", "explain"},
     "cli": None,
 }
 # Inside the indexer; the storage knows neither readers nor writers.

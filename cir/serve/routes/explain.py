@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,6 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cir.errors import DataError
+from cir.explain import Explanation, HeatMap, heat_image
+from cir.explain import explain as explained_by
+from cir.explain.wording import HONEST, lines_of
 from cir.query_json import text
 from cir.serve.answers import Json
 from cir.serve.engine import query_of
@@ -24,7 +25,6 @@ from cir.serve.routes.common import note_query, service_of
 
 router = APIRouter()
 
-EXPLAINS = find_spec("cir.explain") is not None
 OVERLAY = 448  # pixels of a side of a map that is drawn
 
 
@@ -43,23 +43,20 @@ async def explain(request: Request) -> Response:
 
     def work() -> Response:
         image_id = image_of(searcher.gallery, hit).id
-        explained = import_module("cir.explain").explain(searcher, query_of(searcher.gallery, wanted), image_id)
+        explained = explained_by(searcher, query_of(searcher.gallery, wanted), image_id)
         return Json(_described(explained, service.describer(searcher.gallery).image(image_id)))
 
     return await service.explanations(work)
 
 
-def _described(explained: Any, image: dict[str, Any]) -> dict[str, Any]:
+def _described(explained: Explanation, image: dict[str, Any]) -> dict[str, Any]:
     """An explanation with its maps drawn, to be laid over the pictures."""
-    wording = import_module("cir.explain.wording")
-    lines = [
-        {"label": line.label, **line.measured.to_json(), "change": line.change} for line in wording.lines_of(explained)
-    ]
+    lines = [{"label": line.label, **line.measured.to_json(), "change": line.change} for line in lines_of(explained)]
     return {
         **explained.to_json(),
         "hit": image,
         "lines": lines,
-        "honest": wording.HONEST,
+        "honest": HONEST,
         "overlays": {
             "references": [_png(heat) for heat in explained.references],
             "hit": _png(explained.hit),
@@ -68,9 +65,9 @@ def _described(explained: Any, image: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _png(heat: Any) -> str | None:
+def _png(heat: HeatMap | None) -> str | None:
     if heat is None:
         return None
     buffer = io.BytesIO()
-    import_module("cir.explain.drawing").heat_image(heat, (OVERLAY, OVERLAY)).save(buffer, "PNG", optimize=True)
+    heat_image(heat, (OVERLAY, OVERLAY)).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

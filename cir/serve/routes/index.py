@@ -22,7 +22,6 @@ from cir.serve.answers import Json
 from cir.serve.openapi import gives
 from cir.serve.problems import busy
 from cir.serve.routes.common import service_of
-from cir.serve.routes.explain import EXPLAINS
 from cir.serve.service import Service
 
 router = APIRouter()
@@ -103,7 +102,7 @@ def _info(service: Service) -> dict[str, Any]:
             for other in sound
         ],
         "columns": gallery.columns,
-        "explain": EXPLAINS,
+        "explain": True,
         "pools": service.pools is not None,
         "problem": service.engine.problem,
         "limits": {
