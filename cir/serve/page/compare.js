@@ -1,0 +1,166 @@
+// @ts-check
+// The answers of two generations side by side, where the model behind the index was replaced.
+
+import { announce, at, fill, h, icon } from "./dom.js";
+import { Listing } from "./listing.js";
+import { notes } from "./results.js";
+import { current } from "./state.js";
+import { count, counted, queryWords } from "./words.js";
+
+/** @typedef {import("./types.js").Generation} Generation */
+
+export class Compare {
+  /** @param {import("./main.js").App} app */
+  constructor(app) {
+    this.app = app;
+    this.element = at("compare");
+    this.shown = "";
+    /** @type {Listing[]} old and new */
+    this.listings = [];
+  }
+
+  get grid() {
+    return this.listings[1]?.grid ?? null;
+  }
+
+  show() {
+    this.element.hidden = false;
+    const { place, info } = this.app;
+    const query = current(place);
+    const old = info.generations.find((each) => each.generation === place.old);
+    const live = info.generations.find((each) => each.live);
+    const key = JSON.stringify([query, place.old, live?.generation]);
+    if (key === this.shown) return;
+    this.#stop();
+    this.shown = key;
+    if (!old || !live) {
+      this.app.complain(new Error(`Generation ${place.old} is not kept.`), this.element);
+      return;
+    }
+    const judged = [old.generation, live.generation];
+    this.listings = [old, live].map(
+      (each) =>
+        new Listing(this.app, query, {
+          label: each.live ? "Now" : "Before",
+          generation: each.live ? undefined : each.generation,
+          judged,
+          origin: true,
+        }),
+    );
+    this.listings.forEach((listing, side) => {
+      listing.onAnswer = () => this.#answered(listing, side ? live : old, side);
+    });
+    const judge = h(
+      "button",
+      { type: "button", class: "quiet", onclick: () => this.app.go({ ...place, judge: "pool", show: null }) },
+      icon("mark"),
+      "Judge without seeing which",
+    );
+    const back = h(
+      "button",
+      { type: "button", class: "quiet", onclick: () => this.app.go({ ...place, old: null, show: null }) },
+      icon("left"),
+      "One list",
+    );
+    fill(
+      this.element,
+      h(
+        "div",
+        { class: "bar" },
+        h("h2", {}, "Old and new"),
+        h("p", { class: "summary" }, this.#choice(old)),
+        h("div", { class: "actions" }, this.app.marks.reason(query) ? null : judge, back),
+      ),
+      h(
+        "div",
+        { class: "sides" },
+        ...this.listings.map((listing, side) =>
+          h("section", { "aria-label": side ? "Now" : "Before" }, heading(side ? live : old, side), listing.element),
+        ),
+      ),
+    );
+    scrollTo(0, 0);
+    for (const listing of this.listings) listing.load();
+  }
+
+  hide() {
+    this.element.hidden = true;
+    this.#stop();
+  }
+
+  refreshMarks() {
+    for (const listing of this.listings) listing.refreshMarks();
+  }
+
+  #stop() {
+    for (const listing of this.listings) listing.stop();
+    this.listings = [];
+    this.shown = "";
+    fill(this.element);
+  }
+
+  /** @param {Generation} old */
+  #choice(old) {
+    const others = this.app.info.generations.filter((each) => !each.live);
+    if (others.length < 2) return null;
+    const select = h(
+      "select",
+      {
+        "aria-label": "The generation to compare with",
+        onchange: () => this.app.go({ ...this.app.place, old: Number(select.value), show: null }),
+      },
+      ...others.map((each) =>
+        h(
+          "option",
+          { value: each.generation, selected: each.generation === old.generation },
+          `generation ${each.generation} · ${each.model}`,
+        ),
+      ),
+    );
+    return select;
+  }
+
+  /**
+   * @param {Listing} listing
+   * @param {Generation} generation
+   * @param {number} side
+   */
+  #answered(listing, generation, side) {
+    const { answer } = listing;
+    if (!answer) return;
+    const weak = answer.confident === false && h("p", { class: "notice" }, "Nothing fits; these are the nearest ones.");
+    fill(listing.head, weak, ...notes(answer).map((note) => h("p", { class: "notice" }, note)));
+    const [before, now] = this.listings;
+    if (!before.answer || !now.answer) return;
+    const ranks = new Map(before.grid.cards.map((card, place) => [card.image.id, place + 1]));
+    now.grid.cards.forEach((card, place) => card.setNote(moved(ranks.get(card.image.id), place + 1, ranks.size)));
+    if (now.grid.cards.length <= answer.hits.length && side) {
+      const words = queryWords(current(this.app.place));
+      announce(`${words}: answers of ${this.app.info.model.name} beside those of generation ${this.app.place.old}`);
+    }
+    this.app.noticeGeneration(now.answer.generation);
+  }
+}
+
+/**
+ * @param {number | undefined} before
+ * @param {number} now
+ * @param {number} seen
+ */
+function moved(before, now, seen) {
+  if (before === undefined) return `not in the first ${count(seen)} before`;
+  return before === now ? "same rank" : `was ${count(before)}`;
+}
+
+/**
+ * @param {Generation} generation
+ * @param {number} side
+ */
+function heading({ model, generation: number, images }, side) {
+  return h(
+    "header",
+    {},
+    h("h3", {}, side ? "Now" : "Before"),
+    h("p", {}, [model, `generation ${number}`, counted(images, "picture")].join(" · ")),
+  );
+}
