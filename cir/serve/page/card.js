@@ -16,7 +16,7 @@ import { confidenceWords, score, shortName } from "./words.js";
  * @property {HTMLButtonElement} button  which opens it
  * @property {Mark} mark
  * @property {(mark: Mark) => void} setMark
- * @property {(words: string) => void} setNote  a few words below it
+ * @property {(words: string, short?: string) => void} setNote  a few words below it, and shorter ones to be seen
  * @property {(reachable: boolean) => void} reachable  whether the Tab key stops here
  */
 
@@ -69,10 +69,11 @@ export function makeCard(image, { onOpen, onPick, onMark }, { origin, judging })
       element.classList.toggle("is-wrong", mark === "wrong");
       right?.setAttribute("aria-pressed", String(mark === "right"));
       wrong?.setAttribute("aria-pressed", String(mark === "wrong"));
-      button.setAttribute("aria-label", labelOf(image, hit, mark, note.textContent));
+      button.setAttribute("aria-label", labelOf(image, hit, mark, note.title));
     },
-    setNote(words) {
-      note.textContent = words;
+    setNote(words, short = words) {
+      note.textContent = short;
+      note.title = words;
       card.setMark(card.mark);
     },
     reachable(reachable) {
@@ -138,8 +139,8 @@ function caption(hit, origin, note) {
     "p",
     { class: "caption", "aria-hidden": "true" },
     h("b", {}, hit.rank),
-    h("span", { class: "score", title: words }, dot, score(hit.score)),
     note,
-    origin && h("span", { class: "origin" }, `${hit.model} · generation ${hit.generation}`),
+    h("span", { class: "score", title: words }, dot, score(hit.score)),
+    origin && h("span", { class: "origin" }, `${hit.model} · generation\u00a0${hit.generation}`),
   );
 }

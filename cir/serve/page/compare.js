@@ -75,7 +75,12 @@ export class Compare {
         "div",
         { class: "sides" },
         ...this.listings.map((listing, side) =>
-          h("section", { "aria-label": side ? "Now" : "Before" }, heading(side ? live : old, side), listing.element),
+          h(
+            "section",
+            { "aria-label": side ? "Now" : "Before" },
+            heading(side ? live : old, side, old.images !== live.images),
+            listing.element,
+          ),
         ),
       ),
     );
@@ -133,7 +138,11 @@ export class Compare {
     const [before, now] = this.listings;
     if (!before.answer || !now.answer) return;
     const ranks = new Map(before.grid.cards.map((card, place) => [card.image.id, place + 1]));
-    now.grid.cards.forEach((card, place) => card.setNote(moved(ranks.get(card.image.id), place + 1, ranks.size)));
+    now.grid.cards.forEach((card, place) => {
+      const rank = ranks.get(card.image.id);
+      if (rank === undefined) card.setNote(`not among the first ${count(ranks.size)} before`, "new");
+      else card.setNote(rank === place + 1 ? "same rank as before" : `was ${count(rank)}`, `was ${count(rank)}`);
+    });
     if (now.grid.cards.length <= answer.hits.length && side) {
       const words = queryWords(current(this.app.place));
       announce(`${words}: answers of ${this.app.info.model.name} beside those of generation ${this.app.place.old}`);
@@ -143,24 +152,15 @@ export class Compare {
 }
 
 /**
- * @param {number | undefined} before
- * @param {number} now
- * @param {number} seen
- */
-function moved(before, now, seen) {
-  if (before === undefined) return `not in the first ${count(seen)} before`;
-  return before === now ? "same rank" : `was ${count(before)}`;
-}
-
-/**
  * @param {Generation} generation
  * @param {number} side
+ * @param {boolean} differ  whether the two hold different numbers of pictures
  */
-function heading({ model, generation: number, images }, side) {
+function heading({ model, generation: number, images }, side, differ) {
   return h(
     "header",
     {},
     h("h3", {}, side ? "Now" : "Before"),
-    h("p", {}, [model, `generation ${number}`, counted(images, "picture")].join(" · ")),
+    h("p", {}, `${model} · generation ${number}${differ ? ` · ${counted(images, "picture")}` : ""}`),
   );
 }

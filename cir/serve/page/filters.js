@@ -34,7 +34,7 @@ export class Filters {
     this.others = [];
     this.names = new Set(columns.map((column) => column.name));
     this.onChange = onChange;
-    fill(this.panel, ...this.fields.map((field) => field.element));
+    fill(this.panel, h("div", { class: "columns" }, ...this.fields.map((field) => field.element)));
   }
 
   /** @param {Condition[]} where */
@@ -74,7 +74,9 @@ export class Filters {
  * @returns {Field}
  */
 function makeField(column, onChoice, onKey) {
-  if (column.kind === "values") return valuesField(column, onChoice);
+  // Names and titles, of which nearly every image has its own, are looked for, not chosen from a list.
+  const own = (column.distinct ?? 0) > MANY && (column.distinct ?? 0) * 2 > column.images;
+  if (column.kind === "values" && !own) return valuesField(column, onChoice);
   return column.kind === "numbers" ? numbersField(column, onKey) : textField(column, onKey);
 }
 

@@ -90,8 +90,8 @@
 /** @typedef {{marks: number, queries: number, answered: number, gone: number, needed: number,
  *   good_for: string}} Counts */
 
-/** @typedef {{name: string, kind: "values" | "numbers" | "texts", missing: number,
- *   values: {value: string, count: number}[], more: number, minimum: number | null,
+/** @typedef {{name: string, kind: "values" | "numbers" | "texts", images: number, missing: number,
+ *   distinct: number | null, values: {value: string, count: number}[], more: number, minimum: number | null,
  *   maximum: number | null}} Column */
 
 /** @typedef {"right" | "wrong" | null} Mark */
