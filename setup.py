@@ -102,6 +102,7 @@ setup(
         ],
         "dev": [
             "accelerate>=1.2",
+            "axe-playwright-python>=0.1.4",  # tests/browser; Chromium itself comes from elsewhere
             "build>=1.2",
             "codespell>=2.3",
             "fastapi>=0.115.12",
@@ -112,6 +113,7 @@ setup(
             "mypy>=1.13",
             "onnx>=1.16",
             "onnxscript>=0.3",
+            "playwright>=1.49",
             "prometheus_client>=0.21",
             "pyarrow>=18",
             "pytest>=8.3",

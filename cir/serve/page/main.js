@@ -147,7 +147,9 @@ export class App {
     if (!(error instanceof Problem)) console.error(error);
     const box = h("div", { class: "notice error", role: "alert" }, h("p", {}, words));
     const gone = () => box.remove();
-    if (retry) {
+    // What makes no sense makes none the next time either.
+    const passing = !(error instanceof Problem) || error.status === 0 || error.status === 429 || error.status >= 500;
+    if (retry && passing) {
       const again = () => {
         gone();
         retry();
