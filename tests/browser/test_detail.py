@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +57,14 @@ def test_marks(page: Page, search: Any, card: Any, own_index: Path) -> None:
     names = search(page, "a red dress")
     card(page).locator(".open").focus()
     page.keyboard.press("y")
-    expect(card(page).get_by_role("button", name="Right")).to_have_attribute("aria-pressed", "true")
+    expect(card(page).get_by_role("button", name="Right", exact=True)).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("n")
-    expect(card(page, 1).locator(".open")).to_have_accessible_name(f"Rank 2, {names[1]}", exact=False)
+    expect(card(page, 1).locator(".open")).to_have_accessible_name(re.compile(f"Rank 2, {names[1]}, .*, marked wrong"))
     expect(page.locator("#marks-count")).to_have_text("2")
     expect(page.locator("#live")).to_have_text(f"{names[1]} marked wrong")
     card(page, 2).hover()
-    card(page, 2).get_by_role("button", name="Wrong").click()
+    card(page, 2).get_by_role("button", name="Wrong", exact=True).click()
     expect(page.locator("#marks-count")).to_have_text("3")
     card(page, 2).locator(".open").click()
     dialog = page.get_by_role("dialog")
@@ -79,8 +80,8 @@ def test_marks(page: Page, search: Any, card: Any, own_index: Path) -> None:
     kept = [(mark.image, mark.right) for mark in read_marks(IndexFolder(own_index)) if not mark.withdrawn]
     assert len(kept) == 4
     page.reload()
-    expect(card(page).get_by_role("button", name="Right")).to_have_attribute("aria-pressed", "true")
-    expect(card(page, 1).get_by_role("button", name="Wrong")).to_have_attribute("aria-pressed", "true")
+    expect(card(page).get_by_role("button", name="Right", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(card(page, 1).get_by_role("button", name="Wrong", exact=True)).to_have_attribute("aria-pressed", "true")
 
 
 def test_what_cannot_be_marked_says_why(page: Page, search: Any, card: Any, hits: Any) -> None:

@@ -42,9 +42,11 @@ def references(page: Page) -> Any:
     return page.get_by_role("list", name="References").get_by_role("listitem")
 
 
-def test_a_picture_is_dropped(page: Page, picture: bytes, hits: Any, open_page: Any, site: Running) -> None:
+def test_a_picture_is_dropped(picture: bytes, hits: Any, open_page: Any, site: Running) -> None:
     from playwright.sync_api import expect
 
+    page = open_page(site.url, refusals=True)
+    page.locator("#start .card").first.wait_for()
     data = data_transfer(page, picture)
     page.dispatch_event("main", "dragenter", {"dataTransfer": data})
     expect(page.get_by_text("Drop it to search with it")).to_be_visible()
@@ -90,10 +92,14 @@ def test_a_picture_is_pasted(page: Page, picture: bytes, hits: Any) -> None:
     expect(page.locator("#live")).to_contain_text("more like this")
 
 
-def test_a_picture_is_picked_that_the_gallery_has(page: Page, wardrobe_index: Path, hits: Any, tmp_path: Path) -> None:
+def test_a_picture_is_picked_that_the_gallery_has(
+    open_page: Any, site: Running, wardrobe_index: Path, hits: Any, tmp_path: Path
+) -> None:
     """It is taken as the gallery's own, which links hold and which can be marked."""
     from playwright.sync_api import expect
 
+    page = open_page(site.url, refusals=True)
+    page.locator("#start .card").first.wait_for()
     photos = wardrobe_index.parent / "browser-wardrobe" / "images"
     page.locator("#picker").set_input_files(photos / "00003.jpg")
     expect(references(page)).to_have_count(1)

@@ -134,9 +134,11 @@ export class Judge {
    * @param {Mark} mark
    */
   async mark(image, mark) {
-    const kept = await this.app.marks.say(this.query, image, mark, this.seen);
+    const said = this.app.marks.say(this.query, image, mark, this.seen);
+    // On to the next one at once: a second key may follow before the server has answered.
     const next = this.grid?.cards.find((card) => !card.mark);
-    if (kept && mark && next && !at("detail").open) next.button.focus();
+    if (mark && next && !at("detail").open) next.button.focus();
+    await said;
   }
 
   #count() {
