@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
             page = opened(chromium, site.url, "light", DESK)
             search(page, "a striped sweater with long sleeves")
             page.get_by_role("button", name="Old and new").click()
-            page.locator("#compare .moved").first.wait_for()
+            page.get_by_text("was ").first.wait_for()
             save(folder / "serve-side-by-side.png", [still(page)])
 
 

@@ -54,7 +54,7 @@ def test_old_and_new_side_by_side(old_site: Running, old_index: Path, open_page:
         deadline -= 1
     search(page, "red ")  # the same again
     expect(page.locator("#about")).to_contain_text("new-1")
-    page.reload()
+    expect(button).to_be_visible()
     now = hits(page)
     assert now != before
     expect(page.locator("#results .origin").first).to_have_text("old-1 · generation\u00a01")

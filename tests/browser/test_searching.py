@@ -70,6 +70,7 @@ def test_an_image_that_is_open_is_in_the_address(page: Page, search: Any, card: 
     expect(dialog.get_by_role("heading", name=names[2])).to_be_visible()
     fresh = open_page(page.url)
     expect(fresh.get_by_role("dialog").get_by_role("heading", name=names[2])).to_be_visible()
+    expect(fresh.get_by_role("dialog")).to_contain_text("Rank 3")
     dialog.get_by_role("button", name="The next picture").click()
     expect(dialog.get_by_role("heading", name=names[3])).to_be_visible()
     page.go_back()  # one step, however many pictures were turned over
@@ -153,7 +154,7 @@ def test_links_that_make_no_sense_say_so(open_page: Any, site: Running) -> None:
 
     page = open_page(f"{site.url}/#q=in%20red&ref=..%2F..%2Fetc%2Fpasswd", refusals=True)
     expect(page.get_by_role("alert")).to_contain_text("neither an image file nor an id")
-    page = open_page(f"{site.url}/#at=7&q=&where=%5B1%5D&old=x&show&&judge=all&ref=%00")
+    page = open_page(f"{site.url}/#ref=%00&at=7&q=&where=%5B1%5D&old=x&show&&judge=all&not=+")
     expect(page.locator("#start .card").first).to_be_visible()
 
 

@@ -17,13 +17,14 @@ export class Compare {
     this.shown = "";
     /** @type {Listing[]} old and new */
     this.listings = [];
+    this.side = 1; // where somebody is
   }
 
   get grid() {
-    return this.listings[1]?.grid ?? null;
+    return this.listings[this.side]?.grid ?? null;
   }
 
-  show() {
+  async show() {
     this.element.hidden = false;
     const { place, info } = this.app;
     const query = current(place);
@@ -50,6 +51,7 @@ export class Compare {
     this.listings.forEach((listing, side) => {
       listing.onAnswer = () => this.#answered(listing, side ? live : old, side);
     });
+    const enter = (/** @type {number} */ side) => (this.side = side);
     const judge = h(
       "button",
       { type: "button", class: "quiet", onclick: () => this.app.go({ ...place, judge: "pool", show: null }) },
@@ -77,7 +79,7 @@ export class Compare {
         ...this.listings.map((listing, side) =>
           h(
             "section",
-            { "aria-label": side ? "Now" : "Before" },
+            { "aria-label": side ? "Now" : "Before", onfocusin: () => enter(side), onpointerdown: () => enter(side) },
             heading(side ? live : old, side, old.images !== live.images),
             listing.element,
           ),
@@ -85,7 +87,7 @@ export class Compare {
       ),
     );
     scrollTo(0, 0);
-    for (const listing of this.listings) listing.load();
+    await Promise.all(this.listings.map((listing) => listing.load()));
   }
 
   hide() {

@@ -100,7 +100,8 @@ export function signButton(sign, name, onclick, attributes = {}) {
  * @param {string} words
  */
 export function announce(words) {
-  const live = at("live");
+  // All but the dialog is inert while one is open, live regions too.
+  const live = document.querySelector("dialog[open] [data-live]") ?? at("live");
   live.textContent = "";
   // A region that is filled in the same turn as it is emptied is not read again if the words are the same.
   setTimeout(() => (live.textContent = words), 50);

@@ -84,6 +84,7 @@ export class Listing {
   /** Gives up what is being loaded. */
   stop() {
     this.running?.abort();
+    this.running = null;
   }
 
   refreshMarks() {

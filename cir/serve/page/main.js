@@ -13,7 +13,7 @@ import { Start } from "./start.js";
 import { asksTheSame, current, emptyQuery, fromHash, startPlace, toHash } from "./state.js";
 import { showSteps } from "./steps.js";
 import { takeToken } from "./token.js";
-import { count, counted, queryWords } from "./words.js";
+import { counted, queryWords } from "./words.js";
 
 /** @typedef {import("./types.js").Place} Place */
 /** @typedef {import("./types.js").Query} Query */
@@ -179,13 +179,23 @@ export class App {
     document.body.dataset.mode = view === this.start ? "start" : "results";
     document.title = [queryWords(current(place)), this.info.name].filter(Boolean).join(" · ");
     const shown = view.show();
-    if (place.show !== null) this.detail.show(place.show);
+    if (place.show !== null) this.#openOnce(place.show, shown);
     else if (before.show !== null) {
       const id = this.detail.hide();
       if (id !== null && place.steps === before.steps) view.grid?.focus(id);
       else if (id !== null && JSON.stringify(place.steps) === JSON.stringify(before.steps)) view.grid?.focus(id);
     }
     return shown;
+  }
+
+  /**
+   * Opens an image: at once if it is among the hits that are shown, else when they are there, with its rank.
+   * @param {string} id
+   * @param {Promise<unknown> | void} shown
+   */
+  async #openOnce(id, shown) {
+    if (!this.view.grid?.cards.some((card) => card.image.id === id)) await shown;
+    if (this.place.show === id) await this.detail.show(id);
   }
 
   /** @param {Place} place */
@@ -205,10 +215,15 @@ export class App {
 
   /** Says which index this is, and what is wrong with it. */
   #describe() {
-    const { name, images, problem, model } = this.info;
+    const { name, images, problem, model, queries } = this.info;
     fill(at("name"), name.replace(/\.index$/, ""));
-    fill(at("about"), `${counted(images, "picture")} · ${model.name}`);
-    fill(at("lead-count"), count(images));
+    fill(at("about"), counted(images, "picture"), h("span", {}, ` · ${model.name}`));
+    fill(
+      at("lead"),
+      queries
+        ? `Search ${counted(images, "picture")} by a picture, a sentence, or both`
+        : `Find more like one of ${counted(images, "picture")}`,
+    );
     if (problem) {
       fill(at("notices"), h("p", { class: "notice" }, `The newest state of the index is not used: ${problem}`));
     }

@@ -74,10 +74,16 @@ export class Results {
   #make(query) {
     const listing = new Listing(this.app, query, { label: "Results", judged: [], origin: this.app.info.replaced });
     let said = false;
-    listing.onAnswer = () => {
+    listing.onAnswer = async () => {
       if (said || !listing.answer) return;
       said = true;
       this.#introduce(listing, listing.answer);
+      const before = this.app.olderGeneration();
+      await this.app.noticeGeneration(listing.answer.generation);
+      // Another model may have taken over: then hits are to say who made them, and old and new can be compared.
+      if (before === this.app.olderGeneration() || this.listing !== listing) return;
+      this.forget();
+      this.show();
     };
     return listing;
   }
@@ -119,7 +125,6 @@ export class Results {
     if (!found) announce("No picture meets these filters.");
     else if (answer.confident === false) announce(`Nothing fits ${words}. The nearest pictures are shown.`);
     else announce(`${words}: ${counted(answer.searched, "picture")} searched, the best ${count(found)} are shown`);
-    this.app.noticeGeneration(answer.generation);
   }
 }
 

@@ -45,11 +45,12 @@ export class Start {
         icon("shuffle"),
         "Show others",
       );
-      fill(
-        this.element,
-        h("div", { class: "bar" }, h("h2", {}, "A handful to start from"), others),
-        this.grid.element,
-      );
+      if (!images.length) {
+        fill(this.element, h("p", { class: "notice" }, "This index holds no pictures yet."));
+        return;
+      }
+      const bar = h("div", { class: "bar" }, h("h2", {}, "Some to start from"), others);
+      fill(this.element, bar, this.grid.element);
       announce(`${counted(images.length, "picture")} of the gallery`);
     } catch (error) {
       this.loaded = false;
