@@ -1,6 +1,7 @@
 """Photograph the page of `cir serve` for the documents: docs/images/serve-*.png, over a wardrobe that is drawn for it.
 
-Needs the extra `dev` and Chromium. Give another folder to look at the pictures before they are replaced.
+Needs the extra `dev` and Chromium. Pictures that are there are left: remove those that are to be made again, or give
+another folder.
 """
 
 from __future__ import annotations
@@ -35,47 +36,63 @@ PICTURES, SEED = 300, 25
 OLDER, SERVING = "small-lite", "small"
 DESK = {"width": 1200, "height": 800}
 PHONE = {"width": 360, "height": 740}
+PARTS, SCHEMES = ("start", "results", "why"), ("light", "dark")
+ONE_MODEL = ("serve-phone.png", *(f"serve-{part}-{scheme}.png" for part in PARTS for scheme in SCHEMES))
+TWO_MODELS = "serve-side-by-side.png"
 COLOURS = 256  # of a picture in a document; it is a third of the size so
 
 
 def main(folder: Path) -> None:
-    """Make all pictures."""
+    """Make the pictures that are not there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, browser() as chromium:
-        index, replaced = indexes(Path(temporary))
-        with Running(cir.open_index(index)) as site:
-            for scheme in ("light", "dark"):
-                page = opened(chromium, site.url, scheme, DESK)
-                save(folder / f"serve-start-{scheme}.png", [page.screenshot()])
-                save(folder / f"serve-results-{scheme}.png", [results(page)])
-                save(folder / f"serve-why-{scheme}.png", [why(page)])
-            page = opened(chromium, site.url, "light", PHONE)
-            save(folder / "serve-phone.png", [page.screenshot(), results(page), why(page)])
-        with Running(cir.open_index(replaced)) as site:
-            page = opened(chromium, site.url, "light", DESK)
-            search(page, "a striped sweater with long sleeves")
-            page.get_by_role("button", name="Old and new").click()
-            page.get_by_text("was ").first.wait_for()
-            save(folder / "serve-side-by-side.png", [still(page)])
+        rows = wardrobe.write(Path(temporary) / "wardrobe", PICTURES, seed=SEED)
+        table = {
+            image_id: {**garment.attributes, "price": f"{9 + number * 37 % 90}.50"}
+            for number, (image_id, garment) in enumerate(rows)
+        }
+        if not all((folder / name).exists() for name in ONE_MODEL):
+            index = Path(temporary) / "wardrobe.index"
+            cir.build_index([Path(temporary) / "wardrobe"], index, cir.load_model(SERVING), metadata=table)
+            with Running(cir.open_index(index)) as site:
+                one_model(chromium, site.url, folder)
+        if not (folder / TWO_MODELS).exists():
+            index = Path(temporary) / "replaced" / "wardrobe.index"
+            cir.build_index([Path(temporary) / "wardrobe"], index, cir.load_model(OLDER), metadata=table)
+            replace_model(index)
+            with Running(cir.open_index(index)) as site:
+                two_models(chromium, site.url, folder)
 
 
-def indexes(folder: Path) -> tuple[Path, Path]:
-    """An index of a drawn wardrobe, and one of an older model that the newer one serves through its trained head."""
-    rows = wardrobe.write(folder / "wardrobe", PICTURES, seed=SEED)
-    table = {
-        image_id: {**garment.attributes, "price": f"{9 + number * 37 % 90}.50"}
-        for number, (image_id, garment) in enumerate(rows)
-    }
-    serving, older = cir.load_model(SERVING), cir.load_model(OLDER)
-    index, replaced = folder / "wardrobe.index", folder / "replaced" / "wardrobe.index"
-    cir.build_index([folder / "wardrobe"], index, serving, metadata=table)
-    cir.build_index([folder / "wardrobe"], replaced, older, metadata=table)
-    space = Gallery.open(replaced).space.id
-    with writing(IndexFolder(replaced)) as writer:
-        mapping = SpaceMapping(serving.card.digest, space, Route.TRAINED_HEAD)
-        written = {space: write_mapping(IndexFolder(replaced), mapping)}
-        writer.publish(read_manifest(IndexFolder(replaced)).succeed(card=serving.card, mappings=written))
-    return index, replaced
+def one_model(chromium: Browser, url: str, folder: Path) -> None:
+    """The start, a search that was refined, and why a hit is there: in light, in dark and on a phone."""
+    for scheme in SCHEMES:
+        if all((folder / f"serve-{part}-{scheme}.png").exists() for part in PARTS):
+            continue
+        page = opened(chromium, url, scheme, DESK)
+        save(folder / f"serve-start-{scheme}.png", [page.screenshot()])
+        save(folder / f"serve-results-{scheme}.png", [results(page)])
+        save(folder / f"serve-why-{scheme}.png", [why(page)])
+    page = opened(chromium, url, "light", PHONE)
+    save(folder / "serve-phone.png", [page.screenshot(), results(page), why(page)])
+
+
+def two_models(chromium: Browser, url: str, folder: Path) -> None:
+    """Old and new answers side by side."""
+    page = opened(chromium, url, "light", DESK)
+    search(page, "a striped sweater with long sleeves")
+    page.get_by_role("button", name="Old and new").click()
+    page.get_by_text("was ").first.wait_for()
+    save(folder / TWO_MODELS, [still(page)])
+
+
+def replace_model(index: Path) -> None:
+    """Let the newer model serve an index of the older one, through its trained head."""
+    serving, space = cir.load_model(SERVING).card, Gallery.open(index).space.id
+    with writing(IndexFolder(index)) as writer:
+        mapping = SpaceMapping(serving.digest, space, Route.TRAINED_HEAD)
+        written = {space: write_mapping(IndexFolder(index), mapping)}
+        writer.publish(read_manifest(IndexFolder(index)).succeed(card=serving, mappings=written))
 
 
 @contextmanager
@@ -162,7 +179,9 @@ def still(page: Page) -> bytes:
 
 
 def save(path: Path, shots: list[bytes]) -> None:
-    """Write one picture, or several side by side."""
+    """Write one picture, or several side by side; one that is there is left."""
+    if path.exists():
+        return
     images = [Image.open(BytesIO(shot)).convert("RGB") for shot in shots]
     gap = 24 if len(images) > 1 else 0
     width = sum(image.width + gap for image in images) + gap
@@ -171,7 +190,7 @@ def save(path: Path, shots: list[bytes]) -> None:
     for image in images:
         sheet.paste(image, (left, gap))
         left += image.width + gap
-    sheet.quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    sheet.quantize(COLOURS, kmeans=2, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     print(path)
 
 
