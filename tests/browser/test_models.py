@@ -66,6 +66,11 @@ def test_old_and_new_side_by_side(old_site: Running, old_index: Path, open_page:
     for name, words in zip(now, moved, strict=False):
         place = before.index(name) + 1 if name in before else None
         assert place is None or words == f"was {place}"
+    page.locator("#compare .sides > :first-child .open").nth(1).click()
+    expect(page.get_by_role("dialog").get_by_role("heading", name=before[1])).to_be_visible()
+    expect(page.get_by_role("dialog")).to_contain_text("Rank 2")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     name = page.locator("#compare .sides > :last-child .open").first.get_attribute("aria-label") or ""
     assert re.search(r"was \d+|same rank as before|not among the first", name)
     fresh = open_page(page.url)
