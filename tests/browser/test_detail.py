@@ -43,6 +43,14 @@ def test_why_a_hit_is_there(page: Page, search: Any, hits: Any, card: Any) -> No
         "frame => [...frame.children].map(each => JSON.stringify(each.getBoundingClientRect()))"
     )
     assert boxes[0] == boxes[1]
+    above = dialog.locator(".figures .framed").first.evaluate(
+        """frame => {
+            frame.scrollIntoView({ block: "center" });
+            const box = frame.getBoundingClientRect();
+            return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).className;
+        }"""
+    )
+    assert "heat" in above
     assert dialog.locator(".stage .heat").count() == 1
     dialog.get_by_label("show the heat").uncheck()
     expect(dialog.locator(".heat")).to_have_count(0)

@@ -97,6 +97,25 @@ def test_old_and_new_side_by_side(old_site: Running, old_index: Path, open_page:
     assert hits(page) == now
 
 
+def test_what_is_built_meanwhile_is_noticed(
+    old_site: Running, old_index: Path, tmp_path: Path, open_page: Any, search: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page(old_site.url)
+    search(page, "red")
+    expect(page.locator("#about")).to_contain_text("30 pictures")
+    expect(page.get_by_role("button", name="Filters")).to_have_count(0)
+    photos = folder_of(tmp_path / "new", 4, start=30)
+    table = {image.id: {"season": "winter"} for image in cir.scan(photos)}
+    build(photos, old_index, FakeEncoder("old-1", tokens=0), metadata=table)
+    search(page, "blue")
+    expect(page.locator("#about")).to_contain_text("34 pictures")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_role("group", name="season").get_by_label("winter").check()
+    expect(page.locator("#results .summary")).to_contain_text("4 pictures searched")
+
+
 def test_a_new_model_waits_to_be_judged(old_index: Path, open_page: Any, serve: Any, monkeypatch: Any) -> None:
     """What `cir replace-model --judge-pool` asks on a terminal can be answered on the page."""
     from playwright.sync_api import expect

@@ -274,6 +274,7 @@ def test_the_wheel_holds_one_package_and_its_data(tmp_path: Path) -> None:
         ("cir/weights", "*/card.json"),
         ("cir/weights", "*/onnx/*.*"),
         ("cir/weights", "vocab.txt"),
+        ("cir/serve/page", "*.*"),
         ("data_manifests", "*.json"),
     ):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern)}

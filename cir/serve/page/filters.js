@@ -19,7 +19,6 @@ export class Filters {
   constructor(columns, onChange) {
     this.panel = at("filters");
     this.button = at("filters-open");
-    this.button.hidden = !columns.length;
     this.button.addEventListener("click", () => this.#toggle());
     this.panel.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key !== "Escape") return;
@@ -29,18 +28,30 @@ export class Filters {
     });
     /** @type {Condition[]} */
     this.where = [];
-    this.fields = columns.map((column) => makeField(column, () => this.#read(), debounced(() => this.#read(), WAIT)));
+    /** @type {Field[]} */
+    this.fields = [];
     /** @type {Condition[]} conditions of a link on columns that this index does not have; removable as chips */
     this.others = [];
-    this.names = new Set(columns.map((column) => column.name));
     this.onChange = onChange;
+    this.show(columns);
+  }
+
+  /**
+   * Shows the columns of the index; again where it has changed.
+   * @param {Column[]} columns
+   */
+  show(columns) {
+    this.button.hidden = !columns.length;
+    this.fields = columns.map((column) => makeField(column, () => this.#read(), debounced(() => this.#read(), WAIT)));
     fill(this.panel, h("div", { class: "columns" }, ...this.fields.map((field) => field.element)));
+    this.set(this.where);
   }
 
   /** @param {Condition[]} where */
   set(where) {
     this.where = where;
-    this.others = where.filter((each) => !this.names.has(each.column));
+    const names = new Set(this.fields.map((field) => field.name));
+    this.others = where.filter((each) => !names.has(each.column));
     for (const field of this.fields) field.set(where.filter((each) => each.column === field.name));
   }
 

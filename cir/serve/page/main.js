@@ -20,6 +20,8 @@ import { counted, queryWords } from "./words.js";
 /** @typedef {import("./types.js").Image} Image */
 /** @typedef {import("./types.js").Mark} Mark */
 
+const COLUMNS = "/columns?values=200";
+
 export class App {
   /**
    * @param {import("./types.js").Info} info
@@ -131,6 +133,7 @@ export class App {
     try {
       this.info = await request("GET", "/info");
       this.#describe();
+      this.form.filters.show((await request("GET", COLUMNS)).columns);
     } catch (error) {
       if (!(error instanceof Problem)) throw error; // the answer itself is there
     }
@@ -259,7 +262,7 @@ async function begin() {
   history.scrollRestoration = "manual"; // hits are not there yet when the browser would scroll
   try {
     await takeToken();
-    const [info, { columns }] = await Promise.all([request("GET", "/info"), request("GET", "/columns?values=200")]);
+    const [info, { columns }] = await Promise.all([request("GET", "/info"), request("GET", COLUMNS)]);
     await new App(info, columns).begin();
   } catch (error) {
     const words = error instanceof Problem ? error.message : "The page could not be started; this is a bug in cir.";
