@@ -37,8 +37,10 @@ export class Form {
     );
     this.text.maxLength = app.info.limits.text;
     at("not-text").maxLength = app.info.limits.text;
+    // Until now nothing that is typed would be heard.
+    at("go").disabled = false;
+    this.text.disabled = !app.info.queries;
     if (!app.info.queries) {
-      this.text.disabled = true;
       this.text.placeholder = "this index can be searched by its own pictures only";
       at("pick").hidden = true;
       at("not-open").hidden = true;
