@@ -46,7 +46,7 @@ class Simplex:
 
     Attributes:
         blocks: in the order of their dims.
-        free_weight: weight of the free dims, relative to the blocks'.
+        free_weight: weight of the free dims, relative to the blocks'; a successor may have another.
         vertices_sha256: digest of all vertex matrices; two models must agree on it.
     """
 
@@ -58,6 +58,10 @@ class Simplex:
     def dims(self) -> int:
         """How many dims the blocks take."""
         return sum(block.capacity - 1 for block in self.blocks)
+
+    def shares_vertices(self, other: Simplex) -> bool:
+        """Whether models of both can be compared on their simplex dims; the free dims may weigh more in one."""
+        return (self.blocks, self.vertices_sha256) == (other.blocks, other.vertices_sha256)
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -77,7 +81,7 @@ class Space:
 
     Attributes:
         dims: D, the length of a vector.
-        model_digest: digest of the model that spans the space.
+        model_digest: digest of the model that spans the space: the first with this gallery side.
         simplex: the fixed vertices that the vectors are trained against, or None.
     """
 
@@ -129,6 +133,8 @@ class ModelCard:
         training: how it was trained: data, seed, steps, hours.
         architecture: of the network: "sprc", "clip", "siglip", "siglip2", "qwen3_vl" and so on.
         source: where its files are from: "hub_id", "revision" and "licence", as far as known.
+        gallery_of: digest of the model whose gallery vectors are this model's too, because only its query side was
+            trained further; None if its gallery is its own.
     """
 
     computed: ClassVar[tuple[str, ...]] = ("digest", "classes_sha256")
@@ -150,6 +156,7 @@ class ModelCard:
     training: Mapping[str, Any] = field(default_factory=dict)
     architecture: Name = "sprc"
     source: Mapping[str, Name] = field(default_factory=dict)
+    gallery_of: SpaceId | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -160,7 +167,7 @@ class ModelCard:
     @cached_property
     def space(self) -> Space:
         """The native space of this model's vectors, tokens and queries."""
-        return Space(dims=self.dims, model_digest=self.digest, simplex=self.simplex)
+        return Space(dims=self.dims, model_digest=self.gallery_of or self.digest, simplex=self.simplex)
 
     @classmethod
     def named(cls, name: str, dims: int) -> ModelCard:

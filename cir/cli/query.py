@@ -83,7 +83,9 @@ if TYPE_CHECKING:
     help="Ask of each hit whether it is right, and keep the marks in INDEX; without a terminal, lines y, n, s or q on "
     "stdin answer. See `cir questions --from-marks`.",
 )
-@click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
+@click.option(
+    "--model", metavar="NAME", help="Ask with another model: one of the index's space, or with a query head for it."
+)
 @device_option
 @search_device_option
 @model_dir_option

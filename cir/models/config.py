@@ -85,10 +85,11 @@ class VitSettings(ClipSettings):
 
 @dataclass(frozen=True)
 class WholePictureSettings:
-    """`cir.models.whole_picture`: the width of its hidden layer, and the dropout in training."""
+    """`cir.models.whole_picture`: its hidden width, dropout in training, and whether gallery vectors use it."""
 
     hidden: Inner
     dropout: Share = 0.0
+    gallery: bool = True
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,10 @@ class Sprc(nn.Module):
     def target_states(self, features: Tensor) -> Tensor:
         """Pass C: (B, P, W) features -> (B, T, width) Q-Former outputs, plus the summary of the whole picture."""
         states = self.map_states(features)
-        return states if self.whole is None else states + self.whole.summary(self.whole.pool(features))[:, None]
+        if self.whole is None or self.whole.summary is None:
+            return states
+        summary: Tensor = states + self.whole.summary(self.whole.pool(features))[:, None]
+        return summary
 
     def map_states(self, features: Tensor) -> Tensor:
         """Pass C without the summary: (B, P, W) features -> (B, T, width) Q-Former outputs."""

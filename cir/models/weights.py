@@ -22,6 +22,7 @@ from torch import Tensor
 from cir.errors import DataError, WeightsError
 from cir.files import remove_tree, sha256_bytes, sha256_file, write_atomically, write_bytes, write_json
 from cir.images import Preprocess
+from cir.model_card import SpaceId
 from cir.models import folder, stationary
 from cir.models.config import SprcConfig
 from cir.models.folder import CARD, FROZEN, FROZEN_DIGEST, VOCABULARY, WEIGHTS, ModelFile
@@ -45,7 +46,7 @@ class ModelDescription:
         name: immutable versioned name.
         preprocess: how a picture becomes pixels.
         vocabulary: the content of the tokenizer's `vocab.txt`.
-        sum_weight, min_scores, classes, training: see `ModelCard`.
+        sum_weight, min_scores, classes, training, gallery_of: see `ModelCard`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModelDescription:
     min_scores: Mapping[str, float] = field(default_factory=dict)
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    gallery_of: SpaceId | None = None
 
 
 def save(directory: Path, model: Sprc, description: ModelDescription, *, compact: bool = True) -> ModelCard:
@@ -130,6 +132,7 @@ def write(
         simplex=config.simplex,
         classes=description.classes,
         training=description.training,
+        gallery_of=description.gallery_of,
     )
     write_json(directory / CARD, to_json(ModelFile(card, config, description.preprocess)), indent=1)
     return card

@@ -18,8 +18,8 @@ CHANNELS = 1280  # of EfficientNet-Lite0's last convolution
 class WholePicture(nn.Module):
     """What a picture shows as a whole, for the states of pass C and for the sentence prompt of pass A.
 
-    `summary`, pooled features -> (B, width), is added to each state of pass C; `prompt`, pooled features -> (B, T,
-    width), to the prompt.
+    `summary`, pooled features -> (B, width), is added to each state of pass C, if the gallery uses it; `prompt`, pooled
+    features -> (B, T, width), to the prompt.
 
     Args:
         settings: its sizes.
@@ -32,14 +32,16 @@ class WholePicture(nn.Module):
         super().__init__()
         self.last = nn.Linear(LAST_CHANNELS, CHANNELS)  # frozen, with its batch normalisation folded in
         pooled = 2 * map_width + CHANNELS
-        self.summary = nn.Sequential(
-            nn.LayerNorm(pooled),
-            nn.Dropout(settings.dropout),
-            nn.Linear(pooled, settings.hidden),
-            nn.GELU(),
-            nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden, width),
-        )
+        self.summary: nn.Sequential | None = None
+        if settings.gallery:
+            self.summary = nn.Sequential(
+                nn.LayerNorm(pooled),
+                nn.Dropout(settings.dropout),
+                nn.Linear(pooled, settings.hidden),
+                nn.GELU(),
+                nn.Dropout(settings.dropout),
+                nn.Linear(settings.hidden, width),
+            )
         self.prompt = nn.Sequential(
             nn.LayerNorm(pooled),
             nn.Dropout(settings.dropout),
@@ -48,7 +50,8 @@ class WholePicture(nn.Module):
             nn.Linear(settings.hidden // 4, tokens * width),
             nn.Unflatten(-1, (tokens, width)),
         )
-        for layer in (self.summary[5], self.prompt[4]):  # a model that gets it starts as it was
+        last = [self.prompt[4]] if self.summary is None else [self.prompt[4], self.summary[5]]
+        for layer in last:  # a model that gets it starts as it was
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 

@@ -233,9 +233,16 @@ def _summed_pictures(gallery: Gallery, space: str, encoder: SpaceEncoder, querie
     return out
 
 
-def check_space(gallery: Gallery, card: ModelCard, space: str) -> None:
-    """Refuse a model whose own space is another. Raises SpaceMismatchError."""
-    if card.space.id != space:
+def check_space(gallery: Gallery, card: ModelCard, space: str, *, heads: bool = False) -> None:
+    """Refuse a model whose own space is another. Raises SpaceMismatchError.
+
+    Args:
+        gallery: the gallery, for the message.
+        card: of the model.
+        space: id of the space to search.
+        heads: a query head for the space is enough.
+    """
+    if card.space.id != space and not (heads and space in card.query_heads):
         raise SpaceMismatchError(
             f"{gallery.folder} holds vectors of {gallery.card.name} ({gallery.card.digest}), which {card.name} "
             f"({card.digest}) cannot search; query without --model, or rebuild: "

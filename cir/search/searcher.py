@@ -49,7 +49,8 @@ def open_index(
 
     Args:
         path: the index folder.
-        model: a model to query with instead; refused unless its space is the index's.
+        model: a model to ask with instead: one of the same space, or with a query head for it, such as a light model
+            that asks the gallery of a strong one.
         model_dirs: where else to look for the model's folder: folders, or one.
         device: where the model runs.
         search_device: where large galleries are compared (`Gallery.open`).
@@ -62,7 +63,7 @@ def open_index(
     Raises:
         UsageError: an argument of another kind.
         IndexFormatError: not an index, another version, or damaged.
-        SpaceMismatchError: `model` is another model than the index's.
+        SpaceMismatchError: `model` has neither the index's space nor a query head for it.
         WeightsError: there is no model of that name.
     """
     from cir import models
@@ -70,19 +71,22 @@ def open_index(
     gallery = Gallery.open(path, trust_roots=trust_roots, strict=strict, device=search_device)
     # Absolute, because another process that opens it again may have another working directory.
     folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
+    given = None
     if model is not None:  # before a query that needs no encoder could pass
         from cir.models.kinds import read_card
 
         model = models.find(model, folders).absolute()
-        check_space(gallery, read_card(model), gallery.space.id)
+        given = read_card(model)
+        check_space(gallery, given, gallery.space.id, heads=True)
 
     def load(card: ModelCard) -> Encoder:
-        if model is not None and card.digest == gallery.card.digest:
+        if model is not None and given is not None and card.digest == given.digest:
             return models.load_model(model, device=device)
         folder = models.find_for(card, folders)
         return models.load_model(folder, device=device)
 
-    searcher = Searcher(gallery, load, keep_usage=True)
+    asker = given if given is not None and given.digest != gallery.card.digest else None
+    searcher = Searcher(gallery, load, asker=asker, keep_usage=True)
     searcher._reopen = partial(
         open_index,
         gallery.folder.root.absolute(),
@@ -103,16 +107,24 @@ class Searcher:
         gallery: an opened snapshot.
         load: card -> encoder; called once for the serving model, when a query first needs it, and once for each older
             model that is still needed.
+        asker: card of the model that encodes queries, if it is not the serving one.
         keep_usage: log which images of older models are retrieved, for `cir backfill`.
     """
 
-    def __init__(self, gallery: Gallery, load: Callable[[ModelCard], Encoder], *, keep_usage: bool = False) -> None:
+    def __init__(
+        self,
+        gallery: Gallery,
+        load: Callable[[ModelCard], Encoder],
+        *,
+        asker: ModelCard | None = None,
+        keep_usage: bool = False,
+    ) -> None:
         self.gallery = instance(gallery, Gallery, "gallery", "open an index with cir.open_index(path)")
         if not callable(load):
             raise UsageError(f"load is {kind(load)}; give a function from a card to its encoder: lambda card: encoder")
         self._load = load
-        self._keep_usage = keep_usage
-        self._encoders: dict[str, Encoder] = {}  # by space
+        self._asker, self._keep_usage = asker, keep_usage
+        self._encoders: dict[str, Encoder] = {}  # by digest
         self._reopen: Callable[[], Searcher] | None = None
 
     def __reduce__(self) -> tuple[Callable[[], Searcher], tuple[()]]:
@@ -154,8 +166,8 @@ class Searcher:
 
     @property
     def encoder(self) -> Encoder:
-        """The serving model. Raises SpaceMismatchError or WeightsError, as `encoder_of`."""
-        return self.encoder_of(self.gallery.card)
+        """The model that encodes queries. Raises SpaceMismatchError or WeightsError, as `encoder_of`."""
+        return self.encoder_of(self._asker or self.gallery.card)
 
     @no_fork
     def encoder_of(self, card: ModelCard) -> Encoder:
@@ -165,12 +177,11 @@ class Searcher:
             SpaceMismatchError: another model was loaded.
             WeightsError: its folder is missing.
         """
-        space = card.space.id
-        if space not in self._encoders:
+        if card.digest not in self._encoders:
             encoder = self._load(card)
-            check_space(self.gallery, encoder.card, space)
-            self._encoders[space] = encoder
-        return self._encoders[space]
+            check_space(self.gallery, encoder.card, card.space.id)
+            self._encoders[card.digest] = encoder
+        return self._encoders[card.digest]
 
     @no_fork
     @on_one_generation
@@ -278,6 +289,11 @@ class Searcher:
 
     def _encoder_for(self, space: str) -> SpaceEncoder:
         """What encodes queries for a space: the serving model's own head, its head for that space, or a fitted one."""
+        if self._asker is not None:
+            check_space(self.gallery, self._asker, space, heads=True)
+            if self._asker.space.id != space:
+                return SpaceEncoder(lambda: self.encoder, space)
+            return SpaceEncoder.native(self._asker, self.encoder_of)
         mapping = self.gallery.mappings.get(space)
         if mapping is not None and mapping.maps is Maps.NOTHING:
             return SpaceEncoder(lambda: self.encoder, space)
@@ -304,15 +320,14 @@ class Searcher:
         groups: Sequence[tuple[RankingOptions, list[int]]],
     ) -> list[SearchResult]:
         results: dict[int, SearchResult] = {}
+        asker = self._asker or self.card
         for options, rows in groups:
             searched, unsearched = self.gallery.searched(options.allowed)
             ranked = self.gallery.search(vectors[rows], options, exclude=[prepared[row].excluded for row in rows])
             for row, pairs in zip(rows, ranked, strict=True):
                 hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(pairs, start=1))
                 confident = self._confident(prepared[row], hits)
-                results[row] = SearchResult(
-                    prepared[row].query, hits, searched, self.card.name, 0.0, confident, unsearched
-                )
+                results[row] = SearchResult(prepared[row].query, hits, searched, asker.name, 0.0, confident, unsearched)
         if self._keep_usage:
             self._log_usage(results.values())
         return [results[row] for row in range(len(prepared))]
@@ -327,7 +342,10 @@ class Searcher:
         return Hit(rank, image_id, score, path, image.metadata)
 
     def _confident(self, query: PreparedQuery, hits: Sequence[Hit]) -> bool | None:
-        least = self.card.min_scores.get("composed" if query.references else "text")
+        asker = self._asker or self.card
+        least = asker.min_scores.get("composed" if query.references else "text")
+        if asker.space.id != self.gallery.space.id:  # its scores there were not calibrated
+            least = None
         if least is None or query.query.negatives or not query.caption or not hits:
             return None
         return hits[0].score >= least

@@ -7,6 +7,7 @@ loss per query head for an older space, and the terms that keep a gallery on a s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -55,7 +56,8 @@ class AttributeLosses:
         """
         model, items, triplets = self._model, batch.items, [triplet for _, triplet in batch.triplets]
         answered = equal(self._tables, triplets, items).to(batch.states.device)
-        older = self._older(batch.states, items, answered)
+        texts = self._texts(batch, described)
+        older = self._older(batch.states, texts, items, answered)
         if batch.pictures is None:
             return older
         composed = model.project_query(batch.states)
@@ -67,18 +69,9 @@ class AttributeLosses:
         if self._teacher is not None:
             imitated = self._teacher.terms(batch, composed, vectors)
             terms |= {name: self._batches.imitation_weight * value for name, value in imitated.items()}
-        if described:
-            prompted = model.project_query(self._encoder.description_states(batch, described))
-            # Each description's own target comes first, then all other items.
-            order = [*described, *(row for row in range(len(triplets)) if row not in set(described))]
-            same = equal(
-                self._tables, [triplets[row] for row in described], [items[row] for row in order], described=True
-            )
-            similarities = losses.cosines(prompted, vectors[order])
-            same, own = same.to(vectors.device), slice(len(described))
-            contrast = losses.info_nce(similarities, self._temperature(), same)
-            back = losses.info_nce(similarities[:, own].T, self._temperature(), same[:, own].T)
-            terms["rtc"] = self._batches.rtc_weight * (contrast + back) / 2
+        if texts is not None:
+            similarities = losses.cosines(model.project_query(texts.states), vectors[texts.order])
+            terms["rtc"] = self._batches.rtc_weight * texts.contrast(similarities, self._temperature())
         if batch.prompt is not None:
             terms["align"] = self._batches.align_weight * model.alignment(batch.prompt.float())
         return terms
@@ -104,11 +97,49 @@ class AttributeLosses:
             terms["simplex"] = weights.simplex_weight * contrast
         return terms
 
-    def _older(self, states: Tensor, items: Sequence[SourcedItem], answered: Tensor) -> dict[str, Tensor]:
-        """A contrastive term per head for an older space, against that gallery's vectors of the same items."""
-        terms = {}
-        for space in self._model.query_heads:
+    def _texts(self, batch: EncodedTriplets, described: Sequence[int]) -> _Texts | None:
+        """The descriptions of some triplets; None if there are none."""
+        if not described:
+            return None
+        items, triplets = batch.items, [triplet for _, triplet in batch.triplets]
+        order = [*described, *(row for row in range(len(triplets)) if row not in set(described))]
+        same = equal(self._tables, [triplets[row] for row in described], [items[row] for row in order], described=True)
+        states = self._encoder.description_states(batch, described)
+        return _Texts(states, order, same.to(states.device))
+
+    def _older(
+        self, states: Tensor, texts: _Texts | None, items: Sequence[SourcedItem], answered: Tensor
+    ) -> dict[str, Tensor]:
+        """Contrastive terms per head for an older space, against that gallery's vectors of the same items."""
+        model, terms = self._model, {}
+        for space in model.query_heads:
             stored = older_vectors(space, items).to(states.device)
-            similarities = scores(self._model.project_query(states, space), stored)
+            similarities = scores(model.project_query(states, space), stored)
             terms[f"older {space[:6]}"] = losses.info_nce(similarities, OLDER_TEMPERATURE, answered)
+            if texts is not None:
+                similarities = scores(model.project_query(texts.states, space), stored[texts.order])
+                contrast = texts.contrast(similarities, OLDER_TEMPERATURE)
+                terms[f"older texts {space[:6]}"] = self._batches.rtc_weight * contrast
         return terms
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Descriptions of some triplets of a batch, for pass D.
+
+    Attributes:
+        states: (C, width) of pass D.
+        order: rows of the batch whose targets they are compared with: each description's own first, then all others.
+        same: (C, len(order)) bool, whether a description is true of a target.
+    """
+
+    states: Tensor
+    order: Sequence[int]
+    same: Tensor
+
+    def contrast(self, similarities: Tensor, temperature: Tensor | float) -> Tensor:
+        """(C, len(order)) cosines -> scalar: from descriptions to pictures, and from their own pictures back."""
+        own = slice(len(self.states))
+        there = losses.info_nce(similarities, temperature, self.same)
+        back = losses.info_nce(similarities[:, own].T, temperature, self.same[:, own].T)
+        return (there + back) / 2

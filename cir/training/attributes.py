@@ -61,13 +61,18 @@ class AttributeTask:
             projections_only=bool(batches.cached_triplets),
             heads_only=heads_only,
             still_text=not batches.text_rate,
+            keep_gallery=batches.keep_gallery,
         )
         self.model, self.description, self.batches, self.seed, self.data = model, description, batches, seed, data
         self._heads_only = heads_only
         tables = list({id(source.table): source.table for source in data.sources}.values())
         simplex = model.config.simplex
-        self.classes = class_map(simplex, tables, predecessors or {}) if simplex else {}
-        self._encoder = TripletEncoder(model, with_pictures=not heads_only)
+        known = predecessors or {}
+        if batches.keep_gallery:
+            self.classes = known
+        else:
+            self.classes = class_map(simplex, tables, known) if simplex else {}
+        self._encoder = TripletEncoder(model, with_pictures=not heads_only, keep_gallery=batches.keep_gallery)
         self._losses = AttributeLosses(self._encoder, batches, tables, self.classes, teacher)
         self._sampled = Prefetch(self._sample_step, data.sources, model.query_tokens.device)
 
@@ -154,7 +159,18 @@ def _reads_text(name: str) -> bool:
     return name.startswith(("qformer.layernorm", "embeddings.")) or any(layer in name for layer in layers)
 
 
-def _freeze(model: Sprc, *, projections_only: bool, heads_only: bool, still_text: bool) -> None:
+def _asks_only(name: str) -> bool:
+    """Whether a parameter takes part in queries and in no gallery vector, as its name tells.
+
+    Query tokens, attention and query feed-forwards make gallery vectors; the text feed-forwards read captions alone.
+    """
+    if name.startswith("qformer."):
+        return "attention." not in name and any(part in name for part in (".intermediate.", ".output."))
+    shared = ("query_tokens", "ln_vision.", "gallery_proj.", "vision_proj.", "vision.", "whole.summary.", "whole.last.")
+    return not name.startswith(shared)
+
+
+def _freeze(model: Sprc, *, projections_only: bool, heads_only: bool, still_text: bool, keep_gallery: bool) -> None:
     """Let gradients into the parameters that are trained, and into no others."""
     # Word embeddings stay frozen: they are stored in int8, and words that training never sees keep their place among
     # those it sees.
@@ -166,13 +182,16 @@ def _freeze(model: Sprc, *, projections_only: bool, heads_only: bool, still_text
         for name, value in model.named_parameters():
             if _reads_text(name):
                 value.requires_grad_(False)
+    if keep_gallery:
+        for name, value in model.named_parameters():
+            value.requires_grad_(value.requires_grad and _asks_only(name))
     if heads_only or projections_only:
         model.requires_grad_(False)
         model.query_heads.requires_grad_(True)
     if projections_only and not heads_only:
         assert model.gallery_proj is not None  # `make_task` has checked it
         trained: list[nn.Module | nn.Parameter] = [model.text_proj, model.gallery_proj, model.temp]
-        if model.whole is not None:
+        if model.whole is not None and model.whole.summary is not None:
             trained.append(model.whole.summary)
         for part in trained:
             part.requires_grad_(True)

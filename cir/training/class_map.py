@@ -29,7 +29,7 @@ def inherited(simplex: Simplex, cards: Iterable[ModelCard]) -> Classes:
     for card in cards:
         if card.simplex is None:
             continue
-        if card.simplex != simplex:
+        if not simplex.shares_vertices(card.simplex):
             raise UsageError(
                 f"{card.name} is trained against another simplex; a successor keeps its blocks, capacities and weights"
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,11 +91,12 @@ class TripletEncoder:
     Args:
         model: the model in training.
         with_pictures: encode targets and references for the gallery too; not needed where only heads are trained.
+        keep_gallery: the gallery is not trained, and encoded as it will be stored: without dropout.
     """
 
-    def __init__(self, model: Sprc, *, with_pictures: bool = True) -> None:
+    def __init__(self, model: Sprc, *, with_pictures: bool = True, keep_gallery: bool = False) -> None:
         self.model = model
-        self._with_pictures = with_pictures
+        self._with_pictures, self._keep_gallery = with_pictures, keep_gallery
         self._maps: dict[int, Tensor] = {}
 
     def encode(self, triplets: Sequence[SourcedTriplet], varying: np.random.Generator | None = None) -> EncodedTriplets:
@@ -109,18 +111,34 @@ class TripletEncoder:
             return EncodedTriplets(triplets, states)
         target = self.maps([(source, triplet.target) for source, triplet in triplets], varying)
         both = torch.cat([target, reference])
-        pooled = None if model.whole is None else model.whole.pool(both)
-        return EncodedTriplets(
-            triplets, states, model.map_states(both).mean(dim=1), pooled, prompt=prompt, features=both
-        )
+        pooled = None if model.whole is None or model.whole.summary is None else model.whole.pool(both)
+        with self._as_stored():
+            pictures = model.map_states(both).mean(dim=1)
+        return EncodedTriplets(triplets, states, pictures, pooled, prompt=prompt, features=both)
 
     def picture_states(self, batch: EncodedTriplets) -> Tensor:
         """(2 B, width) of pass C, the summary of the whole picture included: targets, then references."""
         assert batch.pictures is not None
-        if self.model.whole is None or batch.pooled is None:
+        summary = None if self.model.whole is None else self.model.whole.summary
+        if summary is None or batch.pooled is None:
             return batch.pictures
-        states: Tensor = batch.pictures + self.model.whole.summary(batch.pooled)
+        with self._as_stored():
+            states: Tensor = batch.pictures + summary(batch.pooled)
         return states
+
+    @contextmanager
+    def _as_stored(self) -> Iterator[None]:
+        """A finished gallery is encoded in eval mode and without gradients."""
+        if not self._keep_gallery:
+            yield
+            return
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
 
     def description_states(self, batch: EncodedTriplets, rows: Sequence[int]) -> Tensor:
         """(len(rows), width) of pass D on the descriptions of some triplets of a batch."""
@@ -138,7 +156,7 @@ class TripletEncoder:
         self.model.eval()
         for start in tqdm(range(0, len(triplets), size), desc="encoding triplets", unit="batch", mininterval=10):
             part = self.encode(triplets[start : start + size], numbers)
-            states = self.description_states(part, range(len(part.triplets))) if self._with_pictures else None
+            states = self.description_states(part, range(len(part.triplets)))
             parts.append(replace(part, description_states=states, prompt=None, features=None))
         self.model.train(training)
         return EncodedTriplets.concatenate(parts)

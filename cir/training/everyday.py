@@ -76,11 +76,12 @@ class CaptionTable:
     def labels(self, kind: str, classes: Sequence[str]) -> Rows:
         """(rows, M) places of the classes that at least `MENTIONS` captions of a photo name, filled up with -1."""
         words = self._classes.get(kind, {})
+        place = {name: number for number, name in enumerate(classes)}
         found = []
         for captions in self.captions:
             said = [set(re.findall("[a-z]+", caption.lower())) for caption in captions]
             named = [name for name, forms in words.items() if sum(bool(forms & each) for each in said) >= MENTIONS]
-            found.append([classes.index(name) for name in named])
+            found.append([place[name] for name in named if name in place])
         width = max([1, *map(len, found)])
         return np.array([places + [UNKNOWN] * (width - len(places)) for places in found])
 

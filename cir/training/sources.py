@@ -54,6 +54,8 @@ class AttributeBatches:
         restore_text: give the model that --start names MiniLM's text feed-forwards again.
         text_rate: learning rate of the Q-Former's text layers, relative to the others'; 0 leaves them as they are.
         whole_rate: the same of what sees whole pictures, `Sprc.whole`.
+        keep_gallery: train only the query side of the model that --start names, so that its gallery vectors, and with
+            them its space, stay as they are.
     """
 
     batch: int
@@ -77,6 +79,7 @@ class AttributeBatches:
     imitation_weight: float = 0.0
     restore_text: bool = False
     text_rate: float = 1.0
+    keep_gallery: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that give no batches."""

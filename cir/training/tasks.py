@@ -190,6 +190,8 @@ def _check_attribute_options(
         raise UsageError("--heads-only trains heads on a finished model: give --start MODEL and --replaces")
     if devices.process()[1] > 1:
         raise UsageError(f"{config.name} trains on one device; start it without accelerate")
+    if batches.keep_gallery and not start:
+        raise UsageError(f"{config.name} trains the query side of a model: give --start MODEL")
     if batches.cached_triplets and not start:
         raise UsageError(f"{config.name} trains the projections of an otherwise frozen model: give --start MODEL")
     if not isinstance(config.model, SprcConfig) or config.preprocess is None:
@@ -215,7 +217,10 @@ def _attribute_task(
     cards = _older_cards(config.name, replaces)
     older = _load_older(replaces) if batches.heads or heads_only else {}
     simplex = config.model.simplex
-    predecessors = class_map.inherited(simplex, cards) if simplex else {}
+    if start is not None and batches.keep_gallery:
+        predecessors = read_card(start).classes
+    else:
+        predecessors = class_map.inherited(simplex, cards) if simplex else {}
     heads = {space: older_model.config.dims for space, (older_model, _) in older.items()}
     model = _pretrained(replace(config.model, query_heads=heads), text)
     if start is not None:
@@ -225,6 +230,8 @@ def _attribute_task(
     store = FeatureStore(work, model.vision, config.preprocess, older, feature_key(config, model.vision))
     data = sources.gather(batches, root, store, photos=photos)
     description = _description(config, config.preprocess, text / folder.VOCABULARY)
+    if start is not None and batches.keep_gallery:
+        description = replace(description, gallery_of=read_card(start).space.model_digest)
     if heads_only:
         assert start is not None
         card = read_card(start)
@@ -234,6 +241,7 @@ def _attribute_task(
             min_scores=card.min_scores,
             classes=card.classes,
             training=card.training,
+            gallery_of=card.gallery_of,
         )
     return AttributeTask(
         model.to(device),

@@ -148,8 +148,12 @@ class Manifest:
         return sum(last - first + 1 for runs in self.deleted.values() for first, last in runs)
 
     def maker(self, space: str) -> ModelCard:
-        """The model that made the vectors of a space. Raises KeyError for an unknown space."""
-        return self.models[self.spaces[space].model_digest]
+        """A model whose space this is, the serving one before others. Raises KeyError for an unknown space."""
+        of_space = (card for card in (self.card, *self.models.values()) if card.space.id == space)
+        found = next(of_space, None)
+        if found is None:
+            raise KeyError(space)
+        return found
 
     def live_rows(self, entry: SegmentEntry) -> Mask:
         """(rows of the segment,) bool: which of its rows count."""

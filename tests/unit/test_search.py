@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cir import Query, build_index, load_model, open_index
@@ -16,6 +18,9 @@ from cir.conditions import Condition
 from cir.errors import ImageDecodeError, MissingImageError, SpaceMismatchError, UsageError, WeightsError
 from cir.images import scan
 from cir.indexer.writing.build import BuildOptions
+from cir.models import weights
+from cir.models.kinds import read_card
+from cir.models.sprc import Sprc
 from cir.search import Searcher
 from cir.search.encoding import NEGATIVE_WEIGHT
 from cir.search.prepare import prepare
@@ -210,6 +215,55 @@ def test_another_model_is_refused_with_the_way_out(
     with pytest.raises(SpaceMismatchError, match="tiny-9"):
         wrong.search(Query((), "in red"))
     assert open_index(path, model=tiny_model).search(Query((), "in red")).hits
+
+
+def test_a_light_model_asks_by_its_query_head(
+    path: Path, tmp_path: Path, make_model: Callable[..., Path], tiny_model: Path
+) -> None:
+    """A model with a query head for the index's space asks it; its own photos' vectors never come into it."""
+    strong = read_card(tiny_model)
+    model, _, preprocess = weights.load(make_model(tmp_path / "light", seed=9))
+    config = replace(model.config, query_heads={strong.space.id: strong.dims})
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        light = Sprc(config, model.tokenizer)
+    light.load_state_dict(model.state_dict(), strict=False)
+    words = (tiny_model / weights.VOCABULARY).read_bytes()
+    described = weights.ModelDescription("light-1", preprocess, words, min_scores={"text": -1.0, "composed": -1.0})
+    weights.save(tmp_path / "light-1", light, described)
+    encoder, asked = load_model(tmp_path / "light-1"), open_index(path, model=tmp_path / "light-1")
+    reference = asked.ids[0]
+    for query in (Query((), "in red"), Query((reference,), "in blue")):
+        result = asked.search(query)
+        if query.references:
+            pixels = encoder.preprocess(asked.picture(reference))[None]
+            vector = encoder.encode_queries(pixels, [query.text], strong.space.id)[0]
+        else:
+            vector = encoder.encode_texts([query.text], strong.space.id)[0]
+        ranked = [pair for pair in asked.search_vectors(vector[None], 99)[0] if pair[0] not in query.references]
+        assert {hit.id: hit.score for hit in result.hits} == pytest.approx(dict(ranked[:10]), abs=1e-4)
+        assert (result.model, result.confident) == ("light-1", None)
+    alike, same = (each.search(Query((reference,), "")) for each in (open_index(path), asked))
+    assert [hit.id for hit in same.hits] == [hit.id for hit in alike.hits]
+
+
+def test_a_model_of_the_same_gallery_asks_in_its_space(
+    path: Path, tmp_path: Path, make_model: Callable[..., Path], tiny_model: Path
+) -> None:
+    card = read_card(tiny_model)
+    model, _, preprocess = weights.load(tiny_model)
+    with torch.no_grad():
+        model.text_proj.bias += 0.5
+    words = (tiny_model / weights.VOCABULARY).read_bytes()
+    described = weights.ModelDescription("tiny-1b", preprocess, words, gallery_of=card.digest)
+    further = weights.save(tmp_path / "tiny-1b", model, described)
+    assert further.space == card.space
+    assert further.digest != card.digest
+    result = open_index(path, model=tmp_path / "tiny-1b").search(Query((), "in red"))
+    assert result.model == "tiny-1b"
+    assert [hit.score for hit in result.hits] != [
+        hit.score for hit in open_index(path).search(Query((), "in red")).hits
+    ]
 
 
 def test_a_missing_model_is_reported_and_located_again(

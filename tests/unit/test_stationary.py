@@ -118,7 +118,8 @@ def test_a_successor_inherits_the_longest_map() -> None:
     longer = card(name="a-2", classes={"colour": ["blue", "red", "amber"], "type": ["dress"]})
     assert inherited(SIMPLEX, [card(), longer, card(simplex=None, classes={})])["colour"] == ("blue", "red", "amber")
     with pytest.raises(UsageError, match="a-1 is trained against another simplex"):
-        inherited(product(BLOCKS, 9), [card()])
+        inherited(product((SimplexBlock("colour", 4, 2), BLOCKS[1]), 1), [card()])
+    assert inherited(product(BLOCKS, 9), [card()])["type"] == ("dress",)  # only the free dims weigh more
     with pytest.raises(UsageError, match="a-3 puts other classes on the vertices of 'colour'"):
         inherited(SIMPLEX, [card(), card(name="a-3", classes={"colour": ["red", "blue"]})])
 
@@ -137,7 +138,7 @@ def test_the_loss_knows_which_class_an_item_is() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"simplex": product(BLOCKS, 2)}, "other blocks or weights"),
+        ({"simplex": product((SimplexBlock("colour", 4, 2), BLOCKS[1]), 1)}, "other blocks or weights"),
         ({"simplex": product((SimplexBlock("colour", 5, 3), BLOCKS[1]), 1)}, "its vertices .* are not those of a-1"),
         ({"classes": {"colour": ["red", "blue"], "type": ["dress"]}}, "vertex 0 of colour is 'red', not 'blue'"),
         ({"classes": {"colour": ["blue"], "type": ["dress"]}}, "vertex 1 of colour is nothing, not 'red'"),
@@ -156,6 +157,8 @@ def test_a_true_successor_and_a_stranger_are_measured() -> None:
     grown = {"colour": ["blue", "red", "amber"], "type": ["dress", "shirt"]}
     assert incompatibilities(card(), card(name="a-2", weights_sha256="c" * 64, classes=grown)) == []
     assert incompatibilities(card(), card(name="a-2", weights_sha256="c" * 64, dims=9)) == []  # one more free dim
+    heavier = card(name="a-2", weights_sha256="c" * 64, simplex=product(BLOCKS, 9))  # free dims that weigh more
+    assert incompatibilities(card(), heavier) == []
     assert incompatibilities(card(), card(name="b-1", weights_sha256="c" * 64, dims=5, simplex=None, classes={})) == []
 
 

@@ -28,10 +28,13 @@ def test_the_embedded_models_are_of_one_line() -> None:
 ROOT = Path(__file__).parents[2]
 NAMES = {
     "small": "small-4",
+    "small-queries": "small-4",
+    "small-heads": "small-4",
     "small-backbone": "small-4-0",
     "small-3": "small-3",
     "small-2": "small-2",
     "small-lite": "small-lite-1",
+    "small-lite-asker": "small-lite-2",
     "small-lite-backbone": "small-lite-0",
 }
 

@@ -25,6 +25,7 @@ from cir.training.sources import AttributeBatches, AttributeData, PhotoSource
 from cir.training.triplet_sampling import AttributeTable
 from cir.types import SimplexBlock
 
+CLASSES = {"colour": ("blue", "red"), "type": ("long",)}  # of a model whose gallery stays
 SIMPLEX = product((SimplexBlock("colour", 4, 3), SimplexBlock("type", 3, 1)), free_weight=1)
 
 
@@ -55,7 +56,15 @@ def toy(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[..., Attrib
         batches = AttributeBatches(batch=16, sources={"toy": 1.0}, kinds={}, descriptions=4, **settings)
         description = weights.ModelDescription("toy-2", preprocess, words)
         data = AttributeData([replace(source, older=older)], [])
-        return AttributeTask(model, description, batches, 0, data, heads_only=heads_only)
+        return AttributeTask(
+            model,
+            description,
+            batches,
+            0,
+            data,
+            heads_only=heads_only,
+            predecessors=settings.get("keep_gallery") and CLASSES,
+        )
 
     return make
 
@@ -71,7 +80,7 @@ def test_every_term_is_computed_and_the_card_holds_simplex_and_classes(
 ) -> None:
     made = toy(stored=stored_by_another(), simplex_weight=0.5)
     terms = made.losses(0)
-    assert {"itc", "vertex", "simplex", "older 012345", "rtc", "align"} == set(terms)
+    assert {"itc", "vertex", "simplex", "older 012345", "older texts 012345", "rtc", "align"} == set(terms)
     assert all(torch.isfinite(term) for term in terms.values())
     made.validate = lambda: AttributeValidation(1.0)  # type: ignore[method-assign]
     recipe = loop.Recipe(steps=2, learning_rate=1e-3, evaluate_every=2)
@@ -90,7 +99,7 @@ def test_heads_alone_leave_the_model_as_it_is(toy: Callable[..., AttributeTask],
     made = toy(stored=stored_by_another(), heads_only=True)
     made.description = replace(made.description, sum_weight=0.35, training={"config": "of the model"})
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
-    assert set(made.losses(0)) == {"older 012345"}
+    assert set(made.losses(0)) == {"older 012345", "older texts 012345"}
     made.validate = lambda: AttributeValidation(1.0)  # type: ignore[method-assign]
     recipe = loop.Recipe(steps=3, learning_rate=1e-2, evaluate_every=3)
     loop.train(made, recipe, work=tmp_path / "w", out=tmp_path / "out", facts={})
@@ -103,12 +112,36 @@ def test_heads_alone_leave_the_model_as_it_is(toy: Callable[..., AttributeTask],
     assert card.training["heads"]["held-out"] == {"headline": 1.0}
 
 
+def test_a_query_side_alone_learns_to_ask_another_gallery(toy: Callable[..., AttributeTask], tmp_path: Path) -> None:
+    """The gallery stays bit for bit, and with it the space; queries for both galleries are trained."""
+    made = toy(stored=stored_by_another(), keep_gallery=True)
+    made.description = replace(made.description, gallery_of="fedcba9876543210")
+    pixels = torch.rand(3, 3, 32, 32)
+
+    def encoded() -> tuple[torch.Tensor, torch.Tensor]:
+        model = made.model.eval()
+        with torch.inference_mode():
+            gallery = model.project_vector(model.target_states(model.image_features(pixels)))
+            return gallery, model.query_vectors(pixels, ["red", "with long sleeves", ""])
+
+    before, first = encoded(), made.losses(0)
+    made.validate = lambda: AttributeValidation(1.0)  # type: ignore[method-assign]
+    recipe = loop.Recipe(steps=30, learning_rate=1e-2, evaluate_every=30)
+    loop.train(made, recipe, work=tmp_path / "w", out=tmp_path / "out", facts={})
+    after, last = encoded(), made.losses(0)
+    assert torch.equal(after[0], before[0])
+    assert not torch.allclose(after[1], before[1], atol=1e-3)
+    assert all(last[name] < first[name] for name in ("itc", "older 012345", "older texts 012345"))
+    card = weights.load(tmp_path / "out")[1]
+    assert card.space.model_digest == "fedcba9876543210" != card.digest
+
+
 def test_cached_triplets_train_the_projections_alone(toy: Callable[..., AttributeTask], tmp_path: Path) -> None:
     made = toy(stored=stored_by_another(), cached_triplets=24, query_vertex_weight=0.5, simplex_weight=0.5)
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     made.model.train()
     terms = made.losses(0)
-    assert set(terms) == {"itc", "vertex", "query vertex", "simplex", "older 012345", "rtc"}
+    assert set(terms) == {"itc", "vertex", "query vertex", "simplex", "older 012345", "older texts 012345", "rtc"}
     again = toy(stored=stored_by_another(), cached_triplets=24, query_vertex_weight=0.5, simplex_weight=0.5).losses(0)
     assert all(torch.equal(terms[name], again[name]) for name in terms)  # the seed decides the cached triplets
     made.validate = lambda: AttributeValidation(1.0)  # type: ignore[method-assign]
