@@ -136,3 +136,32 @@ def test_nothing_of_an_index_becomes_html(tmp_path: Path, serve: Any, open_page:
     page.wait_for_function("() => location.hash.includes('ref=')")
     hits(page)
     assert page.evaluate("window.broken") is None
+
+
+def test_long_names_and_values_leave_each_other_room(tmp_path: Path, serve: Any, open_page: Any, hits: Any) -> None:
+    from playwright.sync_api import expect
+
+    photos = folder_of(tmp_path / "photos", 6)
+    name, value = "the name of a column that goes on and on", "a value that never ends " * 40
+    table = {
+        image.id: {name: value if row % 2 else "שלום", "a": "x" * 300} for row, image in enumerate(cir.scan(photos))
+    }
+    build(photos, tmp_path / "long.index", metadata=table)
+    site = serve(cir.Searcher(Gallery.open(tmp_path / "long.index"), lambda card: FakeEncoder(card.name)))
+    page = open_page(site.url)
+    page.get_by_label("What to find").fill("a word")
+    page.keyboard.press("Enter")
+    hits(page)
+    page.get_by_role("button", name="Filters").click()
+    rows = page.locator("#filters .values label")
+    assert max(rows.evaluate_all("all => all.map(each => each.offsetHeight)")) < 90
+    rows.filter(has_text="never ends").locator("input").check()
+    chip = page.locator("#chips .chip")
+    expect(chip).to_have_attribute("title", re.compile("never ends"))
+    assert chip.evaluate("each => each.offsetHeight") < 60
+    hits(page)
+    page.locator("#results .open").first.click()
+    parts = page.locator("#detail-metadata dd")
+    expect(parts).to_have_count(2)
+    narrow, whole = parts.nth(1).evaluate("each => [each.offsetWidth, each.parentElement.offsetWidth]")
+    assert narrow > whole / 2

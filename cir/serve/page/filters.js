@@ -109,7 +109,7 @@ function valuesField(column, onChoice) {
       "label",
       {},
       input,
-      h("span", {}, value || h("em", {}, "no value")),
+      h("span", { title: value }, value || h("em", {}, "no value")),
       number !== null && h("small", {}, count(number)),
     );
     rows.push({ value, input, row });

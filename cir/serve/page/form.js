@@ -184,7 +184,7 @@ export class Form {
    */
   #chip(words, kind, onRemove) {
     const remove = signButton("close", `Remove ${words}`, onRemove);
-    return h("li", { class: `chip ${kind}` }, h("span", {}, words), remove);
+    return h("li", { class: `chip ${kind}`, title: words }, h("span", {}, words), remove);
   }
 
   #askNegative() {

@@ -4,7 +4,7 @@
 import { announce, at, fill, h, icon, toast } from "./dom.js";
 import { Listing } from "./listing.js";
 import { current, hasUpload } from "./state.js";
-import { count, counted, queryWords } from "./words.js";
+import { beginning, count, counted, queryWords } from "./words.js";
 
 /** @typedef {import("./types.js").Answer} Answer */
 
@@ -162,7 +162,9 @@ function nothingFits(answer) {
  */
 export function notes(answer) {
   const lines = [];
-  for (const end of answer.unread) lines.push(`The model does not read the end of this text: “${end}”`);
+  for (const end of answer.unread) {
+    lines.push(`The text is too long. The model does not read its end, from here on: “${beginning(end, 80)}”`);
+  };
   if (answer.unsearched) {
     lines.push(
       `${counted(answer.unsearched, "picture was", "pictures were")} left out: an earlier model made their vectors, ` +

@@ -19,7 +19,7 @@ export const count = (value) => whole.format(value);
 export const counted = (value, one, several = `${one}s`) => `${count(value)} ${value === 1 ? one : several}`;
 
 /** @param {number} value */
-export const score = (value) => value.toFixed(2);
+export const score = (value) => value.toFixed(2).replace(/^-0\.00$/, "0.00");
 
 /**
  * A share, rounded down: nothing but all is 100 %.
@@ -32,6 +32,16 @@ export const percent = (share) => (share < 1 ? `${(Math.floor(1000 * share + 1e-
  * @param {string} id
  */
 export const shortName = (id) => id.slice(id.lastIndexOf("/") + 1) || id;
+
+/**
+ * The beginning of a long text; what is cut off is never the half of a letter.
+ * @param {string} text
+ * @param {number} most
+ */
+export function beginning(text, most) {
+  const letters = [...text];
+  return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : text;
+}
 
 /** @param {Condition} condition */
 export function conditionWords({ column, operator, value }) {
