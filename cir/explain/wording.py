@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cir.explain.explanation import Explanation, Measured, Part
 from cir.images.names import shown
 
-HONEST = "Scores of other queries, compared: they say what each part does, and need not add up."
+HONEST = "Each line is another search: differences say what each part does, and need not add up."
 
 
 @dataclass(frozen=True)

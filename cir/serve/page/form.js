@@ -68,7 +68,7 @@ export class Form {
       try {
         this.addReference(await addPicture(file, this.app.info.limits.upload_bytes));
       } catch (error) {
-        if (!isAbort(error)) toast(error instanceof Error ? error.message : String(error));
+        if (!isAbort(error)) toast(problemOf(error, file));
       }
     }
     busy.remove();
@@ -218,6 +218,16 @@ export class Form {
     this.draft.negatives.push(words);
     this.#again();
   }
+}
+
+/**
+ * What is wrong with a file of this device, which people know by its name.
+ * @param {unknown} error
+ * @param {File} file
+ */
+function problemOf(error, file) {
+  const words = error instanceof Error ? error.message : String(error);
+  return words.replace(/^a reference of [\d,]+ bytes(?=:)/, () => file.name || "your picture");
 }
 
 /** The signs of buttons that stand in index.html. */

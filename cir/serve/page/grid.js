@@ -28,6 +28,8 @@ export class Grid {
     this.options = options;
     /** @type {Card[]} */
     this.cards = [];
+    /** Where the Tab key stops. @type {Card | null} */
+    this.reached = null;
     this.element = h("ul", {
       class: options.judging ? "grid judging" : "grid",
       "aria-label": label,
@@ -45,6 +47,7 @@ export class Grid {
       const card = makeCard(image, this.actions, this.options);
       card.setMark(markOf(image.id));
       card.reachable(!this.cards.length);
+      if (!this.cards.length) this.reached = card;
       this.cards.push(card);
       this.element.append(card.element);
     }
@@ -60,6 +63,7 @@ export class Grid {
 
   clear() {
     this.cards = [];
+    this.reached = null;
     this.element.replaceChildren();
   }
 
@@ -91,9 +95,11 @@ export class Grid {
 
   /** @param {FocusEvent} event */
   #reach(event) {
-    for (const card of this.cards) {
-      card.reachable(card.element.contains(/** @type {Node} */ (event.target)));
-    }
+    const card = this.cards.find((each) => each.element.contains(/** @type {Node} */ (event.target)));
+    if (!card || card === this.reached) return;
+    this.reached?.reachable(false);
+    card.reachable(true);
+    this.reached = card;
   }
 
   /** @param {KeyboardEvent} event */

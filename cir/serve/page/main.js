@@ -224,7 +224,7 @@ export class App {
     fill(
       at("lead"),
       queries
-        ? `Search ${counted(images, "picture")} by a picture, a sentence, or both`
+        ? `Search ${images ? `${counted(images, "picture")} ` : ""}by a picture, a sentence, or both`
         : `Find more like one of ${counted(images, "picture")}`,
     );
     if (problem) {

@@ -94,6 +94,7 @@ export class Results {
    */
   #introduce(listing, answer) {
     const words = queryWords(listing.query);
+    const order = answer.hits.length > 1 ? ", best first" : "";
     const legend =
       answer.floor !== null &&
       answer.confident &&
@@ -115,14 +116,14 @@ export class Results {
         "div",
         { class: "bar" },
         h("h2", {}, "Results"),
-        h("p", { class: "summary" }, `${counted(answer.searched, "picture")} searched, best first`, legend),
+        h("p", { class: "summary" }, `${counted(answer.searched, "picture")} searched${order}`, legend),
         h("div", { class: "actions" }, compare, link),
       ),
-      nothingFits(answer),
+      nothingFits(answer, listing.query),
       ...notes(answer).map((note) => h("p", { class: "notice" }, note)),
     );
     const found = answer.hits.length;
-    if (!found) announce("No picture meets these filters.");
+    if (!found) announce(`${noneWords(listing.query)}.`);
     else if (answer.confident === false) announce(`Nothing fits ${words}. The nearest pictures are shown.`);
     else announce(`${words}: ${counted(answer.searched, "picture")} searched, the best ${count(found)} are shown`);
   }
@@ -137,14 +138,24 @@ function action(sign, name, onclick) {
   return h("button", { type: "button", class: "quiet", onclick }, icon(sign), name);
 }
 
-/** @param {Answer} answer */
-function nothingFits(answer) {
+/**
+ * Why there is no hit at all: of an index without pictures nobody chose a filter.
+ * @param {import("./types.js").Query} query
+ */
+const noneWords = (query) =>
+  query.where.length ? "No picture meets these filters" : "There is no picture to be found";
+
+/**
+ * @param {Answer} answer
+ * @param {import("./types.js").Query} query
+ */
+function nothingFits(answer, query) {
   if (!answer.hits.length) {
     return h(
       "div",
       { class: "banner" },
-      h("h3", {}, "No picture meets these filters"),
-      h("p", {}, "Remove one of them above, and the search is done again."),
+      h("h3", {}, noneWords(query)),
+      query.where.length > 0 && h("p", {}, "Remove one of them above, and the search is done again."),
     );
   }
   if (answer.confident !== false) return null;
