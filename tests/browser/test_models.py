@@ -180,3 +180,6 @@ def test_the_token_is_asked_for(old_index: Path, open_page: Any, serve: Any) -> 
     expect(page.locator("#results .card").first).to_be_visible()
     page.reload()
     expect(page.locator("#results .card").first).to_be_visible()
+
+    page = open_page(f"{site.url}/#token=of-yesterday", refusals=True)
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text("This is not the server's token.")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import cir
+from cir.indexer.reading.gallery import Gallery
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -170,3 +174,27 @@ def test_a_server_that_is_gone_says_so(page: Page, search: Any, site: Running, o
     page.unroute("**/api/v1/search")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#results .card").first).to_be_visible()
+
+
+def test_an_index_without_pictures_asks_nobody_to_remove_filters(
+    own_index: Path, model: Any, serve: Any, open_page: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    cir.remove(own_index, where="price>=0")
+    page = open_page(serve(cir.Searcher(Gallery.open(own_index), lambda card: model)).url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Search by a picture, a sentence, or both")
+    expect(page.locator("#start")).to_contain_text("This index holds no pictures yet.")
+    page.get_by_label("What to find").fill(STRIPED)
+    page.keyboard.press("Enter")
+    expect(page.locator("#results")).to_contain_text("There is no picture to be found")
+    expect(page.locator("#results")).not_to_contain_text("filters")
+
+
+def test_an_image_that_is_not_there_is_said(open_page: Any, site: Running) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page(f"{site.url}/#q=a+red+dress&show=nope.jpg", refusals=True)
+    expect(page.locator("#toast")).to_contain_text("nope.jpg")
+    expect(page.locator("#results .card").first).to_be_visible()
+    assert "show=" not in page.url

@@ -3,7 +3,7 @@
 
 import { imageOf } from "./api.js";
 import { missing } from "./card.js";
-import { at, fill, h } from "./dom.js";
+import { at, fill, h, toast } from "./dom.js";
 import { current, emptyQuery } from "./state.js";
 import { Why } from "./why.js";
 import { confidenceWords, count, originWords, score, shortName } from "./words.js";
@@ -53,8 +53,8 @@ export class Detail {
       try {
         this.image = await imageOf(id);
       } catch (error) {
-        this.app.complain(error, at("notices"));
-        this.app.close();
+        this.app.close(); // which shows the place anew, without what was said there
+        toast(error instanceof Error ? error.message : String(error));
         return;
       }
       if (this.app.place.show !== id) return;

@@ -1,7 +1,7 @@
 // @ts-check
 // The server's token: from the address that `cir serve` printed, or typed.
 
-import { onToken, openSession } from "./api.js";
+import { Problem, onToken, openSession } from "./api.js";
 import { at } from "./dom.js";
 import { decode } from "./state.js";
 
@@ -10,14 +10,17 @@ import { decode } from "./state.js";
  * cookie.
  */
 export async function takeToken() {
-  onToken(ask);
+  let refused = false;
+  onToken((wrong) => ask(wrong || refused));
   const parts = location.hash.replace(/^#/, "").split("&");
   const token = parts.find((part) => part.startsWith("token="));
   if (!token) return;
   const rest = parts.filter((part) => part !== token).join("&");
   history.replaceState(history.state, "", location.pathname + (rest ? `#${rest}` : ""));
   // A wrong or old token is asked for at the first request that is refused.
-  await openSession(decode(token.slice("token=".length))).catch(() => undefined);
+  await openSession(decode(token.slice("token=".length))).catch((error) => {
+    refused = error instanceof Problem && error.status === 401;
+  });
 }
 
 /**
