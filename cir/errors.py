@@ -12,6 +12,7 @@
     ├── SpaceMismatchError        vectors of two models would have been compared
     ├── StaleEvidenceError        an index that has changed since it was measured
     ├── WeightsError              a model folder or checkpoint that does not fit
+    ├── ServerError               a server of `cir serve` that cannot be reached, is busy or refuses (`cir.client`)
     └── MissingDependencyError    an optional library is not installed (also an ImportError)
 
 Each message is one line and says what, where, and what to do. The command line prints it to stderr and exits with 2;
@@ -70,6 +71,10 @@ class StaleEvidenceError(CirError):
 
 class WeightsError(CirError, ValueError):
     """A model folder or checkpoint that does not fit."""
+
+
+class ServerError(CirError):
+    """A server that cannot be reached, is busy, or refuses its client."""
 
 
 class MissingDependencyError(CirError, ImportError):

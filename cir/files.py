@@ -161,13 +161,14 @@ def _short(digits: str) -> int:
 
 
 @contextmanager
-def write_atomically(path: Path, need: int = 0) -> Iterator[Path]:
+def write_atomically(path: Path, need: int = 0, *, durable: bool = True) -> Iterator[Path]:
     """Write a file or a folder atomically: yields a temporary path, which is then synced and renamed to `path`.
 
     Args:
         path: the file to create or replace, or the folder to create; its parent is made if missing.
         need: bytes about to be written, at most. They are reserved for a moment first, so that a disk without room for
             them is found before anything is written.
+        durable: whether it must survive a power loss; a cache need not, and is written faster.
 
     Raises:
         DataError: the disk is full or the folder cannot be written to; `path` is unchanged.
@@ -178,9 +179,11 @@ def write_atomically(path: Path, need: int = 0) -> Iterator[Path]:
         with disk_errors(path, need):
             _reserve(temporary, need)
             yield temporary
-            for file in (*sorted(temporary.rglob("*")), temporary):
+            for file in (*sorted(temporary.rglob("*")), temporary) if durable else ():
                 sync(file)
-            move(temporary, path)
+            os.replace(temporary, path)
+            if durable:
+                sync(path.parent)
     finally:
         remove_tree(temporary)
 

@@ -14,6 +14,7 @@ from cir.cli.convert import convert
 from cir.cli.data import data
 from cir.cli.demo import demo
 from cir.cli.evaluate import evaluate
+from cir.cli.explain import explain
 from cir.cli.export_onnx import export_onnx
 from cir.cli.export_vectors import export_vectors
 from cir.cli.import_vectors import import_vectors
@@ -28,6 +29,7 @@ from cir.cli.repair import repair
 from cir.cli.replace_model import replace_model
 from cir.cli.rollback import rollback
 from cir.cli.score import compare, score
+from cir.cli.serve import serve
 from cir.cli.train import train
 from cir.cli.verify import verify
 
@@ -47,6 +49,7 @@ def cli() -> None:
 for command in (
     build_index,
     query,
+    explain,
     evaluate,
     score,
     compare,
@@ -69,6 +72,7 @@ for command in (
     train,
     convert,
     export_onnx,
+    serve,
     demo,
 ):
     cli.add_command(command)

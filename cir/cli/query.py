@@ -19,11 +19,12 @@ from cir.cli.options import (
     search_device_option,
     trust_roots_option,
 )
-from cir.cli.query_lines import LARGEST_K, answer_lines
+from cir.cli.query_lines import answer_lines
 from cir.cli.results import path_lines, table, to_json, warnings
 from cir.cli.stdin import STDIN, read_stdin
 from cir.conditions import as_conditions
 from cir.errors import DataError, UsageError
+from cir.query_json import LARGEST_K
 from cir.types import DEFAULT_RECALL, Query, SearchResult
 
 if TYPE_CHECKING:

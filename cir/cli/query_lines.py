@@ -14,6 +14,7 @@ import click
 from cir.cli.results import to_json
 from cir.errors import CirError, DataError
 from cir.files import LONGEST_LINE, parse_json
+from cir.query_json import answer_each, query_of
 from cir.types import Query, SearchResult
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 CHUNK = 65_536  # bytes read at once
 BATCH = 256  # queries answered at once
-LARGEST_K = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,9 @@ def read_batches(stream: BinaryIO, k: int) -> Iterator[list[Line]]:
 def _answers(
     lines: Sequence[Line], search: Callable[[list[Query]], list[SearchResult]]
 ) -> list[SearchResult | Exception]:
-    """The result of each line, or what is wrong with it. A batch with a bad query is split until that one is alone."""
-    queries = [line.query for line in lines if line.query is not None]
-    if len(queries) < len(lines):
-        results = iter(_answers([line for line in lines if line.query is not None], search))
-        return [line.error or next(results) for line in lines]
-    try:
-        return list(search(queries))
-    except Exception as error:  # a bug too: one line may not take the others' answers away
-        if len(lines) == 1:
-            return [error]
-    half = len(lines) // 2
-    return _answers(lines[:half], search) + _answers(lines[half:], search)
+    """The result of each line, or what is wrong with it."""
+    found = iter(answer_each([line.query for line in lines if line.query is not None], search))
+    return [line.error or next(found) for line in lines]
 
 
 def _read(number: int, text: bytes, k: int) -> Line:
@@ -138,7 +129,7 @@ def _read(number: int, text: bytes, k: int) -> Line:
     try:
         values = _values(text)
         identity = values.get("id")
-        return Line(number, identity, _parse(values, k))
+        return Line(number, identity, query_of(values, k))
     except CirError as error:
         return Line(number, identity, None, error)
 
@@ -153,35 +144,3 @@ def _values(line: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError('not a query; write {"references": ["a.jpg"], "text": "in red"}')
     return values
-
-
-def _parse(values: dict[str, Any], k: int) -> Query:
-    known = {"references", "text", "negatives", "k", "where", "id"}
-    if extra := sorted(values.keys() - known):
-        raise DataError(f"unknown key {', '.join(extra)[:200]}; there are: {', '.join(sorted(known))}")
-    count = values.get("k", k)
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise DataError('"k" is a whole number')
-    if count > LARGEST_K:
-        raise DataError(f'"k" is at most {LARGEST_K:,}')
-    text = values.get("text", "")
-    if not isinstance(text, str):
-        raise DataError('"text" is a string')
-    identity = values.get("id")
-    return Query(
-        references=tuple(_strings(values, "references")),
-        text=text.strip(),
-        negatives=tuple(_strings(values, "negatives")),
-        k=count,
-        where=values.get("where"),
-        id=None if identity is None else str(identity),
-    )
-
-
-def _strings(values: dict[str, Any], key: str) -> Iterator[str]:
-    given = values.get(key, [])
-    if isinstance(given, str):
-        given = [given]
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise DataError(f'"{key}" is a list of strings')
-    yield from given

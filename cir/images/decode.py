@@ -59,7 +59,7 @@ _ODDITIES = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # a filter of wa
 _COPIES = {"JPEG": 1, "WebP": 4, "AVIF": 3, "HEIC": 3}  # of the picture, at 4 bytes per pixel, held at once; else 2
 
 
-def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
+def decode(data: bytes, name: str, min_side: int | None = None, most_pixels: int = MAX_JPEG_PIXELS) -> Image:
     """Decode the bytes of an image file completely, in the image's own mode; of an animation, its first picture.
 
     Args:
@@ -68,13 +68,14 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
         min_side: how large the picture is needed: where that saves time or memory it is decoded smaller than it is,
             but neither width nor height below this, nor the length of a strip below four times this. None never
             reduces it.
+        most_pixels: of the picture as it is stored, for those who trust the file less than `MAX_PIXELS` does.
 
     Raises:
         ImageDecodeError: not an image, truncated, or too large: more than `MAX_PIXELS` pixels, reduced or not.
     """
     with decoding(name):
         data = bytes(data)
-        kind = _format(data[:64], name)
+        kind = format_of(data[:64], name)
         image, passes = _open(data, kind)
         width, height = image.size
         if min_side and kind == "JPEG":
@@ -84,10 +85,9 @@ def decode(data: bytes, name: str, min_side: int | None = None) -> Image:
         # A progressive JPEG is held whole, as coefficients, however small it comes out.
         held = 2 * getattr(image, "layers", 3) * width * height if image.info.get("progressive") else 0
         pixels = image.width * image.height
-        if pixels > MAX_PIXELS or width * height > MAX_JPEG_PIXELS:
-            raise ImageDecodeError(
-                f"{width} x {height} pixels is too large; scale it below {MAX_PIXELS // 10**6} megapixels"
-            )
+        if pixels > MAX_PIXELS or width * height > min(most_pixels, MAX_JPEG_PIXELS):
+            least = min(most_pixels, MAX_PIXELS) // 10**6
+            raise ImageDecodeError(f"{width} x {height} pixels is too large; scale it below {least} megapixels")
         need = held + 4 * pixels * _COPIES.get(kind, 2)
         with room_for(need):
             image.load()
@@ -126,7 +126,7 @@ def reason_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _format(head: bytes, name: str) -> str:
+def format_of(head: bytes, name: str) -> str:
     """The format that a file's first bytes tell. Raises ImageDecodeError for any that is not decoded."""
     for start, kind in _SIGNATURES:
         if head.startswith(start):

@@ -76,6 +76,15 @@ class Preprocess:
         values /= np.array(self.std, np.float32)[:, None, None]
         return values
 
+    def frame(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the square that the pixels show, in pixels of a picture of that size, upright.
+
+        It reaches beyond a picture that is padded, and leaves out the ends of one that is cropped.
+        """
+        across, down = _margins(width, height, self.target_ratio)
+        half = min(width + 2 * across, height + 2 * down) / 2
+        return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
+
 
 def as_seen(image: Image, *, srgb: bool = True) -> Image:
     """A picture as people see it and as models with `flatten` do: RGB, upright, transparency laid on white.
@@ -131,9 +140,17 @@ def _pad(image: Image, target_ratio: float, fill: int) -> Image:
     side = max(width, height) / target_ratio
     if side * side > MAX_PIXELS:
         raise ImageDecodeError("too long and thin; cut it")
-    across, down = max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+    across, down = _margins(width, height, target_ratio)
     bands = len(image.getbands())
     return ImageOps.expand(image, (across, down, across, down), fill=fill if bands == 1 else (fill,) * bands)
+
+
+def _margins(width: int, height: int, target_ratio: float) -> tuple[int, int]:
+    """How many pixels are added on the left and on the right, and how many at the top and at the bottom."""
+    if max(width, height) / min(width, height) < target_ratio:
+        return 0, 0
+    side = max(width, height) / target_ratio
+    return max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
 
 
 def _shrink(image: Image, size: int) -> Image:

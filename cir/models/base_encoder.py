@@ -67,6 +67,10 @@ class BaseEncoder(ABC):
         """
         return self._preprocess(as_picture(image))
 
+    def frame(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what the model sees of a picture, in pixels of the picture (`Preprocess`)."""
+        return self._preprocess.frame(width, height)
+
     @abstractmethod
     def shared_by(self, workers: int) -> AbstractContextManager[None]:
         """Divide the cores among `workers` threads that will call the encoder at once."""

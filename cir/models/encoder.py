@@ -32,6 +32,10 @@ class SprcEncoder(BaseEncoder):
         sprc: the module; it is moved to the device and set to eval mode.
         card, preprocess, directory: see `BaseEncoder`.
         device: where to run.
+
+    Attributes:
+        turn: entered around whatever computes.
+        device: where it runs.
     """
 
     def __init__(
@@ -45,17 +49,17 @@ class SprcEncoder(BaseEncoder):
     ) -> None:
         super().__init__(card, sprc.config, preprocess, sprc.tokenizer, directory)
         self.sprc = sprc.to(device).eval()
-        self._device = device
+        self.device = device
         # A CPU runs several threads in parallel; an accelerator takes one batch after another.
-        self._turn: AbstractContextManager[object] = no_fork if device.type == "cpu" else _Turns()
+        self.turn: AbstractContextManager[object] = no_fork if device.type == "cpu" else _Turns()
 
     def shared_by(self, workers: int) -> AbstractContextManager[None]:
         """Divide the cores among `workers` threads that will call the encoder at once."""
-        return devices.shared_by(workers, self._device)
+        return devices.shared_by(workers, self.device)
 
     @torch.inference_mode()
     def _encode_images(self, pixels: Floats) -> Encoded:
-        with self._turn:
+        with self.turn:
             states = self.sprc.target_states(self.sprc.image_features(self._tensor(pixels)))
             return Encoded(
                 _numpy(self.sprc.project_vector(states)) if self.card.vector else None,
@@ -64,23 +68,23 @@ class SprcEncoder(BaseEncoder):
 
     @torch.inference_mode()
     def _query_states(self, pixels: Floats, ids: Pieces, mask: Pieces) -> Floats:
-        with self._turn:
+        with self.turn:
             features = self.sprc.image_features(self._tensor(pixels))
             caption = self._tensor(ids), self._tensor(mask)
             return _numpy(self.sprc.sentence_state(self.sprc.sentence_prompt(features, *caption), *caption))
 
     @torch.inference_mode()
     def _text_states(self, ids: Pieces, mask: Pieces) -> Floats:
-        with self._turn:
+        with self.turn:
             return _numpy(self.sprc.prompted_text_state(self._tensor(ids), self._tensor(mask)))
 
     @torch.inference_mode()
     def _project_states(self, states: Floats, space: str | None) -> Floats:
-        with self._turn:
+        with self.turn:
             return _numpy(self.sprc.project_query(self._tensor(states), space))
 
     def _tensor(self, values: Floats | Pieces) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return torch.from_numpy(values).to(self.device)
 
 
 class _Turns:

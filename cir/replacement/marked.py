@@ -1,7 +1,7 @@
 """Marks as judged queries: people have said of some images whether they answer a query, and of the others nothing.
 
 A mark is about contents: images that were renamed since are recognised, and copies of one picture are judged together.
-A later mark on the same query and image replaces an earlier one.
+A later mark on the same query and image replaces an earlier one, or takes it back.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def marked(gallery: Gallery) -> Marked:
     for mark in read_marks(gallery.folder):
         latest.setdefault((mark.reference_sha256, mark.caption), {})[mark.image_sha256] = mark
     queries, kept, gone = [], 0, 0
-    for (reference_sha256, caption), marks in latest.items():
+    for (reference_sha256, caption), all_marks in latest.items():
+        marks = {digest: mark for digest, mark in all_marks.items() if not mark.withdrawn}
+        if not marks:
+            continue
         name = next(iter(marks.values())).reference
         reference = current_id(name, reference_sha256, gallery) if reference_sha256 else ""
         images = {digest: gallery.ids_of(bytes.fromhex(digest)) for digest in marks if digest != reference_sha256}
@@ -66,7 +69,7 @@ def marked(gallery: Gallery) -> Marked:
     return Marked(queries, kept, gone)
 
 
-def mark(gallery: Gallery, query: JudgedQuery, image: str, models: Sequence[str], *, right: bool) -> None:
+def mark(gallery: Gallery, query: JudgedQuery, image: str, models: Sequence[str], *, right: bool | None) -> None:
     """Keep what a person says of one hit.
 
     Args:
@@ -74,7 +77,7 @@ def mark(gallery: Gallery, query: JudgedQuery, image: str, models: Sequence[str]
         query: its reference is an id of the gallery, or empty.
         image: the id of the hit.
         models: digests of the models among whose hits it was shown.
-        right: whether it answers the query.
+        right: whether it answers the query; None takes back what was said.
 
     Raises:
         DataError: the index cannot be written to.
@@ -82,5 +85,7 @@ def mark(gallery: Gallery, query: JudgedQuery, image: str, models: Sequence[str]
     reference = gallery.image(query.reference).digest.hex() if query.reference else ""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     digest = gallery.image(image).digest.hex()
-    line = Mark(query.caption, image, digest, right, query.reference, reference, tuple(models), now)
+    line = Mark(
+        query.caption, image, digest, bool(right), query.reference, reference, tuple(models), now, right is None
+    )
     append_marks(gallery.folder, [line])

@@ -79,11 +79,11 @@ class SpaceEncoder:
         vectors: Floats = np.concatenate(map_batches(encode, len(captions), BATCH, model.shared_by))
         return vectors
 
-    def image(self, reference: Reference, *, vectors: bool) -> Floats:
-        """(D,) float32, unit-norm: a reference as the gallery of this space would hold it.
+    def images(self, references: Sequence[Reference], *, vectors: bool) -> Floats:
+        """(B, D) float32, unit-norm: references as the gallery of this space would hold them; in parallel if it pays.
 
         Args:
-            reference: what to encode.
+            references: what to encode.
             vectors: whether the gallery holds one vector per image, not only tokens.
 
         Raises:
@@ -91,20 +91,22 @@ class SpaceEncoder:
         """
         if self.older_space is not None or self.fitted_head is not None:
             # A query head encodes no images, but a query with an empty caption lies near its reference.
-            composed: Floats = self.compose([reference], [""])[0]
-            return composed
+            return self.compose(references, [""] * len(references))
         model = self.load()
-        pixels = model.preprocess(reference.picture(model.min_side))[None]
-        with model.shared_by(1):
+
+        def encode(rows: slice) -> Floats:
+            pixels = np.stack([model.preprocess(reference.picture(model.min_side)) for reference in references[rows]])
             encoded = model.encode_images(pixels)
-        if encoded.vectors is not None and vectors:
-            vector: Floats = encoded.vectors[0]
-            return vector
-        if encoded.tokens is None:
-            raise UsageError(
-                f"{model.card.name} gives neither vectors nor tokens; rebuild the index with another model"
-            )
-        return unit(encoded.tokens[0].mean(axis=0))
+            if encoded.vectors is not None and vectors:
+                return encoded.vectors
+            if encoded.tokens is None:
+                raise UsageError(
+                    f"{model.card.name} gives neither vectors nor tokens; rebuild the index with another model"
+                )
+            return unit(encoded.tokens.mean(axis=1))
+
+        made: Floats = np.concatenate(map_batches(encode, len(references), BATCH, model.shared_by))
+        return made
 
     @staticmethod
     def _states(model: Encoder) -> ExposesQueryStates:
@@ -180,7 +182,7 @@ def encode_in(gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequ
     ]
     if composed and encoder.apart is not None:
         rows = sorted({row for row, _ in composed})
-        pictures = unit(np.stack([_mean_picture(gallery, space, encoder, queries[row]) for row in rows]))
+        pictures = unit(_summed_pictures(gallery, space, encoder, [queries[row] for row in rows]))
         texts = encoder.texts([queries[row].caption for row in rows])
         texts[[not queries[row].caption for row in rows]] = 0  # a blank caption is none
         out[rows] = compositions.compose(pictures, texts, encoder.apart.composition, encoder.apart.sum_weight)
@@ -189,9 +191,9 @@ def encode_in(gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequ
         vectors = encoder.compose([reference for _, reference in composed], [queries[row].caption for row in rows])
         np.add.at(out, rows, vectors)
     _add_texts(out, encoder, [(row, query.caption) for row, query in enumerate(queries) if _is_text(query)])
-    for row, query in enumerate(queries):
-        if not query.composed and not query.caption and query.references:
-            out[row] += _mean_picture(gallery, space, encoder, query)
+    only = [row for row, query in enumerate(queries) if not query.composed and not query.caption and query.references]
+    if only:
+        out[only] += _summed_pictures(gallery, space, encoder, [queries[row] for row in only])
     out = unit(out)
     negatives = ((row, text) for row, query in enumerate(queries) for text in query.query.negatives)
     _add_texts(out, encoder, negatives, -NEGATIVE_WEIGHT)
@@ -210,19 +212,25 @@ def _add_texts(out: Floats, encoder: SpaceEncoder, texts: Iterable[tuple[int, st
         np.add.at(out, [row for row, _ in pairs], vectors)
 
 
-def _mean_picture(gallery: Gallery, space: str, encoder: SpaceEncoder, query: PreparedQuery) -> Floats:
-    """(D,) float32, not normalised: the sum of the vectors of a query's references."""
-    vectors: Floats = np.sum([_image_vector(gallery, space, encoder, reference) for reference in query.references], 0)
-    return vectors
+def _summed_pictures(gallery: Gallery, space: str, encoder: SpaceEncoder, queries: Sequence[PreparedQuery]) -> Floats:
+    """(B, D) float32, not normalised: for each query the sum of the vectors of its references.
 
-
-def _image_vector(gallery: Gallery, space: str, encoder: SpaceEncoder, reference: Reference) -> Floats:
-    """(D,) float32, unit-norm: the stored vector of a reference, or one encoded now."""
-    if reference.id is not None:
-        image = gallery.image(reference.id)
-        if image.query_space == space:
-            return image.vector
-    return encoder.image(reference, vectors=gallery.layout.vectors or space != gallery.space.id)
+    A vector is the stored one of a reference, or one encoded now.
+    """
+    out = np.zeros((len(queries), gallery.manifest.spaces[space].dims), np.float32)
+    unknown = []
+    for row, query in enumerate(queries):
+        for reference in query.references:
+            image = gallery.image(reference.id) if reference.id is not None else None
+            if image is not None and image.query_space == space:
+                out[row] += image.vector
+            else:
+                unknown.append((row, reference))
+    if unknown:
+        vectors = gallery.layout.vectors or space != gallery.space.id
+        encoded = encoder.images([reference for _, reference in unknown], vectors=vectors)
+        np.add.at(out, [row for row, _ in unknown], encoded)
+    return out
 
 
 def check_space(gallery: Gallery, card: ModelCard, space: str, *, heads: bool = False) -> None:

@@ -142,11 +142,17 @@ def resolve(gallery: Gallery, reference: Any) -> Reference:
     try:
         file = file_at(reference)
     except MissingImageError:
-        example = next(gallery.rows.live_ids(), None) or "folder/name.jpg"
-        raise MissingImageError(
-            f"{name}: neither an image file nor an id of {gallery.folder}; ids look like {printable(example)}"
-        ) from None
+        raise unknown(gallery, reference) from None
     return _of_content(gallery, file.read, name)
+
+
+def unknown(gallery: Gallery, reference: str) -> MissingImageError:
+    """What is said about a reference that names nothing."""
+    example = next(gallery.rows.live_ids(), None) or "folder/name.jpg"
+    return MissingImageError(
+        f"{printable(reference)}: neither an image file nor an id of {gallery.folder}; ids look like "
+        f"{printable(example)}"
+    )
 
 
 def _of_content(gallery: Gallery, read: Callable[[], bytes], name: str) -> Reference:

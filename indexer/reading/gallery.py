@@ -20,7 +20,7 @@ from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.device_scan import search_device
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.opening import Opened, open_live
-from cir.indexer.reading.product import ranked, scored
+from cir.indexer.reading.product import ranked, scored, scored_instead
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.stored_image import StoredImage
@@ -31,6 +31,7 @@ from cir.indexer.storage.mappings import read_mapping
 from cir.indexer.storage.segment import Layout
 from cir.known import is_known, known_roots
 from cir.query_vectors import QueryVectors
+from cir.types import Encoded
 
 if TYPE_CHECKING:
     import torch
@@ -210,19 +211,25 @@ class Gallery:
                 mask[start : start + len(live.segment)] &= met
         return mask
 
-    def scores(self, queries: QueryVectors, ids: Names) -> Floats:
+    def scores(self, queries: QueryVectors, ids: Names, *, instead: Encoded | None = None) -> Floats:
         """(B, n) float32 scores of some images as a search would give them; -inf for an image that is not searched.
 
         Args:
             queries: B unit-norm queries, in every space of `query_spaces`.
             ids: n images.
+            instead: n other pictures, encoded by the model that made `ids`, then a single image: the scores that they
+                would get in its place.
 
         Raises:
             SpaceMismatchError, UsageError: as for `search`, or an id that the gallery does not hold.
         """
         self._check_queries(queries)
         rows = np.array([self.row(image_id) for image_id in names(ids, "ids")], np.int64)
-        return scored(self._ranking, self.rows, queries, rows)
+        if instead is None:
+            return scored(self._ranking, self.rows, queries, rows)
+        if len(rows) != 1:
+            raise UsageError(f"pictures in place of {len(rows)} images; name one")
+        return scored_instead(self._ranking, self.rows, queries, int(rows[0]), instead)
 
     def search(
         self, queries: QueryVectors, options: RankingOptions, *, exclude: Sequence[Collection[str]] | None = None

@@ -25,6 +25,7 @@ from cir.indexer.storage.manifest import FileEntry
 from cir.indexer.storage.mappings import mapped_folder, mapped_vectors
 from cir.indexer.storage.segment import Segment
 from cir.mappings import Maps, SpaceMapping
+from cir.types import Encoded
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,20 @@ class LiveSegment:
     def scores(self, field: str, rows: Rows, query: Floats) -> Floats:
         """(n,) float32 scores of rows of the segment for one query, on the serving model's scale."""
         scores = rescore(self.stored(field), rows, query)
+        return scores if self._mapping is None else self._mapping.calibrate(scores)
+
+    def scores_of(self, encoded: Encoded, query: Floats) -> Floats:
+        """(n,) float32 scores that n other pictures would have here, on the serving model's scale.
+
+        Args:
+            encoded: what the model that made this segment gives for them.
+            query: (D,) float32, unit-norm, in `query_space`.
+        """
+        values = encoded.tokens if self.rerank_field == "tokens" else encoded.vectors
+        assert values is not None  # a model gives what the segment that it made holds
+        if values.ndim == 2 and self._mapping is not None and self._mapping.maps is Maps.GALLERY:
+            values = self._mapping.map(values)
+        scores = rescore(values, np.arange(len(values)), query)
         return scores if self._mapping is None else self._mapping.calibrate(scores)
 
     def vector(self, row: int) -> Floats:

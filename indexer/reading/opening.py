@@ -6,9 +6,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cir.errors import CorruptIndexError
+from cir.errors import CorruptIndexError, UsageError
 from cir.indexer.storage.folder import IndexFolder
-from cir.indexer.storage.generations import DamagedSegment, open_segments, read_manifest, read_pointer
+from cir.indexer.storage.generations import (
+    DamagedSegment,
+    open_segments,
+    read_earlier,
+    read_manifest,
+    read_pointer,
+)
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.segment import Segment
 
@@ -61,7 +67,30 @@ def open_live(folder: IndexFolder, *, strict: bool, before: Opened | None = None
             continue
         # A writer may have removed this generation while it was opened; then there is a newer one.
         if not opened.damaged or opened.is_live:
-            break
+            return _checked(opened, strict)
+
+
+def open_earlier(live: Opened, generation: int, *, strict: bool) -> Opened:
+    """Open a generation that an open one names and that is kept; what both name is not opened again.
+
+    Raises:
+        UsageError: there is no such generation.
+        CorruptIndexError: as for `open_live`.
+    """
+    entry = next((each for each in live.manifest.earlier if each.generation == generation), None)
+    if entry is None:
+        known = [live.manifest.generation, *(each.generation for each in live.manifest.earlier)]
+        raise UsageError(
+            f"{live.folder}: no generation {generation} is kept; there are: {', '.join(map(str, reversed(known)))}"
+        )
+    manifest = read_earlier(live.folder, entry)
+    sound, damaged = open_segments(live.folder, manifest, _still_open(live, manifest))
+    return _checked(Opened(live.folder, (generation, entry.sha256), manifest, sound, damaged), strict)
+
+
+def _checked(opened: Opened, strict: bool) -> Opened:
+    """What was opened, with a warning about each damaged segment. Raises CorruptIndexError as `open_live`."""
+    folder = opened.folder
     if opened.damaged and strict:
         raise CorruptIndexError(opened.damaged[0].reason)
     if opened.damaged and not opened.segments:

@@ -7,8 +7,9 @@ than those to a picture, so each is first shifted by its low quantile over the g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from cir.arrays import Floats, Mask, Rows
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
 from cir.query_vectors import QueryVectors
+from cir.types import Encoded
 
 SAMPLE = 2000  # rows that the quantile is taken over
 QUANTILE = 0.05
@@ -53,7 +55,31 @@ def scored(ranking: Ranking, gallery: GalleryRows, queries: QueryVectors, rows: 
     two = np.flatnonzero(queries.two).tolist()
     if two:
         products = queries[two]
-        scores[two] = _multiplied(ranking, products, rows, _floors(ranking, gallery.live(), products))
+        scores[two] = _multiplied(
+            products, _floors(ranking, gallery.live(), products), partial(_of_rows, ranking, rows)
+        )
+    return scores
+
+
+def scored_instead(ranking: Ranking, gallery: GalleryRows, queries: QueryVectors, row: int, encoded: Encoded) -> Floats:
+    """(B, n) float32 scores that n other pictures would get in place of a row, by `scored`.
+
+    Args:
+        ranking: of the gallery.
+        gallery: its rows.
+        queries: B unit-norm queries.
+        row: whose place they take.
+        encoded: the n pictures, by the model that made the row.
+    """
+
+    def of_pictures(part: QueryVectors) -> Floats:
+        return ranking.scores_of(part, row, encoded)
+
+    scores = of_pictures(queries)
+    two = np.flatnonzero(queries.two).tolist()
+    if two:
+        products = queries[two]
+        scores[two] = _multiplied(products, _floors(ranking, gallery.live(), products), of_pictures)
     return scores
 
 
@@ -70,7 +96,7 @@ def _products(
     floors = _floors(ranking, live, queries)
     hits = []
     for number, rows in enumerate(candidates):
-        scores = _multiplied(ranking, queries[[number]], rows, floors[:, [number]])[0]
+        scores = _multiplied(queries[[number]], floors[:, [number]], partial(_of_rows, ranking, rows))[0]
         searched = np.isfinite(scores)
         rows, scores = rows[searched], scores[searched]
         best = np.argsort(-scores, kind="stable")[: options.k]
@@ -78,10 +104,15 @@ def _products(
     return hits
 
 
-def _multiplied(ranking: Ranking, queries: QueryVectors, rows: Rows, floors: Floats) -> Floats:
-    scores = np.ones((len(queries), len(rows)), np.float32)
+def _of_rows(ranking: Ranking, rows: Rows, part: QueryVectors) -> Floats:
+    return ranking.scores(part, rows)
+
+
+def _multiplied(queries: QueryVectors, floors: Floats, score: Callable[[QueryVectors], Floats]) -> Floats:
+    """(B, n) products of what n images score by either vector; `score` gives (B, n) for queries of one."""
+    scores = np.ones((len(queries), 1), np.float32)
     for part, floor, share in zip(_parts(queries), floors, (queries.weight, 1 - queries.weight), strict=True):
-        values = ranking.scores(part, rows)
+        values = score(part)
         above = np.clip((values - floor[:, None]) / (1 - floor[:, None]), 0, None)
         scores = np.where(np.isfinite(values), scores * above**share, -np.inf).astype(np.float32)
     return scores

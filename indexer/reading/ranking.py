@@ -15,7 +15,7 @@ from cir.given import fraction, instance, whole_number
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.rows import GalleryRows
 from cir.query_vectors import QueryVectors
-from cir.types import DEFAULT_RECALL
+from cir.types import DEFAULT_RECALL, Encoded
 
 _QUERIES_AT_ONCE = 256
 _NO_ROWS = np.empty(0, np.int64)
@@ -96,6 +96,16 @@ class Ranking:
                 for place, query in enumerate(queries.by_space[segment.query_space]):
                     scores[place, places] = segment.scores(segment.rerank_field, inside, query)
         return scores
+
+    def scores_of(self, queries: QueryVectors, row: int, encoded: Encoded) -> Floats:
+        """(B, n) float32 scores that n other pictures would get in place of a row; -inf if it is not searched."""
+        number, _ = self._rows.locate(row)
+        segment = self._segments[number]
+        count = len(encoded.tokens if encoded.vectors is None else encoded.vectors)  # type: ignore[arg-type]  # has one
+        if not segment.searchable:
+            return np.full((len(queries), count), -np.inf, np.float32)
+        vectors = queries.by_space[segment.query_space]
+        return np.reshape([segment.scores_of(encoded, query) for query in vectors], (len(queries), count))
 
     def _search_batch(
         self, queries: QueryVectors, options: RankingOptions, excluded: Sequence[Rows]

@@ -14,6 +14,7 @@ from itertools import accumulate, chain, compress
 import numpy as np
 
 from cir.arrays import Mask, Rows
+from cir.indexer.storage.columns import Column
 from cir.indexer.storage.segment import Segment
 
 
@@ -106,3 +107,12 @@ class GalleryRows:
         numbers = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(numbers).tolist():
             yield number, np.flatnonzero(numbers == number)
+
+
+def column_of(rows: GalleryRows, name: str) -> list[tuple[Column, Mask]]:
+    """A metadata column of each segment that has it, and which of its rows count. Raises CorruptIndexError."""
+    return [
+        (segment.metadata[name], np.ones(len(segment), np.bool_) if live is None else live)
+        for segment, live in zip(rows._segments, rows._live, strict=True)
+        if name in segment.metadata
+    ]

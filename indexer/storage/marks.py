@@ -40,6 +40,7 @@ class Mark:
         reference, reference_sha256: likewise of the query's reference; empty for a query by text alone.
         models: digests of the models among whose hits it was shown.
         created: UTC, ISO 8601.
+        withdrawn: whether it only takes back an earlier mark; written only where it is true.
     """
 
     caption: str
@@ -50,6 +51,7 @@ class Mark:
     reference_sha256: Annotated[str, Matching("([0-9a-f]{64})?")] = ""
     models: tuple[str, ...] = ()
     created: str = ""
+    withdrawn: bool = False
 
 
 def append_marks(folder: IndexFolder, marks: Sequence[Mark]) -> None:
@@ -140,6 +142,8 @@ def _read(folder: IndexFolder) -> tuple[list[Mark], list[int]]:
 
 def _line(mark: Mark) -> str:
     values = asdict(mark)
+    if not mark.withdrawn:
+        del values["withdrawn"]
     return json.dumps({**values, "sha256": _digest(values)}) + "\n"
 
 

@@ -72,11 +72,11 @@ class Numbers(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return list(map(self._text, self.values[index].tolist()))
-        return self._text(float(self.values[index]))
+            return list(map(self.text_of, self.values[index].tolist()))
+        return self.text_of(float(self.values[index]))
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._text, self.values.tolist())
+        return map(self.text_of, self.values.tolist())
 
     has_numbers = True  # a column without any is not stored in this form
 
@@ -95,9 +95,10 @@ class Numbers(Sequence[str]):
 
     def _has_text_of(self, key: str) -> bool:
         value = float(key)
-        return math.isfinite(value) and key_of(self._text(value)) == key
+        return math.isfinite(value) and key_of(self.text_of(value)) == key
 
-    def _text(self, value: float) -> str:
+    def text_of(self, value: float) -> str:
+        """The text of a value of the column. Raises CorruptIndexError."""
         if math.isnan(value):
             return ""
         if math.isinf(value):

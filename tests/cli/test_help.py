@@ -39,6 +39,7 @@ WITH_JSON = {
     "evaluate",
     "mine",
     "compose",
+    "explain",
     "export",
     "export-onnx",
     "import",

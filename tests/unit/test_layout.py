@@ -30,6 +30,7 @@ GROUND = {
     "evidence",
     "mappings",
     "query",
+    "query_json",
     "query_vectors",
     "images",
     "conditions",
@@ -52,9 +53,12 @@ ARROWS: dict[str, set[str] | None] = {
     "search": {*GROUND, "text", "models", "indexer", "data"},
     "fonts": GROUND,
     "sheet": GROUND | {"fonts"},
+    "explain": {*GROUND, "fonts", "sheet", "models", "indexer", "search"},
     "eval": {*GROUND, "stats", "tables", "data", "indexer"},
     "replacement": {*GROUND, "stats", "tables", "data", "indexer", "search"},
     "training": {*GROUND, "stats", "data", "models", "text", "devices"},
+    "client": GROUND,
+    "serve": {*GROUND, "data", "models", "indexer", "search", "replacement", "explain"},
     "cli": None,
 }
 # Inside the indexer; the storage knows neither readers nor writers.
@@ -270,6 +274,7 @@ def test_the_wheel_holds_one_package_and_its_data(tmp_path: Path) -> None:
         ("cir/weights", "*/card.json"),
         ("cir/weights", "*/onnx/*.*"),
         ("cir/weights", "vocab.txt"),
+        ("cir/serve/page", "*.*"),
         ("data_manifests", "*.json"),
     ):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern)}

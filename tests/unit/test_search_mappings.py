@@ -13,6 +13,7 @@ import torch
 from cir import Query, build_index, load_model, open_index
 from cir.arrays import Floats
 from cir.errors import SpaceMismatchError, WeightsError
+from cir.explain import explain
 from cir.images import scan
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.reading.usage import read_usage
@@ -124,6 +125,24 @@ def test_composed_queries(replaced: Replaced) -> None:
     for hit in result.hits:
         assert hit.score == pytest.approx(expected[hit.id], abs=2e-3)
     assert result.hits[0].id == max(expected, key=expected.__getitem__)
+
+
+@pytest.mark.parametrize("method", ["gradients", "occlusion"])
+def test_an_explanation_is_of_the_score_that_a_search_gives(replaced: Replaced, method: str) -> None:
+    searcher = replaced.searcher
+    composed = Query((searcher.ids[3], searcher.ids[5]), "red with long sleeves", negatives=("blue",), k=3)
+    for query in (composed, Query((), "red", k=3), Query((searcher.ids[3],), negatives=("blue",), k=3)):
+        best = searcher.search(query).hits[0]
+        explained = explain(searcher, query, best.id, method=method, grid=2)
+        assert explained.measured.score == pytest.approx(best.score, abs=1e-6)
+        assert (explained.made_by, explained.method) == ("tiny-1", method)
+        heats = [explained.hit]
+        if query.text:  # else the search takes the stored vector of the reference, by the old model
+            heats += explained.references
+            assert explained.notes == ()
+        for heat in heats:
+            assert heat is not None
+            assert heat.score == pytest.approx(best.score, abs=3e-3)
 
 
 def test_images_and_texts_alone_and_negatives(replaced: Replaced) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cir.data.wardrobe import ATTRIBUTES, COLOURS, Garment, draw, garments, possible, write
+from cir.data.wardrobe import ATTRIBUTES, COLOURS, Garment, draw, garments, possible, seed_of, where, write
 
 SHIRT = Garment("t-shirt", "navy", "striped", "short", "round")
 
@@ -137,3 +137,37 @@ def test_write(tmp_path: Path) -> None:
     before = (tmp_path / "shop" / written[0][0]).read_bytes()
     write(tmp_path / "again", 6, seed=5)
     assert (tmp_path / "again" / written[0][0]).read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("garment", [g for g in all_garments() if (g.colour, g.pattern) == ("red", "plain")][::3])
+def test_parts_are_where_they_are_drawn(garment: Garment, size: int) -> None:
+    """What changes from one garment to another of the same seed lies within the parts that differ."""
+    whole = where(garment, seed=4, size=size)
+    assert whole.shape == (size, size)
+    assert (whole.min(), whole.max()) == (0, 1)
+    picture = pixels(garment, seed=4, size=size)
+    reds = picture[..., 0] - picture[..., 1]
+    assert reds[whole == 0].mean() < 20
+    assert reds[whole == 1].mean() > 60
+    for attribute in ("sleeves", "neckline"):
+        part = where(garment, attribute, seed=4, size=size)
+        assert (part <= whole + 1e-6).all()
+        assert part.any() == (getattr(garment, attribute) not in ("none", "sleeveless"))
+        assert part.mean() < 0.6 * whole.mean()
+
+
+def test_sleeves_are_at_the_sides_and_the_neckline_is_above() -> None:
+    shirt = Garment("shirt", "blue", "striped", "long", "collar")
+    rows, columns = np.mgrid[:224, :224] / 224
+    sleeves, neckline = (where(shirt, attribute, seed=1) for attribute in ("sleeves", "neckline"))
+    assert (np.abs(columns - 0.5) * sleeves).sum() / sleeves.sum() > 0.25
+    assert (rows * neckline).sum() / neckline.sum() < 0.3
+    assert not (sleeves * neckline > 0.5).any()
+
+
+def test_the_seed_of_a_picture_of_a_catalogue(tmp_path: Path) -> None:
+    name, garment = write(tmp_path, 3, seed=9)[2]
+    with Image.open(tmp_path / name) as written:
+        difference = np.abs(np.asarray(written, float) - pixels(garment, seed_of(9, 2), 224))
+    assert difference.mean() < 5  # it is stored as a JPEG

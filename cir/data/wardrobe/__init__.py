@@ -6,7 +6,7 @@ model changes that product data has no labels for (pattern, sleeve length, neckl
     garments -> cut -> (cloth) -> photo -> catalogue
 """
 
-from cir.data.wardrobe.catalogue import TABLE, draw, write
+from cir.data.wardrobe.catalogue import TABLE, draw, seed_of, where, write
 from cir.data.wardrobe.garments import ATTRIBUTES, CHANGE_WEIGHTS, COLOURS, KINDS, Garment, garments, possible
 
 __all__ = [
@@ -19,5 +19,7 @@ __all__ = [
     "draw",
     "garments",
     "possible",
+    "seed_of",
+    "where",
     "write",
 ]

@@ -28,6 +28,7 @@ class Part:
     ribbed: float = 0.0  # how strongly the knit's ribs show
     within: Points | None = None  # the part shows only inside this outline
     raised: float = 1.0  # how strong a shadow it throws on what lies below
+    of: str = ""  # the attribute that it shows, "sleeves" or "neckline"; "" for all else
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,9 @@ def _cut_top(garment: Garment, rng: random.Random) -> list[Part]:
         parts.append(_stand(top))
     elif garment.neckline in ("round", "v-neck"):
         parts += _inside(top, path)
+    parts = [replace(part, of="neckline") for part in parts]
     if garment.sleeves != "sleeveless":
-        sleeve = _sleeve(garment, top, rng)
+        sleeve = [replace(part, of="sleeves") for part in _sleeve(garment, top, rng)]
         parts += [*sleeve, *map(_flip, sleeve)]
     body = _bodice(garment, top)
     seams: list[Points] = []
@@ -261,17 +263,20 @@ def _cut_top(garment: Garment, rng: random.Random) -> list[Part]:
     knit = 0.022 if garment.type == "sweater" else 0.0
     parts.append(Part(body, seams=tuple(seams), creases=12, ribbed=knit, raised=0.8))
     parts += _front(garment, top)
+    return parts + [replace(part, of="neckline") for part in _edge_of_neck(garment, top, path, body)]
+
+
+def _edge_of_neck(garment: Garment, top: _Top, path: Points, body: Points) -> list[Part]:
+    """The band, collar or tube around the neck opening; a hood has none."""
     if garment.neckline in ("round", "v-neck"):
         width = 0.026 if garment.type in ("sweater", "jacket") else 0.016
         deeper = width * (2.0 if garment.neckline == "v-neck" else 1.0)
         outer = _neck_path(garment.neckline, replace(top, neck=top.neck + width, drop=top.drop + deeper))
         band = np.concatenate([path, outer[::-1]])
-        parts.append(Part(band, "plain", ribbed=0.07, within=body, raised=0.5))
-    elif garment.neckline == "collar":
-        parts += [_leaf(top), _flip(_leaf(top))]
-    elif garment.neckline == "turtleneck":
-        parts += _turtleneck(top)
-    return parts
+        return [Part(band, "plain", ribbed=0.07, within=body, raised=0.5)]
+    if garment.neckline == "collar":
+        return [_leaf(top), _flip(_leaf(top))]
+    return _turtleneck(top) if garment.neckline == "turtleneck" else []
 
 
 def _waistband(half: float, depth: float = 0.036) -> list[Part]:

@@ -48,6 +48,16 @@ class Photo:
         noise = self.dice.standard_normal(self.pixels.shape[:2], dtype=np.float32)[..., None]
         return Image.fromarray(np.clip(self.pixels + noise * 1.1 + 0.5, 0, 255).astype(np.uint8))
 
+    def share(self, parts: list[Part], of: str = "") -> Array:
+        """(size, size) float32 in [0, 1]: how much of each pixel shows the parts of an attribute; of "", any part."""
+        seen = np.zeros((self.size, self.size), np.float32)
+        for part in parts:
+            mask = self._mask(part.outline, 0, 0, self.size, self.size)
+            if part.within is not None:
+                mask = mask * self._mask(part.within, 0, 0, self.size, self.size)
+            seen = seen * (1 - mask) + mask * (not of or part.of == of)
+        return seen
+
     def _table(self) -> Array:
         """The background: white to light grey, a little darker towards a corner."""
         bright = 252 - 4 * self.rng.random()
