@@ -106,7 +106,7 @@ def locate(root: str, image_id: str) -> ImageFile:
                 where = f"the photo of {shown(image_id)} cannot be read: {shown(path)}"
                 raise ImageDecodeError(f"{where}: {_reason(error)}") from None
     raise MissingImageError(
-        f"the photo of {shown(image_id)} is no longer under {shown(root)}; give its file instead of its id"
+        f"the photo of {shown(image_id)} is no longer under {shown(root)}; put it back, or query with a file of it"
     )
 
 

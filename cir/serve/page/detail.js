@@ -95,7 +95,11 @@ export class Detail {
     at("detail-title").textContent = shortName(image.id);
     fill(at("detail-rank"), hit && rankLine(hit));
     at("detail-rank").hidden = !hit;
-    fill(at("stage"), stage(image));
+    const original = image.image && h("p", {}, opening(image.image));
+    fill(
+      at("stage"),
+      stage(image, () => original && original.remove()),
+    );
     at("like-text").value = "";
     at("like").hidden = !this.app.info.queries;
     at("detail-marks").hidden = !searched;
@@ -108,7 +112,7 @@ export class Detail {
       at("detail-origin"),
       h("p", { class: "id" }, image.id),
       hit && h("p", {}, originWords(hit)),
-      image.image && h("p", {}, h("a", { href: image.image, target: "_blank", rel: "noopener" }, "Open the original")),
+      original,
     );
     if (judge) this.why.clear(); // where nobody is to see which model found what
     else this.why.offer(image, this.#query());
@@ -159,8 +163,14 @@ function rankLine(hit) {
   return h("span", {}, "Rank ", rank, ` · score ${score(hit.score)} `, dot, words && ` ${words}`);
 }
 
-/** @param {Image} image */
-function stage(image) {
+/** @param {string} href */
+const opening = (href) => h("a", { href, target: "_blank", rel: "noopener" }, "Open the original");
+
+/**
+ * @param {Image} image
+ * @param {() => void} onGone  called where the photo cannot be had
+ */
+function stage(image, onGone) {
   if (!image.thumbnail) return missing(image);
   const frame = h("span", { class: "framed" });
   const picture = h("img", {
@@ -169,7 +179,10 @@ function stage(image) {
       frame.style.setProperty("--ratio", String(picture.naturalWidth / picture.naturalHeight));
       frame.style.setProperty("--wide", String(picture.naturalWidth));
     },
-    onerror: () => frame.replaceWith(missing(image)),
+    onerror: () => {
+      frame.replaceWith(missing(image));
+      onGone();
+    },
     src: `${image.thumbnail}&size=1280`,
   });
   frame.append(picture);

@@ -109,7 +109,7 @@ export class Results {
     const compare =
       this.app.olderGeneration() !== null &&
       action("compare", "Old and new", () => this.app.compare());
-    const link = action("link", "Copy link", () => copyLink(listing));
+    const link = action("link", "Copy link", () => copyLink(this.app));
     fill(
       listing.head,
       h(
@@ -179,7 +179,7 @@ export function notes(answer) {
   if (answer.unsearched) {
     lines.push(
       `${counted(answer.unsearched, "picture was", "pictures were")} left out: an earlier model made their vectors, ` +
-        "and no route leads to them.",
+        "and the present model cannot search those. `cir info` on the server says more.",
     );
   }
   if (answer.damaged) {
@@ -188,9 +188,9 @@ export function notes(answer) {
   return lines;
 }
 
-/** @param {Listing} listing */
-async function copyLink(listing) {
-  const lost = hasUpload(listing.query)
+/** @param {import("./main.js").App} app */
+async function copyLink(app) {
+  const lost = app.place.steps.some(hasUpload)
     ? " The picture that you added is not in it: it is kept here for a while only."
     : "";
   try {

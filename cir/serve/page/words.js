@@ -76,6 +76,6 @@ export function confidenceWords(hit) {
  * @param {Hit} hit
  */
 export function originWords(hit) {
-  const reached = hit.older ? `, an earlier model${hit.route ? `, reached by the route “${hit.route}”` : ""}` : "";
-  return `Its vector was made by ${hit.model}${reached}, and is in the index since generation ${hit.generation}.`;
+  const reached = hit.older ? `, an earlier model${hit.route ? ` (searched through “${hit.route}”)` : ""}` : "";
+  return `Indexed with ${hit.model}${reached}, in generation ${hit.generation} of the index.`;
 }
