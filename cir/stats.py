@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
+WHOLE = sys.maxsize  # the k of a measure of the whole ranking
 
 
 def hit_rate(ranking: Sequence[str], targets: AbstractSet[str], k: int) -> float:
@@ -49,6 +51,20 @@ def average_precision(ranking: Sequence[str], targets: AbstractSet[str], k: int)
     return total / min(len(targets), k)
 
 
+def whole_average_precision(ranking: Sequence[str], targets: AbstractSet[str]) -> float:
+    """AP of a whole ranking as i-CIR and the Oxford buildings define it: precision over recall, by trapezoids.
+
+    At each target the mean of the precisions just before it and at it counts; a target that is not ranked counts 0.
+    """
+    retrieved = 0
+    total = 0.0
+    for before, image in enumerate(ranking):
+        if image in targets:
+            total += (retrieved / before if before else 1.0) + (retrieved + 1) / (before + 1)
+            retrieved += 1
+    return total / (2 * len(targets))
+
+
 _FUNCTIONS = {"R": hit_rate, "Rs": hit_rate, "Recall": recall, "mAP": average_precision}
 
 
@@ -57,22 +73,25 @@ class Measure(NamedTuple):
 
     Attributes:
         name: "R" hit rate, "Rs" hit rate within the query's subset (CIRR), "Recall", or "mAP".
-        k: number of ranks that count.
+        k: number of ranks that count; WHOLE for a measure of the whole ranking, which only "mAP" is
+            (`whole_average_precision`; with a k it is CIRCO's, `average_precision`).
     """
 
     name: str
     k: int
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.k}"
+        return self.name if self.k == WHOLE else f"{self.name}@{self.k}"
 
 
 def parse_measure(text: str) -> Measure:
-    """The measure with a name such as "R@10". Raises UsageError if there is no such measure."""
+    """The measure with a name such as "R@10", or "mAP". Raises UsageError if there is no such measure."""
+    if text == "mAP":
+        return Measure(text, WHOLE)
     match = re.fullmatch(r"([A-Za-z]+)@([1-9][0-9]*)", text, flags=re.ASCII)
     if match is None or match[1] not in _FUNCTIONS:
         known = ", ".join(f"{name}@k" for name in _FUNCTIONS)
-        raise UsageError(f"unknown measure {text!r}: write one of {known}, such as 'R@10'")
+        raise UsageError(f"unknown measure {text!r}: write one of {known}, such as 'R@10', or mAP")
     return Measure(match[1], int(match[2]))
 
 
@@ -96,6 +115,8 @@ def score(measure: Measure, ranking: Sequence[str], targets: AbstractSet[str], s
                 f"{measure} of a query without a subset is not defined: give a subset, or use R@{measure.k}"
             )
         ranking = [image for image in ranking if image in subset]
+    if measure.k == WHOLE:
+        return whole_average_precision(ranking, targets)
     return _FUNCTIONS[measure.name](ranking, targets, measure.k)
 
 
@@ -116,6 +137,8 @@ def chance(measure: Measure, targets: int, images: int, missing: int = 0) -> flo
         # probability `others`.
         others = (targets - 1) / max(images - 1, 1)
         precisions = sum((1 + before * others) / (before + 1) for before in range(k))
+        if measure.k == WHOLE:  # half of each is the precision just before the place
+            precisions = (precisions + 1 + (k - 1) * others) / 2
         return targets / images * precisions / min(targets + missing, measure.k)
     return 1 - math.comb(images - targets, k) / math.comb(images, k)
 

@@ -201,6 +201,8 @@ def _rank_galleries(
 ) -> Run:
     """Rank every query's gallery; a query whose vector is zero has no hits."""
     run: Run = {query.id: [] for query in benchmark.queries}
+    if benchmark.own_galleries:
+        return run | _rank_within(benchmark, retriever, vectors, k or benchmark.depth, without_targets)
     galleries = {name: sorted(ids) for name, ids in benchmark.galleries.items()} or {"": benchmark.gallery}
     for name, gallery in galleries.items():
         rows = [row for row, query in enumerate(benchmark.queries) if query.gallery == name]
@@ -211,15 +213,25 @@ def _rank_galleries(
 
 def _rank_subsets(benchmark: Benchmark, retriever: Retriever, vectors: QueryVectors) -> Run:
     """Rank every query's subset to its end."""
+    return _rank_within(benchmark, retriever, vectors) if benchmark.ranks_subsets else {}
+
+
+def _rank_within(
+    benchmark: Benchmark,
+    retriever: Retriever,
+    vectors: QueryVectors,
+    k: int | None = None,
+    without_targets: bool = False,
+) -> Run:
+    """The best k of every query's subset; all of it if None."""
     run: Run = {}
-    if benchmark.ranks_subsets:
-        by_subset = defaultdict(list)
-        for row, query in enumerate(benchmark.queries):
-            by_subset[query.subset].append(row)
-        for subset, rows in by_subset.items():
-            allowed = tuple(image for image in subset if image not in benchmark.absent)
-            if allowed:
-                run |= dict(_rank(benchmark, retriever, vectors, rows, len(allowed), allowed))
+    by_subset = defaultdict(list)
+    for row, query in enumerate(benchmark.queries):
+        by_subset[query.subset].append(row)
+    for subset, rows in by_subset.items():
+        allowed = tuple(image for image in subset if image not in benchmark.absent)
+        if allowed:
+            run |= dict(_rank(benchmark, retriever, vectors, rows, k or len(allowed), allowed, without_targets))
     return run
 
 

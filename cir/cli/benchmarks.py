@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 # The keys of cir.data.protocols.PROTOCOLS and TRAIN_SPLITS, as a test checks: importing those would slow every command.
-OFFICIAL = ("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test")
+OFFICIAL = (
+    *("fashioniq-val", "fashioniq-val-union", "cirr-val", "cirr-test1", "circo-val", "circo-test"),
+    *("genecis-focus-object", "genecis-change-object", "genecis-focus-attribute", "genecis-change-attribute"),
+    *("genecis", "shoes-eval", "fashion200k-test", "icir"),
+)
 TRAIN_SPLITS = ("fashioniq-train", "cirr-train")
 BENCHMARKS = ("products", "wardrobe", "flickr8k", "flickr8k-mined", "jsonl", *OFFICIAL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, get_args, get_origin
@@ -14,6 +14,7 @@ from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError
 from cir.files import parse_json, read_regular
 from cir.images import ImageFile
+from cir.images.crops import Box, with_box
 from cir.images.names import canonical_id
 
 # The official FashionIQ and CIRR loaders open .png; FashionIQ's own pictures and COCO's are .jpg. In any letter case.
@@ -22,6 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST = 2_000_000_000  # bytes of an annotation file; COCO's are the largest
 
 Places = Mapping[str, Path]  # image id -> where its picture belongs, without suffix
+NO_BOXES: Mapping[str, Box] = {}
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,27 @@ class Annotated:
         galleries: name -> image ids; a data set with a single gallery has it under "".
         places: of all gallery images and all references.
         unlisted: size of the gallery if its ids are unknown (CIRCO without COCO's list); else 0.
+        boxes: image id -> the part of the picture at its place that is meant; all of it where there is none.
     """
 
     queries: tuple[JudgedQuery, ...]
     galleries: Mapping[str, AbstractSet[str]]
     places: Places
     unlisted: int = 0
+    boxes: Mapping[str, Box] = field(default_factory=dict)
 
 
 # The judged queries of a train split, each with one target, and the places of its pictures.
 TrainQueries = tuple[list[JudgedQuery], Places]
 
 
-def find_pictures(places: Places) -> Iterable[ImageFile]:
-    """The pictures that exist, in the order of their ids. Each folder is listed once."""
+def find_pictures(places: Places, boxes: Mapping[str, Box] = NO_BOXES) -> Iterable[ImageFile]:
+    """The pictures that exist, in the order of their ids. Each folder is listed once.
+
+    Args:
+        places: where they belong.
+        boxes: image id -> the part that is meant, where that is not the whole picture.
+    """
     listed: dict[Path, dict[str, str]] = {}  # folder -> name with a lower-case suffix -> name
     for image_id, place in sorted(places.items()):
         folder = place.parent
@@ -56,8 +65,32 @@ def find_pictures(places: Places) -> Iterable[ImageFile]:
         for suffix in SUFFIXES:
             if name := listed[folder].get(place.name + suffix):
                 path = os.path.join(os.path.realpath(folder), name)
-                yield ImageFile(image_id, path, path)
+                box = boxes.get(image_id)
+                yield ImageFile(image_id, path if box is None else with_box(path, box), path, box=box)
                 break
+
+
+def place_in(folders: Iterable[Path], names: Iterable[str], otherwise: Path) -> Places:
+    """Where pictures belong that may be in several folders.
+
+    Args:
+        folders: looked through in this order; those that do not exist are passed over. Each is listed once.
+        names: names of pictures, without suffix.
+        otherwise: the folder of those that are in none.
+    """
+    holding: dict[str, Path] = {}
+    for folder in folders:
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                holding.setdefault(stem, folder)
+    return {name: holding.get(name, otherwise) / name for name in names}
+
+
+def file_of(root: Path, *folders: str, name: str) -> Path:
+    """An annotation file in the data set's folder or in one of some folders of it; in the former if in none."""
+    places = [root / folder / name for folder in folders]
+    return next((place for place in places if place.is_file()), root / name)
 
 
 def read_json(path: Path, kind: type, what: str) -> Any:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, MissingImageError
+from cir.stats import WHOLE, Measure
 
 if TYPE_CHECKING:
     from cir.images import ImageFile
-    from cir.stats import Measure
 
 COMPOSED, TEXT, IMAGE = "composed", "text", "image"
 
@@ -34,6 +34,7 @@ class Benchmark:
         measures: reported, in this order.
         keep_reference: whether the reference stays in the ranking.
         galleries: name -> ids of that gallery; empty for a single gallery of all `images`.
+        own_galleries: whether each query searches its `subset` alone, instead of one of `galleries`.
         absent: ids of the protocol whose pictures are missing; empty unless the user allowed that. A query whose
             reference is absent gets no hits, and an absent target is never retrieved: both count as misses.
         headline: measures whose mean is the benchmark's headline figure; may be empty.
@@ -42,7 +43,7 @@ class Benchmark:
 
     Raises:
         DataError: no measures, no headline query, a duplicate id, a query without targets, or without the subset
-            that Rs@k needs.
+            that Rs@k or its own gallery needs.
         MissingImageError: a target or a subset names an image that is neither in the gallery nor absent: no
             ranking could contain it.
     """
@@ -58,6 +59,7 @@ class Benchmark:
     headline: tuple[Measure, ...] = ()
     judged: bool = True
     unlisted: int = 0
+    own_galleries: bool = False
 
     def __post_init__(self) -> None:
         where = f"benchmark {self.name}"
@@ -70,9 +72,12 @@ class Benchmark:
         for query in self.queries:
             if self.judged and not query.targets:
                 raise DataError(f"{where}: query {query.id!r} has no targets; give at least one")
-            if self.ranks_subsets and not query.subset:
-                raise DataError(f"{where}: query {query.id!r} has no subset; Rs@k needs a subset for every query")
-            unknown = {*query.targets, *query.subset} - self.searched(query) - self.absent
+            if (self.ranks_subsets or self.own_galleries) and not query.subset:
+                what = "a gallery of its own" if self.own_galleries else "Rs@k"
+                raise DataError(f"{where}: query {query.id!r} has no subset; {what} needs a subset for every query")
+            unknown = {*query.targets, *query.subset} - self._listed(query) - self.absent
+            if self.own_galleries:
+                unknown |= query.targets - set(query.subset)
             if unknown and not self.unlisted:
                 raise MissingImageError(
                     f"{where}: query {query.id!r} names {min(unknown)!r}, which is not in the gallery"
@@ -92,6 +97,9 @@ class Benchmark:
 
     def searched(self, query: JudgedQuery) -> AbstractSet[str]:
         """The ids of the gallery that a query searches."""
+        return frozenset(query.subset) - self.absent if self.own_galleries else self._listed(query)
+
+    def _listed(self, query: JudgedQuery) -> AbstractSet[str]:
         return self.galleries[query.gallery] if self.galleries else self._whole
 
     @property
@@ -118,8 +126,11 @@ class Benchmark:
 
     @property
     def depth(self) -> int:
-        """The largest k of the measures, Rs@k apart: subsets are ranked to their end."""
-        return max((measure.k for measure in self.measures if measure.name != "Rs"), default=1)
+        """How many hits the measures need, Rs@k apart: subsets are ranked to their end."""
+        deepest = max((measure.k for measure in self.measures if measure.name != "Rs"), default=1)
+        if deepest < WHOLE:
+            return deepest
+        return max(len(ids) for ids in (self.galleries.values() or [self._whole]))
 
     @property
     def ranks_subsets(self) -> bool:

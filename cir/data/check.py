@@ -9,12 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cir.data.annotations import Places, find_pictures
+from cir.data.annotations import Places, file_of, find_pictures
 from cir.data.benchmark import ids_sha256
 from cir.data.protocols import PROTOCOLS, TRAIN_SPLITS
 from cir.errors import DataError
 from cir.files import sha256_file
 
+FOLDERS = ("cirr", "genecis", "annotations")  # of the data set's folder that may hold the annotation files
 OK, MISSING, OTHER = "ok", "missing", "not the official file"
 UNKNOWN = "present; its official digest is not known"
 
@@ -25,10 +26,12 @@ class DataCheck:
 
     Attributes:
         manifest: the data manifest that the folder was compared with.
-        files: annotation file -> OK, MISSING, OTHER or UNKNOWN.
+        files: annotation file -> FOLDERS = ("cirr", "genecis", "annotations")  # of the data set's folder that may hold the annotation files
+OK, MISSING, OTHER or UNKNOWN.
         missing: places of missing pictures, without suffix.
-        images: number of pictures in the manifest.
-        ids: whether the gallery's ids are those of the manifest; None if the annotations cannot be read.
+        images: number of pictures, by the manifest or, where that does not know it, by the annotations.
+        ids: whether the gallery's ids are those of the manifest; None if it has none, or the annotations cannot be
+            read.
         problem: why the annotations cannot be read; empty if they can.
     """
 
@@ -67,15 +70,17 @@ def check_data(name: str, root: Path) -> DataCheck:
         raise DataError(f"{root}: no such folder; --data-root is the data set's own folder")
     manifest = read_data_manifest(PROTOCOLS[name].split if name in PROTOCOLS else name)
     expected = manifest["benchmarks"][name]
-    files = {file: _state(root, file, entry) for file, entry in manifest["files"].items()}
+    needed = expected.get("files", manifest["files"])
+    files = {file: _state(root, file, manifest["files"][file]) for file in needed}
     try:
         places, digest = _places(name, root)
     except DataError as error:
-        return DataCheck(manifest, files, (), expected["images"], None, str(error))
+        return DataCheck(manifest, files, (), expected["images"] or 0, None, str(error))
     present = {image.id for image in find_pictures(places)}
     missing = tuple(str(places[image]) for image in sorted(places.keys() - present))
-    same = digest == expected["sha256"] if expected["sha256"] else len(places) == expected["images"]
-    return DataCheck(manifest, files, missing, expected["images"], same)
+    images = expected["images"] or len(places)
+    same = digest == expected["sha256"] if expected["sha256"] else len(places) == images if expected["images"] else None
+    return DataCheck(manifest, files, missing, images, same)
 
 
 def _places(name: str, root: Path) -> tuple[Places, str | None]:
@@ -89,8 +94,8 @@ def _places(name: str, root: Path) -> tuple[Places, str | None]:
 
 
 def _state(root: Path, file: str, entry: Mapping[str, Any]) -> str:
-    path = next((path for path in (root / file, root / "cirr" / file) if path.is_file()), None)
-    if path is None:
+    path = file_of(root, *FOLDERS, name=file)
+    if not path.is_file():
         return MISSING
     if entry["sha256"] is None:
         return UNKNOWN

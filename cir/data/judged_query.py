@@ -26,7 +26,8 @@ class JudgedQuery:
         captions: the captions that annotators wrote, where `caption` joins several (FashionIQ).
         changes: the attribute changes that the caption states, where it was generated from attributes.
         groups: names under which it is also reported, such as "colour" or "phrasing:train".
-        subset: the images that Rs@k ranks (CIRR); queries with equal subsets are ranked together.
+        subset: the images that Rs@k ranks (CIRR), or the query's own gallery where each brings one (GeneCIS). Queries
+            with equal subsets are ranked together.
         headline: whether it counts in the overall figures.
         gallery: which of the benchmark's galleries is searched, if it has several (FashionIQ's categories).
         first_target: the target that Recall@k is about, if not about all (CIRCO).

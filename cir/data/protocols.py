@@ -10,7 +10,11 @@ from cir.data.annotations import Annotated, TrainQueries, find_pictures
 from cir.data.benchmark import Benchmark
 from cir.data.circo import read_circo
 from cir.data.cirr import read_cirr, read_cirr_train
+from cir.data.fashion200k import read_fashion200k
 from cir.data.fashioniq import read_fashioniq, read_fashioniq_train
+from cir.data.genecis import TASKS, read_genecis
+from cir.data.icir import read_icir
+from cir.data.shoes import read_shoes
 from cir.errors import MissingImageError
 from cir.images import ImageFile
 from cir.stats import Measure, parse_measure
@@ -28,6 +32,7 @@ class Protocol:
         measures: reported, in this order.
         headline: measures whose mean is the benchmark's headline figure; may be empty.
         keep_reference: whether the reference stays in the ranking.
+        own_galleries: whether each query brings the gallery that it searches.
         judged: whether the targets are public.
         server: whose server takes submissions, "cirr" or "circo"; empty if there is no server.
     """
@@ -39,6 +44,7 @@ class Protocol:
     measures: tuple[Measure, ...]
     headline: tuple[Measure, ...] = ()
     keep_reference: bool = False
+    own_galleries: bool = False
     judged: bool = True
     server: str = ""
 
@@ -55,6 +61,7 @@ class Protocol:
             headline=self.headline,
             judged=self.judged,
             unlisted=annotated.unlisted,
+            own_galleries=self.own_galleries,
         )
 
 
@@ -71,6 +78,19 @@ class TrainSplit:
     read: Callable[[Path], TrainQueries]
 
 
+def _genecis(name: str, *tasks: str) -> Protocol:
+    """Some tasks of GeneCIS; figures of several are the mean over them."""
+    return Protocol(
+        name=name,
+        protocol=f"{name}/reference-kept",
+        split="genecis",
+        read=lambda root, pictures: read_genecis(root, tasks),
+        measures=_measures("R@1 R@2 R@3"),
+        keep_reference=True,
+        own_galleries=True,
+    )
+
+
 def _measures(text: str) -> tuple[Measure, ...]:
     return tuple(map(parse_measure, text.split()))
 
@@ -80,8 +100,11 @@ _CIRR = _measures("R@1 R@5 R@10 R@50 Rs@1 Rs@2 Rs@3")
 _CIRR_HEADLINE = _measures("R@5 Rs@1")
 _CIRCO = _measures("mAP@5 mAP@10 mAP@25 mAP@50 Recall@5 Recall@10 Recall@25 Recall@50")
 
+_SHOES = _measures("R@1 R@10 R@50")
+
 # The reference stays in the ranking of FashionIQ, as in its official code, and of CIRCO, whose server takes what it is
-# given. CIRCO's mAP@k counts all targets, its Recall@k the one that the caption was written for.
+# given. CIRCO's mAP@k counts all targets, its Recall@k the one that the caption was written for. TIRG
+# and VAL remove it from Fashion200K and Shoes. In GeneCIS and i-CIR nothing is removed; references lie outside there.
 PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
@@ -140,6 +163,31 @@ PROTOCOLS: Mapping[str, Protocol] = {
             judged=False,
             server="circo",
         ),
+        *(_genecis(f"genecis-{task}", task) for task in TASKS),
+        _genecis("genecis", *TASKS),
+        Protocol(
+            name="shoes-eval",
+            protocol="shoes-eval/reference-removed",
+            split="shoes-eval",
+            read=lambda root, pictures: read_shoes(root),
+            measures=_SHOES,
+            headline=_SHOES,
+        ),
+        Protocol(
+            name="fashion200k-test",
+            protocol="fashion200k-test/reference-removed",
+            split="fashion200k-test",
+            read=lambda root, pictures: read_fashion200k(root),
+            measures=_measures("R@1 R@10 R@50"),
+        ),
+        Protocol(
+            name="icir",
+            protocol="icir/reference-kept",
+            split="icir",
+            read=lambda root, pictures: read_icir(root),
+            measures=_measures("mAP R@1 R@10"),
+            keep_reference=True,
+        ),
     )
 }
 TRAIN_SPLITS: Mapping[str, TrainSplit] = {
@@ -168,7 +216,7 @@ def load_official(name: str, root: Path, *, pictures: bool = True, allow_missing
     annotated = protocol.read(root, pictures)
     if not pictures:
         return protocol.benchmark(annotated)
-    images = list(find_pictures(annotated.places))
+    images = list(find_pictures(annotated.places, annotated.boxes))
     absent = annotated.places.keys() - {image.id for image in images}
     benchmark = protocol.benchmark(annotated, images).without(absent)
     if absent and not (allow_missing and images):

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from cir.errors import ImageDecodeError, MissingImageError
 from cir.files import read_regular
 from cir.images import zips
+from cir.images.crops import Box, split_box, square_crop
 from cir.images.decode import reason_of
 from cir.images.names import canonical_id, shown
 
@@ -48,20 +49,27 @@ class ImageFile:
             the photo later.
         path: the file that holds the bytes.
         member: canonical name inside `path` when that is a zip.
+        box: the part of the picture that is meant; None for all of it. The root then is the file, with the box
+            (`crops.with_box`).
     """
 
     id: str
     root: str
     path: str
     member: str | None = None
+    box: Box | None = None
 
     def read(self, limit: int = MAX_BYTES) -> bytes:
-        """The bytes of the file; only a regular file of at most `limit` bytes is read.
+        """The bytes of the file, of a part of it as PNG; only a regular file of at most `limit` bytes is read.
 
         Raises:
             MissingImageError: it is gone.
-            ImageDecodeError: it cannot be read, or is too large.
+            ImageDecodeError: it cannot be read, is too large, or has no such part.
         """
+        data = self._read(limit)
+        return data if self.box is None else square_crop(data, self.id, self.box)
+
+    def _read(self, limit: int) -> bytes:
         try:
             if self.member is None:
                 return read_regular(self.path, limit)
@@ -83,11 +91,11 @@ def locate(root: str, image_id: str) -> ImageFile:
         ImageDecodeError: a zip on the way is broken, or a folder may not be entered.
     """
     if is_canonical(image_id):
-        try:
-            if stat.S_ISREG(os.stat(root).st_mode) and has_suffix(root, SUFFIXES):  # the root is the photo
-                return ImageFile(image_id, root, root)
-        except (OSError, ValueError):
-            pass  # what is below it says why
+        crop = split_box(root)
+        if crop and _is_picture(crop[0]):
+            return ImageFile(image_id, root, crop[0], box=crop[1])
+        if _is_picture(root):
+            return ImageFile(image_id, root, root)
         waiting = [(root, image_id.split("/"))]
         while waiting:
             path, parts = waiting.pop()
@@ -162,6 +170,14 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return "not enough memory" if isinstance(error, MemoryError) else reason_of(error)
+
+
+def _is_picture(path: str) -> bool:
+    """Whether a root is an image file itself; where that cannot be known, what is looked for below it says why."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode) and has_suffix(path, SUFFIXES)
+    except (OSError, ValueError):
+        return False
 
 
 def _mode(path: str) -> int | None:
