@@ -11,14 +11,15 @@ and for encoders that know picture and caption only apart, and combiners over th
     product    the product of the similarities to both
 
 A query that lacks what a system needs (no caption for "text", an absent reference) gets no hits from it and scores 0.
-If no query has a reference, or none a caption, all of these are one, and "composed" alone is run.
+If no query has a reference, or none a caption, all of these are one, and "composed" alone is run. A caller may choose
+some of them; the composed query is always run.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 Hits = list[tuple[str, float]]
 
 COMPOSED_APART = (*APART, "combiner")  # compositions of an image vector and a text vector
+BASELINES = ("image", "text", "sum")
+SYSTEMS = (*BASELINES, "slerp", "product")
 
 BATCH = 128  # queries encoded at once: bounds the pixels in memory and the time between two calls of `progress`
 RANKED_AT_ONCE = 256  # bounds the (B, N) scores in memory
@@ -93,8 +96,34 @@ class Evaluation:
     subsets: Run
 
 
+def systems_of(card: ModelCard, chosen: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The systems that are run beside the composed query.
+
+    Args:
+        card: of the model that encodes the queries.
+        chosen: some of SYSTEMS, in the order of the report; None for all that the model has.
+
+    Raises:
+        UsageError: an unknown system, or one that needs image and text apart where the model encodes them together.
+    """
+    has = SYSTEMS if card.composition in COMPOSED_APART else BASELINES
+    for name in () if chosen is None else chosen:
+        if name not in SYSTEMS:
+            raise UsageError(f"there is no composition {shown(name)}; there are {', '.join(SYSTEMS)}")
+        if name not in has:
+            raise UsageError(
+                f"{card.name} encodes image and text together, and has no composition by {name}; take {', '.join(has)}"
+            )
+    return has if chosen is None else tuple(dict.fromkeys(chosen))
+
+
 def evaluate(
-    benchmark: Benchmark, retriever: Retriever, *, seed: int = 0, progress: Progress | None = None
+    benchmark: Benchmark,
+    retriever: Retriever,
+    *,
+    systems: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Search with every query of a benchmark in each of these ways, and score the rankings.
 
@@ -103,19 +132,21 @@ def evaluate(
     Args:
         benchmark: the queries and their gallery.
         retriever: an index that holds all images of the benchmark; further images in it are not searched.
+        systems: which others to run, as in `systems_of`.
         seed: of the bootstrap.
         progress: called with (queries encoded, queries to encode).
 
     Raises:
-        UsageError: not a benchmark, or nothing that can be searched.
+        UsageError: not a benchmark, nothing that can be searched, or no such system.
         MissingImageError: the index does not hold an image of the gallery or a reference.
     """
     started = time.perf_counter()
     instance(benchmark, Benchmark, "benchmark", "load one, such as cir.data.jsonl.load_jsonl(file, photos)")
     if not isinstance(retriever, Retriever):
         raise UsageError(f"the retriever is {kind(retriever)}, {shown(retriever)}; open an index: cir.open_index(path)")
+    chosen = systems_of(retriever.card, systems)
     _check_images(benchmark, retriever)
-    vectors = _encode_systems(benchmark, retriever, progress or (lambda done, total: None))
+    vectors = _encode_systems(benchmark, retriever, chosen, progress or (lambda done, total: None))
     hits = {system: _rank_galleries(benchmark, retriever, queries) for system, queries in vectors.items()}
     subsets = {system: _rank_subsets(benchmark, retriever, queries) for system, queries in vectors.items()}
     runs = {system: _append(run, subsets[system]) for system, run in hits.items()}
@@ -138,7 +169,9 @@ def _check_images(benchmark: Benchmark, retriever: Retriever) -> None:
         )
 
 
-def _encode_systems(benchmark: Benchmark, retriever: Retriever, progress: Progress) -> dict[str, QueryVectors]:
+def _encode_systems(
+    benchmark: Benchmark, retriever: Retriever, systems: Sequence[str], progress: Progress
+) -> dict[str, QueryVectors]:
     """System -> Q queries, unit-norm; zero for a query that lacks what the system needs."""
     nothing = Query()
     composed, image, text = [], [], []
@@ -151,16 +184,15 @@ def _encode_systems(benchmark: Benchmark, retriever: Retriever, progress: Progre
         return {COMPOSED: _encode(retriever, composed, progress)}
     encoded = _encode(retriever, [*composed, *image, *text], progress)
     count, weight = len(composed), retriever.card.sum_weight
-    vectors = {
-        system: encoded[slice(number * count, (number + 1) * count)]
-        for number, system in enumerate((COMPOSED, "image", "text"))
+    whole, pictures, texts = (encoded[slice(number * count, (number + 1) * count)] for number in range(3))
+    make: dict[str, Callable[[], QueryVectors]] = {
+        "image": lambda: pictures,
+        "text": lambda: texts,
+        "sum": lambda: (weight * pictures + (1 - weight) * texts).unit(),
+        "slerp": lambda: pictures.slerp(texts, weight),
+        "product": lambda: pictures.product(texts, weight),
     }
-    pictures, texts = vectors["image"], vectors["text"]
-    vectors["sum"] = (weight * pictures + (1 - weight) * texts).unit()
-    if retriever.card.composition in COMPOSED_APART:
-        vectors["slerp"] = pictures.slerp(texts, weight)
-        vectors["product"] = pictures.product(texts, weight)
-    return vectors
+    return {COMPOSED: whole, **{system: make[system]() for system in systems}}
 
 
 def _encode(retriever: Retriever, queries: Sequence[Query], progress: Progress) -> QueryVectors:

@@ -10,6 +10,8 @@ from cir.eval.report import BaselineGain, Confidence, Figure, Figures, Report
 from cir.files import write_json
 from cir.tables import align
 
+NOT_PUBLIC = "The targets are not public: there is nothing to score here."
+
 
 def render(report: Report) -> str:
     """A report as an aligned table, without a newline at its end.
@@ -17,23 +19,16 @@ def render(report: Report) -> str:
     A figure stands with half the width of its 95 % interval. If images are missing, their number stands in the heading
     and at the end of every row, so that no figure is read without it.
     """
-    measures = list(report.metrics)
-    gallery, missing = report.gallery.images, report.missing
+    measures, missing = list(report.metrics), report.missing
     heading = [
         f"{report.benchmark}  {report.protocol}",
-        f"gallery {gallery:,} images, {missing:,} MISSING" if missing else f"gallery {gallery:,} images",
-        f"{report.queries:,} queries",
+        *size_of(report),
         f"model {report.model.get('name', 'unknown')}",
         f"{report.seconds:.1f} s",
     ]
     if not measures:
-        return f"{', '.join(heading)}\n\nThe targets are not public: there is nothing to score here."
-    rows = [["% ± 95 %", *measures], _row(report.form, report.metrics, measures)]
-    rows += [_row(name, figures, measures) for name, figures in report.baselines.items()]
-    if report.headline:
-        figures = [report.headline.figure, *report.headline.baselines.values()]
-        for row, cell in zip(rows, [report.headline.name, *map(_figure, figures)], strict=True):
-            row.append(cell)
+        return f"{', '.join(heading)}\n\n{NOT_PUBLIC}"
+    rows = _systems(report)
     if report.comparison:
         rows += [[], *_gains(report.comparison, measures)]
     if report.groups:
@@ -43,6 +38,40 @@ def render(report: Report) -> str:
         _add_missing(rows, missing)
     confidence = ["", _confidence(report.confidence)] if report.confidence else []
     return "\n".join([", ".join(heading), "", *align(rows), *confidence])
+
+
+def render_several(reports: Sequence[Report]) -> str:
+    """Reports of one model as one aligned table, without a newline at its end; groups and gains are left out."""
+    model, seconds = reports[0].model.get("name", "unknown"), sum(report.seconds for report in reports)
+    rows: list[list[str]] = []
+    for report in reports:
+        rows += [[], [f"{report.protocol}: {', '.join(size_of(report))}"]]
+        of_report = _systems(report) if report.metrics else [[NOT_PUBLIC]]
+        if report.missing:
+            _add_missing(of_report, report.missing)
+        rows += of_report
+    return "\n".join([f"{len(reports)} benchmarks, model {model}, {seconds:.1f} s", *align(rows)])
+
+
+def size_of(report: Report) -> list[str]:
+    """How large a benchmark is, and how much of it is missing, in words."""
+    gallery = f"gallery {report.gallery.images:,} images"
+    if report.gallery.per_query:
+        gallery = f"{report.gallery.per_query:,} images for each query, of {report.gallery.images:,}"
+    missing = [f"{report.missing:,} MISSING"] if report.missing else []
+    return [gallery, *missing, f"{report.queries:,} queries"]
+
+
+def _systems(report: Report) -> list[list[str]]:
+    """A row of measures, and one for every system, with the headline in the last column."""
+    measures = list(report.metrics)
+    rows = [["% ± 95 %", *measures], _row(report.form, report.metrics, measures)]
+    rows += [_row(name, figures, measures) for name, figures in report.baselines.items()]
+    if report.headline:
+        figures = [report.headline.figure, *report.headline.baselines.values()]
+        for row, cell in zip(rows, [report.headline.name, *map(_figure, figures)], strict=True):
+            row.append(cell)
+    return rows
 
 
 def render_comparison(comparison: RunComparison) -> str:

@@ -136,29 +136,33 @@ class GalleryFacts:
         images: number of images.
         sha256: digest of their ids; None if these are unknown.
         parts: name -> facts of that gallery, if there are several.
+        per_query: where each query brings a gallery of its own, the number of images in the largest; else 0.
     """
 
     images: int
     sha256: str | None
     parts: Mapping[str, GalleryFacts] = field(default_factory=dict)
+    per_query: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; "parts" only if there are several galleries."""
-        parts = {name: part.to_json() for name, part in self.parts.items()}
-        return {"images": self.images, "sha256": self.sha256, **({"parts": parts} if parts else {})}
+        """Plain JSON values; "parts" only if there are several galleries, "per_query" only if queries bring them."""
+        parts = {"parts": {name: part.to_json() for name, part in self.parts.items()}} if self.parts else {}
+        per_query = {"per_query": self.per_query} if self.per_query else {}
+        return {"images": self.images, "sha256": self.sha256, **per_query, **parts}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GalleryFacts:
         """Facts from `to_json` values."""
         parts = {name: cls.from_json(part) for name, part in values.get("parts", {}).items()}
-        return cls(values["images"], values["sha256"], parts)
+        return cls(values["images"], values["sha256"], parts, values.get("per_query", 0))
 
     @classmethod
     def of(cls, benchmark: Benchmark) -> GalleryFacts:
         """The facts of a benchmark's gallery or galleries."""
         parts = {name: cls(len(ids), ids_sha256(ids)) for name, ids in benchmark.galleries.items()}
         images = benchmark.unlisted or len(benchmark.gallery)
-        return cls(images, benchmark.gallery_sha256, parts if len(parts) > 1 else {})
+        own = max(len(query.subset) for query in benchmark.queries) if benchmark.own_galleries else 0
+        return cls(images, benchmark.gallery_sha256, parts if len(parts) > 1 else {}, own)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -79,8 +79,8 @@ class BenchmarkOptions:
         return load_jsonl(self.queries, root, keep_reference=self.keep_reference)
 
 
+_DATA_ROOT = "Folder (for jsonl also a zip) of the data set."
 _OPTIONS = (
-    click.option("--data-root", type=click.Path(path_type=Path), help="Folder (for jsonl also a zip) of the data set."),
     click.option(
         "--split",
         default="val",
@@ -115,9 +115,78 @@ def benchmark_options(command: Command) -> Command:
 
     for option in reversed(_OPTIONS):
         with_source = option(with_source)
-    return with_source
+    return click.option("--data-root", type=click.Path(path_type=Path), help=_DATA_ROOT)(with_source)
+
+
+def several_benchmarks(command: Command) -> Command:
+    """Names of benchmarks and the options that locate them; the command gets `sources`, one for each."""
+
+    @wraps(command)
+    def with_sources(
+        benchmarks: tuple[str, ...],
+        data_roots: Sequence[str],
+        split: str,
+        images: str | None,
+        queries: Path | None,
+        keep_reference: bool,
+        **others: Any,
+    ) -> Any:
+        roots = _roots_of(benchmarks, data_roots)
+        sources = [
+            BenchmarkOptions(name, roots.get(name), split, images, queries, keep_reference) for name in benchmarks
+        ]
+        return command(sources=sources, **others)
+
+    for option in reversed(_OPTIONS):
+        with_sources = option(with_sources)
+    with_sources = click.option(
+        "--data-root",
+        "data_roots",
+        multiple=True,
+        metavar="[NAME=]FOLDER",
+        help=f"{_DATA_ROOT} With several benchmarks: NAME=FOLDER for each, where NAME is a benchmark, or what stands "
+        "before its first dash (genecis, cirr).",
+    )(with_sources)
+    return click.argument(
+        "benchmarks", metavar="BENCHMARK[,BENCHMARK...]", callback=lambda context, parameter, value: _names(value)
+    )(with_sources)
 
 
 def benchmark_argument(command: Command) -> Command:
     """The name of a benchmark."""
     return click.argument("benchmark", type=click.Choice(BENCHMARKS))(command)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in BENCHMARKS:
+            raise click.BadParameter(f"{name!r} is no benchmark; there are {', '.join(BENCHMARKS)}")
+    if len(set(names)) < len(names):
+        raise click.BadParameter("a benchmark is named twice; name each once")
+    return names
+
+
+def _roots_of(benchmarks: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
+    """Benchmark -> its folder; a folder without a name is for all that have none of their own. Raises UsageError."""
+    named: dict[str, Path] = {}
+    for value in given:
+        name, equals, folder = value.partition("=")
+        if not equals or name not in _ROOT_NAMES:
+            name, folder = "", value
+        if name in named:
+            where = f"for {name}" if name else "without NAME="
+            raise UsageError(f"--data-root is given twice {where}; give each benchmark one folder")
+        if name and not any(name in (benchmark, _set_of(benchmark)) for benchmark in benchmarks):
+            raise UsageError(f"--data-root {value}: {name} is not evaluated; name the benchmarks of this call")
+        named[name] = Path(folder)
+    roots = {name: named.get(name, named.get(_set_of(name), named.get(""))) for name in benchmarks}
+    return {name: root for name, root in roots.items() if root is not None}
+
+
+def _set_of(benchmark: str) -> str:
+    """The data set of a benchmark, for --data-root."""
+    return benchmark.partition("-")[0]
+
+
+_ROOT_NAMES = {*BENCHMARKS, *map(_set_of, BENCHMARKS)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.benchmarks import BenchmarkOptions, benchmark_argument, benchmark_options
+from cir.cli.benchmarks import BenchmarkOptions, several_benchmarks
 from cir.cli.options import (
     device_option,
     json_option,
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@benchmark_argument
-@benchmark_options
+@several_benchmarks
 @click.option("--model", metavar="NAME", help="Name or folder of the model.  [default: small]")
 @click.option(
     "--index",
@@ -46,9 +45,25 @@ if TYPE_CHECKING:
     help="How the model computes: float32, as the official code does on a CPU, or what is fast on the device.  "
     "[default: float32 for official benchmarks, else fast]",
 )
+@click.option(
+    "--composition",
+    metavar="NAME[,NAME...]",
+    help="Which baselines to run, of image, text, sum, and with encoders that know image and text only apart also "
+    "slerp and product.  [default: all]",
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON.")
 @click.option(
-    "--run", "run_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking as a TREC run."
+    "--table",
+    "tables",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a table for a paper: Markdown (.md) or LaTeX (.tex). May be repeated.",
+)
+@click.option(
+    "--run",
+    "run_file",
+    type=click.Path(path_type=Path),
+    help="Write the ranking as a TREC run; with several benchmarks a folder of BENCHMARK.trec.",
 )
 @click.option(
     "--submission",
@@ -61,12 +76,14 @@ if TYPE_CHECKING:
 @trust_roots_option
 @json_option
 def evaluate(
-    source: BenchmarkOptions,
+    sources: Sequence[BenchmarkOptions],
     model: str | None,
     index: Path | None,
     allow_missing: bool,
     precision: str | None,
+    composition: str | None,
     output: Path | None,
+    tables: tuple[Path, ...],
     run_file: Path | None,
     submission: Path | None,
     device: str,
@@ -75,7 +92,7 @@ def evaluate(
     trust_roots: bool,
     as_json: bool,
 ) -> None:
-    """Measure recall on a benchmark, against its baselines.
+    """Measure recall on benchmarks, against their baselines.
 
     The baselines search with the image alone, the text alone, and the sum of both; for encoders that know image and
     text only apart, such as CLIP, also with slerp and product (`cir compose`). Queries by text alone stand beside
@@ -84,7 +101,9 @@ def evaluate(
     `products` reads real photos with attributes, `wardrobe` draws its own, `jsonl` takes your pictures and queries.
     `flickr8k` asks for everyday photos with the captions that people wrote; `flickr8k-mined` is no benchmark, but
     questions that a program made of those captions. The others are the official benchmarks, in the layout of their
-    authors; `cir data check` says what is missing.
+    authors; `cir data check` says what is missing. What each one measures is in docs/benchmarks.md.
+
+    Several benchmarks, separated by commas, share one index: a picture is encoded once.
 
     \b
     Example:
@@ -94,62 +113,80 @@ def evaluate(
       cir evaluate jsonl --data-root photos --queries queries.jsonl --output report.json --run run.trec
       cir evaluate fashioniq-val --data-root fashionIQ_dataset --model sprc-fiq
       cir evaluate cirr-test1 --data-root cirr_dataset --model sprc-cirr --submission submission
+      cir evaluate genecis-focus-object,shoes-eval --data-root genecis=GeneCIS --data-root shoes=Shoes --table table.tex
     """
     quiet_libraries()
     from cir import devices
     from cir.eval.engine import evaluate as run_benchmark
-    from cir.eval.render import render, write_report
+    from cir.eval.paper import check_format, write_table
+    from cir.eval.render import render, render_several
     from cir.eval.report import COMPOSED, Precision
     from cir.eval.runs import write_run
     from cir.eval.submissions import find_server, make_submission, write_submission
+    from cir.files import write_json
     from cir.indexer.storage.folder import is_index
 
-    built = index is not None and is_index(index)
+    built, official = index is not None and is_index(index), any(source.official for source in sources)
     if model and built:
         raise UsageError("--model and --index exclude each other: an index names its model; give one")
-    if submission:
+    for path in tables:
+        check_format(path)
+    for source in sources if submission else ():
         find_server(source.name)
-    computed = precision or ("float32" if source.official else "fast")
+    computed = precision or ("float32" if official else "fast")
+    systems = [name.strip() for name in composition.split(",")] if composition is not None else None
     with (
         tempfile.TemporaryDirectory(prefix="cir-evaluate-") as scratch,
         devices.full_precision() if computed == "float32" else nullcontext(),
     ):
-        benchmark = source.load(Path(scratch), allow_missing=allow_missing)
-        if index is not None and (built or not source.official):
-            benchmark, searcher = _open(benchmark, index, model_dirs, device, search_device, trust_roots, allow_missing)
+        benchmarks = [source.load(Path(scratch), allow_missing=allow_missing) for source in sources]
+        if index is not None and (built or not official):
+            benchmarks, searcher = _open(
+                benchmarks, index, model_dirs, device, search_device, trust_roots, allow_missing
+            )
         else:
             # Official figures are compared with those of programs that round nothing.
-            stored = "float32" if source.official else "float16"
+            stored = "float32" if official else "float16"
             path = index or Path(scratch) / "index"
-            benchmark, searcher = _build(
-                benchmark, path, model, model_dirs, device, search_device, stored, allow_missing
+            benchmarks, searcher = _build(
+                benchmarks, path, model, model_dirs, device, search_device, stored, systems, allow_missing
             )
-        evaluation = run_benchmark(benchmark, searcher, progress=ProgressBar("encoding the queries", unit="queries"))
+        evaluations = {}
+        for benchmark in benchmarks:
+            label = "encoding the queries" if len(benchmarks) == 1 else f"encoding the queries of {benchmark.name}"
+            progress = ProgressBar(label, unit="queries")
+            evaluations[benchmark.name] = run_benchmark(benchmark, searcher, systems=systems, progress=progress)
         stored = searcher.gallery.layout.precision
-    if source.official and stored != "float32":
+    if official and stored != "float32":
         click.echo(f"cir: {index} stores {stored}; official figures are computed with float32", err=True)
-    report = replace(evaluation.report, precision=Precision(computed, stored))
-    composed = evaluation.runs[COMPOSED]
-    files = make_submission(benchmark, composed, evaluation.subsets) if submission else {}
+    reports = [replace(each.report, precision=Precision(computed, stored)) for each in evaluations.values()]
+    runs = {name: each.runs[COMPOSED] for name, each in evaluations.items()}
+    files = {}
+    for benchmark in benchmarks if submission else ():
+        files |= make_submission(benchmark, runs[benchmark.name], evaluations[benchmark.name].subsets)
+    one = len(reports) == 1
+    as_values = reports[0].to_json() if one else {"benchmarks": {each.benchmark: each.to_json() for each in reports}}
     if output:
-        write_report(output, report)
-    if run_file:
-        write_run(run_file, composed)
+        write_json(output, as_values)
+    for path in tables:
+        write_table(path, reports)
+    for name, run in runs.items() if run_file else ():
+        write_run(run_file if one else run_file / f"{name}.trec", run)
     if submission:
         write_submission(submission, files)
-    click.echo(json.dumps(report.to_json()) if as_json else render(report))
+    click.echo(json.dumps(as_values) if as_json else render(reports[0]) if one else render_several(reports))
 
 
 def _open(
-    benchmark: Benchmark,
+    benchmarks: Sequence[Benchmark],
     index: Path,
     model_dirs: Sequence[Path],
     device: str,
     search_device: str,
     trust_roots: bool,
     allow_missing: bool,
-) -> tuple[Benchmark, Searcher]:
-    """An existing index, and the benchmark; images that the index lacks are absent from it where that is allowed."""
+) -> tuple[list[Benchmark], Searcher]:
+    """An existing index, and the benchmarks; images that the index lacks are absent from them if that is allowed."""
     from cir.search.opening import open_index
 
     searcher = open_index(
@@ -160,34 +197,39 @@ def _open(
         trust_roots=trust_roots,
         strict=True,
     )
-    absent = set(benchmark.gallery).difference(searcher.ids) if allow_missing else ()
-    return benchmark.without(absent), searcher
+    known = set(searcher.ids)
+    return [
+        benchmark.without(set(benchmark.gallery) - known if allow_missing else ()) for benchmark in benchmarks
+    ], searcher
 
 
 def _build(
-    benchmark: Benchmark,
+    benchmarks: Sequence[Benchmark],
     path: Path,
     model: str | None,
     model_dirs: Sequence[Path],
     device: str,
     search_device: str,
     stored: str,
+    systems: Sequence[str] | None,
     allow_missing: bool,
-) -> tuple[Benchmark, Searcher]:
-    """A new index of the benchmark's gallery, and the benchmark without its unreadable pictures."""
+) -> tuple[list[Benchmark], Searcher]:
+    """A new index of the benchmarks' galleries, and the benchmarks without their unreadable pictures."""
     from cir import models
-    from cir.eval.gallery import index_gallery
+    from cir.eval.engine import systems_of
+    from cir.eval.gallery import index_galleries
     from cir.indexer.reading.gallery import Gallery
     from cir.indexer.writing.build import BuildOptions
     from cir.search.searcher import Searcher
 
     encoder = models.load_model(model or models.DEFAULT, device=device, model_dirs=model_dirs)
-    benchmark = index_gallery(
-        benchmark,
+    systems_of(encoder.card, systems)  # before the gallery is encoded
+    indexed = index_galleries(
+        benchmarks,
         path,
         encoder,
         options=BuildOptions(precision=stored),
         allow_missing=allow_missing,
         progress=ProgressBar("encoding the gallery"),
     )
-    return benchmark, Searcher(Gallery.open(path, device=search_device), lambda card: encoder)
+    return indexed, Searcher(Gallery.open(path, device=search_device), lambda card: encoder)

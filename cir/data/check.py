@@ -26,10 +26,10 @@ class DataCheck:
 
     Attributes:
         manifest: the data manifest that the folder was compared with.
-        files: annotation file -> FOLDERS = ("cirr", "genecis", "annotations")  # of the data set's folder that may hold the annotation files
-OK, MISSING, OTHER or UNKNOWN.
+        files: annotation file -> OK, MISSING, OTHER or UNKNOWN.
         missing: places of missing pictures, without suffix.
-        images: number of pictures, by the manifest or, where that does not know it, by the annotations.
+        images: number of pictures, by the manifest or the annotations, whichever names more: a manifest counts the
+            gallery, outside of which references may be.
         ids: whether the gallery's ids are those of the manifest; None if it has none, or the annotations cannot be
             read.
         problem: why the annotations cannot be read; empty if they can.
@@ -78,9 +78,9 @@ def check_data(name: str, root: Path) -> DataCheck:
         return DataCheck(manifest, files, (), expected["images"] or 0, None, str(error))
     present = {image.id for image in find_pictures(places)}
     missing = tuple(str(places[image]) for image in sorted(places.keys() - present))
-    images = expected["images"] or len(places)
-    same = digest == expected["sha256"] if expected["sha256"] else len(places) == images if expected["images"] else None
-    return DataCheck(manifest, files, missing, images, same)
+    listed = expected["images"] or 0
+    same = digest == expected["sha256"] if expected["sha256"] else len(places) == listed if listed else None
+    return DataCheck(manifest, files, missing, max(listed, len(places)), same)
 
 
 def _places(name: str, root: Path) -> tuple[Places, str | None]:
