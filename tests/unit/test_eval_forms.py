@@ -124,7 +124,7 @@ def test_subsets_have_their_own_chance(photos: Path) -> None:
     assert report.baselines["chance"]["R@1"].value == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("measure", ["R@1", "R@3", "R@9", "Recall@2", "mAP@1", "mAP@3", "mAP@9"])
+@pytest.mark.parametrize("measure", ["R@1", "R@3", "R@9", "Recall@2", "mAP@1", "mAP@3", "mAP@9", "mAP"])
 @pytest.mark.parametrize("targets", [1, 2, 4])
 def test_chance_is_the_mean_over_all_orders(measure: str, targets: int) -> None:
     images = "abcdef"
@@ -135,7 +135,7 @@ def test_chance_is_the_mean_over_all_orders(measure: str, targets: int) -> None:
 
 def test_chance_at_the_ends() -> None:
     assert chance(parse_measure("mAP@10"), 1, 1) == 1.0
-    for measure in ("R@3", "Recall@3", "mAP@3"):
+    for measure in ("R@3", "Recall@3", "mAP@3", "mAP"):
         assert chance(parse_measure(measure), 0, 5, missing=1) == 0.0
     assert chance(parse_measure("R@50"), 1, 123_403) == pytest.approx(50 / 123_403)
 

@@ -45,6 +45,11 @@ RANKING = ["a", "b", "c", "d", "e"]
         ("mAP@3", {"a", "b", "c", "y", "z"}, 1.0),
         # Ranks 2 and 3 of three places, four targets: (1/2 + 2/3) / 3.
         ("mAP@3", {"b", "c", "y", "z"}, 7 / 18),
+        # The whole ranking, by trapezoids: at rank 1 (1 + 1) / 2, at rank 3 (1/2 + 2/3) / 2, over two.
+        ("mAP", {"a", "c"}, (1 + 7 / 12) / 2),
+        # At rank 5 (0 + 1/5) / 2, over two of which one is not ranked.
+        ("mAP", {"e", "z"}, 1 / 20),
+        ("mAP", {"a", "b", "c", "d", "e"}, 1.0),
     ],
 )
 def test_values_computed_by_hand(text: str, targets: set[str], expected: float) -> None:
@@ -65,7 +70,7 @@ def test_undefined_values_are_errors() -> None:
         score(Measure("Rs", 2), RANKING, {"a"})
 
 
-@pytest.mark.parametrize("text", ["R@1", "Rs@3", "Recall@50", "mAP@10"])
+@pytest.mark.parametrize("text", ["R@1", "Rs@3", "Recall@50", "mAP@10", "mAP"])
 def test_parse_is_the_inverse_of_str(text: str) -> None:
     assert str(parse_measure(text)) == text
 
