@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -161,7 +161,7 @@ def evaluate(
         click.echo(f"cir: {index} stores {stored}; official figures are computed with float32", err=True)
     reports = [replace(each.report, precision=Precision(computed, stored)) for each in evaluations.values()]
     runs = {name: each.runs[COMPOSED] for name, each in evaluations.items()}
-    files = {}
+    files: dict[str, Mapping[str, Any]] = {}
     for benchmark in benchmarks if submission else ():
         files |= make_submission(benchmark, runs[benchmark.name], evaluations[benchmark.name].subsets)
     one = len(reports) == 1
@@ -170,8 +170,9 @@ def evaluate(
         write_json(output, as_values)
     for path in tables:
         write_table(path, reports)
-    for name, run in runs.items() if run_file else ():
-        write_run(run_file if one else run_file / f"{name}.trec", run)
+    if run_file:
+        for name, run in runs.items():
+            write_run(run_file if one else run_file / f"{name}.trec", run)
     if submission:
         write_submission(submission, files)
     click.echo(json.dumps(as_values) if as_json else render(reports[0]) if one else render_several(reports))

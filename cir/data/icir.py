@@ -33,7 +33,7 @@ def read_icir(root: Path) -> Annotated:
     for _, image, text, instance in _rows(files["database"], "database"):
         databases[instance].add(image)
         targets[instance, text].add(image)
-    queries = []
+    queries: list[JudgedQuery] = []
     for where, image, text, instance in _rows(files["query"], "query"):
         if (instance, text) not in targets:
             raise DataError(f"{where}: no image of the database is {text!r} of {instance!r}; get the official files")
