@@ -26,6 +26,8 @@ from cir.errors import UsageError
 
 if TYPE_CHECKING:
     from cir.data.benchmark import Benchmark
+    from cir.eval.report import Report
+    from cir.eval.runs import Run
     from cir.search.searcher import Searcher
 
 
@@ -151,19 +153,20 @@ def evaluate(
             benchmarks, searcher = _build(
                 benchmarks, path, model, model_dirs, device, search_device, stored, systems, allow_missing
             )
-        evaluations = {}
+        stored = searcher.gallery.layout.precision
+        reports: list[Report] = []
+        runs: dict[str, Run] = {}
+        files: dict[str, Mapping[str, Any]] = {}
         for benchmark in benchmarks:
             label = "encoding the queries" if len(benchmarks) == 1 else f"encoding the queries of {benchmark.name}"
             progress = ProgressBar(label, unit="queries")
-            evaluations[benchmark.name] = run_benchmark(benchmark, searcher, systems=systems, progress=progress)
-        stored = searcher.gallery.layout.precision
+            evaluation = run_benchmark(benchmark, searcher, systems=systems, progress=progress)
+            reports.append(replace(evaluation.report, precision=Precision(computed, stored)))
+            runs[benchmark.name] = evaluation.runs[COMPOSED]  # those of the baselines are let go: they may be large
+            if submission:
+                files |= make_submission(benchmark, runs[benchmark.name], evaluation.subsets)
     if official and stored != "float32":
         click.echo(f"cir: {index} stores {stored}; official figures are computed with float32", err=True)
-    reports = [replace(each.report, precision=Precision(computed, stored)) for each in evaluations.values()]
-    runs = {name: each.runs[COMPOSED] for name, each in evaluations.items()}
-    files: dict[str, Mapping[str, Any]] = {}
-    for benchmark in benchmarks if submission else ():
-        files |= make_submission(benchmark, runs[benchmark.name], evaluations[benchmark.name].subsets)
     one = len(reports) == 1
     as_values = reports[0].to_json() if one else {"benchmarks": {each.benchmark: each.to_json() for each in reports}}
     if output:
