@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cir.images.crops import without_box
+
 log = logging.getLogger(__name__)
 
 
@@ -31,9 +33,9 @@ def known_roots() -> frozenset[str]:
 
 
 def is_known(root: str, known: frozenset[str]) -> bool:
-    """Whether a folder is one of some real paths, or below one, wherever links lead."""
+    """Whether a folder, or the file of a crop, is one of some real paths, or below one, wherever links lead."""
     try:
-        real = Path(os.path.realpath(root))
+        real = Path(os.path.realpath(without_box(root)))
     except (OSError, ValueError):  # a NUL character
         return False
     return any(str(place) in known for place in (real, *real.parents))
@@ -42,7 +44,7 @@ def is_known(root: str, known: frozenset[str]) -> bool:
 def remember_roots(roots: Iterable[str]) -> None:
     """Record roots that this user indexes or trusts. Where the record cannot be written, a warning says so."""
     known = known_roots()
-    _append({"root": root} for root in dict.fromkeys(roots) if root not in known)
+    _append({"root": root} for root in dict.fromkeys(map(without_box, roots)) if root not in known)
 
 
 def model_folders(digest: str) -> list[Path]:

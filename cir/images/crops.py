@@ -7,6 +7,7 @@ the box is kept with the file's path, as `123.jpg#crop=40,0,210.5,170`.
 from __future__ import annotations
 
 import io
+import os
 import re
 from typing import NamedTuple
 
@@ -36,6 +37,12 @@ def split_box(text: str) -> tuple[str, Box] | None:
     """The path and the box of `with_box`; None for any other text."""
     match = _CROP.fullmatch(text)
     return (match[1], Box(*map(float, match.groups()[1:]))) if match else None
+
+
+def without_box(root: str) -> str:
+    """The file of `with_box`; any other root, and one that exists under this very name, as it is."""
+    split = split_box(root)
+    return root if split is None or os.path.lexists(root) else split[0]
 
 
 def square_crop(data: bytes, name: str, box: Box) -> bytes:

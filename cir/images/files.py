@@ -91,7 +91,7 @@ def locate(root: str, image_id: str) -> ImageFile:
         ImageDecodeError: a zip on the way is broken, or a folder may not be entered.
     """
     if is_canonical(image_id):
-        crop = split_box(root)
+        crop = None if os.path.lexists(root) else split_box(root)
         if crop and _is_picture(crop[0]):
             return ImageFile(image_id, root, crop[0], box=crop[1])
         if _is_picture(root):

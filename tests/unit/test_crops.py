@@ -15,6 +15,7 @@ from cir.images import ImageFile, locate
 from cir.images.crops import Box, split_box, square_crop, with_box
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.build import build_index
+from cir.known import is_known, known_roots, remember_roots
 from cir.search.searcher import Searcher
 from cir.testing.fakes import FakeEncoder
 from cir.testing.pictures import saved, shades
@@ -107,6 +108,26 @@ def test_crops_of_one_file_in_an_index(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(MissingImageError, match="no longer under"):
         locate(images[1].root, images[1].id)
+
+
+def test_a_crop_is_trusted_as_its_file_is(tmp_path: Path) -> None:
+    """A link in a known folder leads no crop to a file elsewhere; a folder with such a name is a folder."""
+    known, other = tmp_path / "known", tmp_path / "other"
+    for folder in (known, other):
+        folder.mkdir()
+        (folder / "1.png").write_bytes(saved(shades()))
+    (known / "link.png").symlink_to(other / "1.png")
+    roots = frozenset([str(known)])
+    box = Box(0, 0, 9, 9)
+    assert is_known(with_box(str(known / "1.png"), box), roots)
+    for path in (known / "link.png", other / "1.png"):
+        assert not is_known(with_box(str(path), box), roots)
+    odd = tmp_path / "known#crop=0,0,9,9"
+    odd.mkdir()
+    assert not is_known(str(odd), roots)
+    remember_roots([with_box(str(other / "1.png"), box), with_box(str(other / "1.png"), Box(1, 1, 9, 9)), str(odd)])
+    assert known_roots() >= {str(other / "1.png"), str(odd)}
+    assert not any("1.png#crop" in root for root in known_roots())
 
 
 def test_a_file_whose_name_looks_like_a_crop(tmp_path: Path) -> None:
