@@ -1,4 +1,4 @@
-"""Does judging in the browser suffice to decide about a new model? Questions marked through the API, then replace-model.
+"""Does judging in the browser suffice to decide about a new model? Questions marked through the API, and replace-model.
 
     python bench/serve_marks.py PRODUCTS --output bench/results/DATE-serve-marks.json
 
