@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cir.errors import UsageError
 from cir.typed_json import Matching, Printable, Within, from_json, to_json
+
+if TYPE_CHECKING:
+    from cir.arrays import Floats
 
 Sha256 = Annotated[str, Matching("[0-9a-f]{64}")]
 SpaceId = Annotated[str, Matching("[0-9a-f]{16}")]
@@ -102,6 +106,40 @@ class Space:
 
 
 @dataclass(frozen=True)
+class GalleryKind:
+    """A kind of gallery that a model was calibrated on, such as product photos.
+
+    Attributes:
+        name: of the held-out gallery.
+        centre: (D,) the mean of the vectors of its pictures, unit-norm, as base64 of little-endian float16.
+        least_similarity: 95 % of its pictures have at least this cosine to the centre.
+        min_scores: as those of `ModelCard`, for this kind alone.
+    """
+
+    name: Name
+    centre: Annotated[str, Matching("[A-Za-z0-9+/]+={0,2}")]
+    least_similarity: Annotated[float, Within(-1, 1)]
+    min_scores: Mapping[str, Annotated[float, Within(-1, 1)]]
+
+    @cached_property
+    def vector(self) -> Floats:
+        """The centre, (D,) float32, unit-norm. Raises ValueError where it cannot be that."""
+        import numpy as np
+
+        vector = np.frombuffer(base64.b64decode(self.centre), "<f2").astype(np.float32)
+        norm = np.linalg.norm(vector)
+        if not np.isfinite(norm) or norm == 0:
+            raise ValueError(f"the centre of the gallery kind {self.name} is no vector")
+        return np.asarray(vector / norm)
+
+    @classmethod
+    def of(cls, name: str, centre: Floats, least_similarity: float, min_scores: Mapping[str, float]) -> GalleryKind:
+        """A kind with a centre (D,), unit-norm; figures to four digits."""
+        rounded = {form: round(score, 4) for form, score in min_scores.items()}
+        return cls(name, base64.b64encode(centre.astype("<f2").tobytes()).decode(), round(least_similarity, 4), rounded)
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """The identity of a model. Stored with the weights and in every index that holds its vectors.
 
@@ -122,7 +160,9 @@ class ModelCard:
             encoded apart, and put together as `cir.compositions` says. It decides no stored vector.
         sum_weight: share of the image in "sum", "slerp" and "product", chosen once on held-out data.
         min_scores: "composed" or "text" -> the score below which the best hit of such a query is reported as not
-            confident: 5 % of answerable queries on held-out train data score lower. Empty if not calibrated.
+            confident: 5 % of answerable queries on held-out train data score lower. Empty if not calibrated. Where a
+            model was calibrated on several kinds of gallery, the lowest of all.
+        gallery_kinds: those kinds, for a gallery of which it can be told (`cir.search.calibration`).
         query_heads: id of each older space for which the model has a query head -> dims of that space.
         simplex: the fixed vertices that gallery vectors are trained against, or None.
         classes: block of the simplex -> the classes on its vertices, in order. Successors only append.
@@ -146,6 +186,7 @@ class ModelCard:
     composition: Composition = "prompt"
     sum_weight: Annotated[float, Within(0, 1)] = 0.5
     min_scores: Mapping[str, Annotated[float, Within(-1, 1)]] = field(default_factory=dict)
+    gallery_kinds: tuple[GalleryKind, ...] = ()
     query_heads: Mapping[SpaceId, Dims] = field(default_factory=dict)
     simplex: Simplex | None = None
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -153,6 +194,11 @@ class ModelCard:
     architecture: Name = "sprc"
     source: Mapping[str, Name] = field(default_factory=dict)
     gallery_of: SpaceId | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.gallery_kinds:
+            if kind.vector.shape != (self.dims,):
+                raise ValueError(f"the centre of the gallery kind {kind.name} has not {self.dims} dims")
 
     @cached_property
     def digest(self) -> str:

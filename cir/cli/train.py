@@ -63,8 +63,9 @@ def train(
 ) -> None:
     """Train a model from a configuration.
 
-    CONFIG is a TOML file or the name of a shipped configuration: small-backbone, small, small-queries, small-heads,
-    small-3, small-2, small-lite-backbone, small-lite, small-lite-asker, dual, combiner, fashioniq or cirr.
+    CONFIG is a TOML file or the name of a shipped configuration: small-backbone, small-backbone-longer, small,
+    small-queries, small-heads, small-3, small-2, small-lite-backbone, small-lite, small-lite-asker, dual, combiner,
+    fashioniq or cirr.
 
     The best checkpoint on a held-out part of the training data is written to --out. The same command continues a
     training that was killed from its last checkpoint.

@@ -22,7 +22,7 @@ from torch import Tensor
 from cir.errors import DataError, WeightsError
 from cir.files import remove_tree, sha256_bytes, sha256_file, write_atomically, write_bytes, write_json
 from cir.images import Preprocess
-from cir.model_card import SpaceId
+from cir.model_card import GalleryKind, SpaceId
 from cir.models import folder, stationary
 from cir.models.config import SprcConfig
 from cir.models.folder import CARD, FROZEN, FROZEN_DIGEST, VOCABULARY, WEIGHTS, ModelFile
@@ -46,7 +46,7 @@ class ModelDescription:
         name: immutable versioned name.
         preprocess: how a picture becomes pixels.
         vocabulary: the content of the tokenizer's `vocab.txt`.
-        sum_weight, min_scores, classes, training, gallery_of: see `ModelCard`.
+        sum_weight, min_scores, gallery_kinds, classes, training, gallery_of: see `ModelCard`.
     """
 
     name: str
@@ -54,6 +54,7 @@ class ModelDescription:
     vocabulary: bytes
     sum_weight: float = 0.5
     min_scores: Mapping[str, float] = field(default_factory=dict)
+    gallery_kinds: tuple[GalleryKind, ...] = ()
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     gallery_of: SpaceId | None = None
@@ -128,6 +129,7 @@ def write(
         vector=config.gallery_vector,
         sum_weight=description.sum_weight,
         min_scores=description.min_scores,
+        gallery_kinds=description.gallery_kinds,
         query_heads=dict(config.query_heads),
         simplex=config.simplex,
         classes=description.classes,

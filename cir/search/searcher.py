@@ -21,6 +21,7 @@ from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage
 from cir.mappings import Maps
 from cir.query_vectors import QueryVectors
+from cir.search.calibration import calibrated
 from cir.search.encoding import SpaceEncoder, check_space, encode_in, encode_in_every_space
 from cir.search.one_generation import on_one_generation
 from cir.search.prepare import PreparedQuery, as_query, prepare, resolve
@@ -91,8 +92,8 @@ class Searcher:
 
     @property
     def card(self) -> ModelCard:
-        """Card of the model that serves the index."""
-        return self.gallery.card
+        """Card of the model that serves the index, with the floors for what this gallery holds (`calibrated`)."""
+        return calibrated(self.gallery)
 
     @property
     def ids(self) -> Sequence[str]:

@@ -14,6 +14,7 @@ from cir.errors import CirError
 from cir.images.files import is_canonical
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.stored_image import StoredImage
+from cir.search.calibration import calibrated
 from cir.serve.jobs import Found, Uploaded
 from cir.serve.settings import API
 from cir.types import Hit
@@ -57,7 +58,7 @@ class Describer:
         result, wanted = found.result, found.wanted
         floor = None
         if result.confident is not None:
-            floor = self.gallery.card.min_scores.get("composed" if wanted.references else "text")
+            floor = calibrated(self.gallery).min_scores.get("composed" if wanted.references else "text")
         shown = result.hits[wanted.offset :]
         return {
             "id": wanted.query.id,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cir.model_card import GalleryKind
 from cir.models.sprc import scores
 from cir.training.encoded_triplets import TripletEncoder, older_vectors
 from cir.training.photo_source import HeldOut
@@ -17,6 +18,7 @@ from cir.types import Simplex
 
 # Share of answerable held-out queries that may be reported as not confident; it sets the card's `min_scores`.
 FALSE_ALARMS = 0.05
+OUTSIDE = 0.05  # share of a kind's own pictures that are farther from its centre than its card says
 SUM_WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
 BATCH = 128
 
@@ -46,7 +48,7 @@ class AttributeValidation(Validation):
         simplex_at10: R@10 of composed queries on the simplex dims alone; None without a simplex.
         older: id of each older space -> recalls of its query head over its model's gallery.
         older_simplex: the same of the native queries on the simplex dims alone, where both models have the simplex.
-        min_scores: "composed" and "text", for the card: the lowest of all galleries, so that each holds for every one.
+        gallery_kinds: the galleries as kinds, for the card.
     """
 
     galleries: Mapping[str, Recalls] = field(default_factory=dict)
@@ -56,7 +58,13 @@ class AttributeValidation(Validation):
     simplex_at10: float | None = None
     older: Mapping[str, Recalls] = field(default_factory=dict)
     older_simplex: Mapping[str, Recalls] = field(default_factory=dict)
-    min_scores: Mapping[str, float] = field(default_factory=dict)
+    gallery_kinds: tuple[GalleryKind, ...] = ()
+
+    @property
+    def min_scores(self) -> dict[str, float]:
+        """For the card: "composed" and "text" -> the lowest of all galleries, so that it holds for every one."""
+        floors = [kind.min_scores for kind in self.gallery_kinds]
+        return {form: min(floor[form] for floor in floors) for form in (floors[0] if floors else ())}
 
     @property
     def sum_weight(self) -> float:
@@ -133,6 +141,13 @@ class HeldOutVectors:
     def recall(self, queries: Tensor, k: int) -> float:
         """Share of (Q, D) queries with a right answer among the first k."""
         return self._recall(self._scores(queries), k)
+
+    def kind(self, name: str) -> GalleryKind:
+        """The gallery as a kind, with the floors that hold for it."""
+        centre = F.normalize(self.gallery.mean(dim=0), dim=0)
+        least = float((self.gallery @ centre).quantile(OUTSIDE))
+        floors = {"composed": self.min_score(self.composed), "text": self.min_text_score()}
+        return GalleryKind.of(name, centre.numpy(), least, floors)
 
     def min_score(self, queries: Tensor) -> float:
         """The score that the best hit reaches for all but `FALSE_ALARMS` of (Q, D) queries, all of them answerable."""
@@ -220,10 +235,9 @@ def validate(encoder: TripletEncoder, galleries: Sequence[HeldOut]) -> Attribute
         simplex_at10=first.recall(_on_simplex(first.composed, simplex), 10) if simplex else None,
         older={space: first.recalls(queries, gallery) for space, (gallery, queries) in first.older.items()},
         older_simplex=_older_simplex(first, simplex) if simplex else {},
-        min_scores={
-            "composed": min(encoded.min_score(encoded.composed) for encoded in vectors),
-            "text": min(encoded.min_text_score() for encoded in vectors),
-        },
+        gallery_kinds=tuple(
+            encoded.kind(held_out.source.name) for held_out, encoded in zip(galleries, vectors, strict=True)
+        ),
     )
 
 

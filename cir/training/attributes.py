@@ -123,7 +123,8 @@ class AttributeTask:
             described = replace(
                 self.description,
                 sum_weight=validation.sum_weight,
-                min_scores={kind: round(value, 4) for kind, value in validation.min_scores.items()},
+                min_scores=validation.min_scores,
+                gallery_kinds=validation.gallery_kinds,
                 classes=self.classes,
                 training=record,
             )

@@ -241,6 +241,7 @@ def _attribute_task(
             description,
             sum_weight=card.sum_weight,
             min_scores=card.min_scores,
+            gallery_kinds=card.gallery_kinds,
             classes=card.classes,
             training=card.training,
             gallery_of=card.gallery_of,

@@ -19,6 +19,7 @@ from cir.data import captions
 from cir.data.judged_query import JudgedQuery
 from cir.errors import DataError, WeightsError
 from cir.images import Preprocess, scan
+from cir.model_card import GalleryKind
 from cir.models import folder, load_model, weights
 from cir.models.sprc import Sprc
 from cir.training import features, loop
@@ -112,7 +113,8 @@ def test_the_loop_teaches_and_keeps_the_best(task: AttributeTask, tmp_path: Path
 
 
 def test_figures_are_named_once_and_never_read_back() -> None:
-    found = AttributeValidation(1.5, sum_curve={0.0: 0.1, 0.35: 0.4, 0.7: 0.4}, min_scores={"text": 0.2})
+    toys = GalleryKind.of("toy", np.ones(1, np.float32), 0.1, {"text": 0.2})
+    found = AttributeValidation(1.5, sum_curve={0.0: 0.1, 0.35: 0.4, 0.7: 0.4}, gallery_kinds=(toys,))
     assert found.sum_weight == 0.35  # the first of equals
     assert AttributeValidation(0.0).sum_weight == 0.5
     assert found.figures == {

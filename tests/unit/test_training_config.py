@@ -31,6 +31,7 @@ NAMES = {
     "small-queries": "small-4",
     "small-heads": "small-4",
     "small-backbone": "small-4-0",
+    "small-backbone-longer": "small-4-0",
     "small-3": "small-3",
     "small-2": "small-2",
     "small-lite": "small-lite-1",
