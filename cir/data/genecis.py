@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ def read_genecis(root: Path, tasks: Sequence[str] = TASKS) -> Annotated:
     for task in tasks:
         path = file_of(root, "genecis", name=f"{task.replace('-', '_')}.json")
         of_task, images = _read_task(path, task)
-        queries += of_task
+        queries += of_task if len(tasks) == 1 else [replace(query, groups=(task,)) for query in of_task]
         galleries[task] = frozenset().union(*(query.subset for query in of_task))
         places |= _places(root, images, "attribute" in task)
         boxes |= {image.id: image.box for image in images if image.box is not None}
@@ -93,7 +94,6 @@ def _read_task(path: Path, task: str) -> tuple[list[JudgedQuery], list[_Image]]:
                 caption=entry["condition"],
                 targets=frozenset([target.id]),
                 captions=(entry["condition"],),
-                groups=(task,),
                 subset=(target.id, *(image.id for image in others)),
                 gallery=task,
             )
