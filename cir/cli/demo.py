@@ -73,7 +73,12 @@ def _own_pictures(folder: Path, device: str) -> None:
     OUTPUT.mkdir(exist_ok=True)
     searcher = _index(folder, OUTPUT / "my.index", {}, device)
     first, last = searcher.ids[0], searcher.ids[-1]
-    queries = [Query((first,), "in red"), Query((last,), "the same in black"), Query((), "something blue")]
+    queries = [
+        Query((first,), "in red"),
+        Query((last,), "outdoors, in the snow"),
+        Query((), "something blue"),
+        Query((), "a dog on the grass"),
+    ]
     _search(searcher, queries, OUTPUT)
     _finish(OUTPUT)
 
@@ -238,7 +243,10 @@ def _starting_from(garments: Mapping[str, Garment], start: Attributes, change: A
 
 
 def _finish(output: Path) -> None:
-    click.echo(f"now open {output}/sheet-*.png, and try a sentence of your own with `cir query`")
+    click.echo(
+        f"now open {output}/sheet-*.png, and try a sentence of your own with `cir query`; the model knows everyday "
+        "photos (people, animals, streets, sports) and photos of clothes, shoes and accessories"
+    )
 
 
 def _say(*words: object) -> None:

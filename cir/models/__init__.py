@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cir.types import Encoder
 
 PACKAGED = Path(__file__).parents[1] / "weights"
-ALIASES = {"small": "small-3", "small-lite": "small-lite-1"}
+ALIASES = {"small": "small-4", "small-lite": "small-lite-2"}
 DEFAULT = "small"
 SEARCH_PATH = "CIR_MODELS"
 

@@ -31,15 +31,15 @@ def test_the_whole_demo(cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (done.code, done.err) == (0, "")
     sheets = [f"sheet-{number}.png" for number in (1, 2, 3)]
     assert sorted(path.name for path in (tmp_path / "cir-demo").glob("*.png")) == sheets
-    for word in ("composed", "  before: small-lite-1 answers ", "  after:  small-3 answers "):
+    for word in ("composed", "  before: small-lite-2 answers ", "  after:  small-4 answers "):
         assert word in done.out
     assert "stored vectors: unchanged, byte for byte; `cir rollback " in done.out
     assert "CHANGED" not in done.out
     index = tmp_path / "cir-demo" / "older.index"
     shown = cli("info", index, "--json").json
-    assert (shown["model"]["name"], shown["generation"], shown["searched"]) == ("small-3", 2, 300)
+    assert (shown["model"]["name"], shown["generation"], shown["searched"]) == ("small-4", 2, 300)
     assert cli("verify", index).code == 0
-    assert "served by small-lite-1" in cli("rollback", index).out
+    assert "served by small-lite-2" in cli("rollback", index).out
 
 
 def test_too_few_questions_are_refused_and_a_second_run_goes_on(cli: Run, here: Path) -> None:
@@ -57,7 +57,7 @@ def test_own_pictures_are_searched(cli: Run, here: Path, folder: Path) -> None:
     shutil.copytree(folder / "images", pictures)
     own = cli("demo", pictures)
     assert own.code == 0, own.err
-    assert len(list((here / "cir-demo").glob("sheet-*.png"))) == 3
+    assert len(list((here / "cir-demo").glob("sheet-*.png"))) == 4
     assert not list(pictures.glob("*.png"))
     (here / "file").write_text("")
     mistake(cli("demo", here / "file"), "is a file")

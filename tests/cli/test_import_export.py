@@ -33,7 +33,7 @@ def test_vectors_of_a_model_that_cir_has(
     index = tmp_path / "v.index"
     words = ("import", vectors, "--ids", ids, "--metadata", table, "--id-column", "name", "-o", index)
     mistake(cli(*words), "--model NAME", "--foreign-model NAME")
-    mistake(cli(*words, "--model", "small"), "vectors of 16 dims; those of small-3 have 384", alone=False)
+    mistake(cli(*words, "--model", "small"), "vectors of 16 dims; those of small-4 have 640", alone=False)
     mistake(cli(*words, "--model", "smallest"), "no model 'smallest'", "--foreign-model")
     mistake(cli(*words, "--model", "small", "--foreign-model", "b"), "exclude each other")
     mistake(cli(*words, "--foreign-model", "small"), "give it with --model")

@@ -81,9 +81,9 @@ def test_damaged_questions_are_reported_and_the_rest_is_shown(cli: Run, wardrobe
 
 def test_models_are_listed(cli: Run, tiny_model: Path) -> None:
     listed = cli("models", "--model-dir", tiny_model.parent).out
-    assert "small-3 (alias small)" in listed
+    assert "small-4 (alias small)" in listed
     assert "tiny-1" in listed
-    assert [model["name"] for model in cli("models", "--json").json] == ["small-3", "small-lite-1"]
+    assert [model["name"] for model in cli("models", "--json").json] == ["small-4", "small-lite-2"]
 
 
 def test_an_index_of_a_newer_format_is_refused(cli: Run, wardrobe_index: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_it_builds_searches_and_evaluates(search_venv: Path, folder: Path) -> No
     assert len(hits) == 10
     composed = cir(search_venv, folder, "query", "my.index", "-i", hits[0]["id"], "-t", "but striped", "--json")
     assert len(json.loads(composed.stdout)["hits"]) == 10
-    assert "small-3" in cir(search_venv, folder, "info", "my.index").stdout
+    assert "small-4" in cir(search_venv, folder, "info", "my.index").stdout
     cir(search_venv, folder, "verify", "my.index")
     question = {"id": "a", "reference": hits[0]["id"], "caption": "striped", "targets": [hits[1]["id"]]}
     (folder / "questions.jsonl").write_text(json.dumps(question))
