@@ -34,7 +34,7 @@ def earlier(searcher: Searcher, generation: int) -> Searcher:
 
 def has_model(searcher: Searcher) -> bool:
     """Whether the serving model is loaded, so that a query with a text is answered without waiting for it."""
-    return searcher.gallery.space.id in searcher._encoders
+    return searcher.card.digest in searcher._encoders
 
 
 def warm_up(searcher: Searcher) -> bool:
