@@ -51,7 +51,7 @@ def test_two_generations_of_one_line_share_what_is_frozen(encoder: BaseEncoder) 
     assert lite.card.query_heads == {encoder.card.space.id: encoder.card.dims}
     assert incompatibilities(lite.card, encoder.card) == []
     assert encoder.card.simplex == lite.card.simplex is not None
-    assert incompatibilities(encoder.card, lite.card) == []  # measured, and then refused: it is worse
+    assert "its class map does not extend that of small-4" in incompatibilities(encoder.card, lite.card)[0]
     colours = encoder.card.classes["colour"]
     assert colours[: len(lite.card.classes["colour"])] == lite.card.classes["colour"]
 
@@ -94,6 +94,6 @@ def test_a_text_query_finds_garments_of_that_colour_and_type(index: Searcher) ->
 
 
 def test_a_query_without_an_answer_is_not_confident(index: Searcher) -> None:
-    assert index.search(Query((), "a red dress")).confident
+    assert index.search(Query((), "a striped sweater")).confident
     assert index.search(Query((), "lipstick")).confident is False
     assert index.search(Query((index.ids[0],))).confident is None
