@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from cir.arrays import Floats, unit
+from cir.models import find
+from cir.models.folder import read_card
 
 ROOT = Path(__file__).parents[2]
 ROWS = 1_600  # from here on it builds an approximate index
@@ -19,8 +21,9 @@ ROWS = 1_600  # from here on it builds an approximate index
 
 def clustered(rng: np.random.Generator, count: int) -> Floats:
     """Vectors near 40 directions, of the length that the packaged model gives."""
-    centres = np.random.default_rng(0).standard_normal((40, 384))
-    spread = rng.standard_normal((count, 384)) * np.geomspace(1, 0.05, 384)
+    dims = read_card(find("small")).dims
+    centres = np.random.default_rng(0).standard_normal((40, dims))
+    spread = rng.standard_normal((count, dims)) * np.geomspace(1, 0.05, dims)
     return unit((centres[rng.integers(40, size=count)] + 0.7 * spread).astype(np.float32))
 
 
