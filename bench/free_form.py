@@ -4,7 +4,8 @@
     python bench/free_form.py --garments --output docs/images/free-form
 
 The gallery is the val split of the product photos, or the wardrobe of the benchmark. The queries were written before
-the model was trained; docs/results/small-3.md has the results. Sheets of photos show the data set and are not published.
+`small-3` was trained; docs/results/small-3.md has the results. Sheets of photos show the data set and are not
+published.
 """
 
 from __future__ import annotations
