@@ -181,9 +181,10 @@ def write_atomically(path: Path, need: int = 0, *, durable: bool = True) -> Iter
             yield temporary
             for file in (*sorted(temporary.rglob("*")), temporary) if durable else ():
                 sync(file)
-            os.replace(temporary, path)
             if durable:
-                sync(path.parent)
+                move(temporary, path)
+            else:
+                os.replace(temporary, path)
     finally:
         remove_tree(temporary)
 
