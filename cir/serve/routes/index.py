@@ -17,6 +17,7 @@ from cir.indexer.reading.column_values import ColumnValues
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.writing.history import generations
 from cir.model_card import APART, ModelCard
+from cir.search.calibration import calibrated
 from cir.serve import shapes
 from cir.serve.answers import Json
 from cir.serve.openapi import gives
@@ -87,7 +88,7 @@ def _info(service: Service) -> dict[str, Any]:
         "model": _model(card),
         "queries": service.engine.texts,
         "compositions": [] if card.only_named else [card.composition],
-        "min_scores": dict(card.min_scores),
+        "min_scores": dict(calibrated(gallery).min_scores),
         "replaced": len(digests) > 1,
         "generations": [
             {
