@@ -127,7 +127,8 @@ def _negatives(table: FactTable, pair: Pair) -> list[int]:
     lacking = ~table.close[:, pair.step.new] if pair.step.new is not None else table.sure[:, pair.step.old]
     wrong = np.flatnonzero(table.close_by_fact[kept].all(axis=0) & lacking)
     wrong = wrong[wrong != pair.reference]
-    same = table.sure[np.ix_(wrong, kept)] @ table.weights[kept]
+    # Summed without BLAS, whose kernels round differently on each kind of CPU and may raise false alarms about NaNs.
+    same = np.where(table.sure[np.ix_(wrong, kept)], table.weights[kept], 0).sum(axis=1)
     rows: list[int] = wrong[np.argsort(-same, kind="stable")].tolist()
     return rows
 
