@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import numpy as np
@@ -224,11 +224,14 @@ def main() -> None:
 @click.argument("index", type=click.Path(exists=True, path_type=Path))
 @click.option("--clients", multiple=True, default=(1, 4, 16), type=int)
 @click.option("--seconds", default=20.0)
+@click.option("--references", type=click.File(), help="Ids to search with, one a line, where not all images have photos.")
 @click.option("--output", type=click.Path(path_type=Path))
-def latency(index: Path, clients: tuple[int, ...], seconds: float, output: Path | None) -> None:
+def latency(
+    index: Path, clients: tuple[int, ...], seconds: float, references: TextIO | None, output: Path | None
+) -> None:
     """Composed searches at several numbers of clients."""
     with server(index) as (port, process):
-        ids = asyncio.run(ids_of(port))
+        ids = references.read().splitlines() if references else asyncio.run(ids_of(port))
         asyncio.run(loaded(port, ids, 4, min(5.0, seconds)))  # warm
         figures = [asyncio.run(loaded(port, ids, count, seconds)) for count in clients]
         held = memory(process)
