@@ -224,7 +224,9 @@ def main() -> None:
 @click.argument("index", type=click.Path(exists=True, path_type=Path))
 @click.option("--clients", multiple=True, default=(1, 4, 16), type=int)
 @click.option("--seconds", default=20.0)
-@click.option("--references", type=click.File(), help="Ids to search with, one a line, where not all images have photos.")
+@click.option(
+    "--references", type=click.File(), help="Ids to search with, one a line, where not all images have photos."
+)
 @click.option("--output", type=click.Path(path_type=Path))
 def latency(
     index: Path, clients: tuple[int, ...], seconds: float, references: TextIO | None, output: Path | None
@@ -242,7 +244,11 @@ def latency(
 @click.argument("index", type=click.Path(exists=True, path_type=Path))
 @click.option("--seconds", default=600.0)
 @click.option("--append", type=click.Path(exists=True, path_type=Path), help="Photos to add after a third of the time.")
-@click.option("--replace-with", metavar="MODEL", help="A model that serves from two thirds on, taken on trust.")
+@click.option(
+    "--replace-with",
+    metavar="MODEL",
+    help="A model that serves from two thirds on, if it passes the judged queries of INDEX.",
+)
 @click.option("--photos", type=click.Path(exists=True, path_type=Path), required=True, help="Photos to upload.")
 @click.option("--output", type=click.Path(path_type=Path))
 def life(
@@ -271,7 +277,7 @@ def life(
         if append:
             work.append(change(seconds / 3, "build-index", str(append), "-o", str(index)))
         if replace_with:
-            words = ("replace-model", str(index), replace_with, "--apply", "--trust-model")
+            words = ("replace-model", str(index), replace_with, "--apply")
             work.append(change(2 * seconds / 3, *words))
         await asyncio.gather(*work, watch(process, until))
 

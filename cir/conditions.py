@@ -178,7 +178,13 @@ def _conditions(given: Any) -> Iterable[Condition]:
         return [condition for column, value in given.items() for condition in _of_column(column, value)]
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise UsageError(f"{shown(given)} is not a condition; write (column, value), or {{column: value}} for `where`")
-    return _of_column(given[0], {given[2]: given[1]} if len(given) == 3 else given[1])
+    if len(given) == 2:
+        return _of_column(*given)
+    if not isinstance(given[2], str):
+        raise UsageError(
+            f"condition on {shown(given[0])}: the operator is {kind(given[2])}, {shown(given[2])}; write a string"
+        )
+    return _of_column(given[0], {given[2]: given[1]})
 
 
 def _of_column(column: Any, value: Any) -> Iterable[Condition]:

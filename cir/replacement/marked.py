@@ -48,6 +48,8 @@ def marked(gallery: Gallery) -> Marked:
     latest: dict[tuple[str, str], dict[str, Mark]] = {}
     for mark in read_marks(gallery.folder):
         latest.setdefault((mark.reference_sha256, mark.caption), {})[mark.image_sha256] = mark
+    digests = {bytes.fromhex(digest) for marks in latest.values() for digest in marks}
+    ids_now = {digest.hex(): ids for digest, ids in gallery.ids_of(list(digests)).items()}
     queries, kept, gone = [], 0, 0
     for (reference_sha256, caption), all_marks in latest.items():
         marks = {digest: mark for digest, mark in all_marks.items() if not mark.withdrawn}
@@ -55,7 +57,7 @@ def marked(gallery: Gallery) -> Marked:
             continue
         name = next(iter(marks.values())).reference
         reference = current_id(name, reference_sha256, gallery) if reference_sha256 else ""
-        images = {digest: gallery.ids_of(bytes.fromhex(digest)) for digest in marks if digest != reference_sha256}
+        images = {digest: ids_now[digest] for digest in marks if digest != reference_sha256}
         there = {digest: ids for digest, ids in images.items() if ids and reference is not None}
         kept += len(there)
         gone += len(marks) - len(there)

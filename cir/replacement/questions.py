@@ -192,7 +192,8 @@ def current_id(name: str, digest: str, gallery: Gallery) -> str | None:
     """The id of an image now: the same, or that of an image with its content; None if it is gone."""
     if name in gallery and gallery.image(name).digest.hex() == digest:
         return name
-    return min(gallery.ids_of(bytes.fromhex(digest)), default=None)
+    content = bytes.fromhex(digest)
+    return min(gallery.ids_of([content])[content], default=None)
 
 
 def _gallery_id(name: str, gallery: Gallery, data_root: Path | None, where: str) -> str:
@@ -201,7 +202,8 @@ def _gallery_id(name: str, gallery: Gallery, data_root: Path | None, where: str)
     if data_root is not None:
         for form in (name, unicodedata.normalize("NFD", name)):  # as macOS stores names
             try:
-                same = gallery.ids_of(hashlib.sha256(read_regular(data_root / form, LARGEST_PHOTO)).digest())
+                digest = hashlib.sha256(read_regular(data_root / form, LARGEST_PHOTO)).digest()
+                same = gallery.ids_of([digest])[digest]
             except (OSError, ValueError):  # missing, or not a file name
                 same = []
             if same:

@@ -157,5 +157,6 @@ def unknown(gallery: Gallery, reference: str) -> MissingImageError:
 
 def _of_content(gallery: Gallery, read: Callable[[], bytes], name: str) -> Reference:
     """A reference by the bytes of an image file, which the gallery may hold under some id."""
-    same = gallery.ids_of(hashlib.sha256(read()).digest())
+    digest = hashlib.sha256(read()).digest()
+    same = gallery.ids_of([digest])[digest]
     return Reference(lambda min_side: decode(read(), name, min_side), frozenset(same), min(same, default=None))

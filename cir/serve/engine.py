@@ -169,7 +169,8 @@ def query_of(gallery: Gallery, wanted: Wanted) -> Query:
     references: list[Any] = []
     for reference in wanted.references:
         if isinstance(reference, Uploaded):
-            known = gallery.ids_of(bytes.fromhex(reference.sha256))
+            digest = bytes.fromhex(reference.sha256)
+            known = gallery.ids_of([digest])[digest]
             references.append(reference.data if known else reference.picture)
         elif reference in gallery:
             references.append(gallery.image(reference).id)

@@ -47,7 +47,8 @@ def subject_of(gallery: Gallery, references: Sequence[str | bytes | Upload], tex
         return Subject("", caption)
     given = references[0]
     if isinstance(given, Upload):
-        same, name = gallery.ids_of(bytes.fromhex(given.sha256)), "the picture"
+        digest = bytes.fromhex(given.sha256)
+        same, name = gallery.ids_of([digest])[digest], "the picture"
     else:
         assert isinstance(given, str)
         same, name = ([gallery.image(given).id] if given in gallery else []), given

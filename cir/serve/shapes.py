@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Id = Annotated[str, Field(description="The id of an image: its path relative to the folder that was indexed.")]
+Id = Annotated[
+    str, Field(min_length=1, description="The id of an image: its path relative to the folder that was indexed.")
+]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Count = Annotated[int, Field(ge=0)]

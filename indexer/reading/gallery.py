@@ -156,13 +156,17 @@ class Gallery:
         """How many live images have stored vectors of a space."""
         return sum(self.rows.live_counts[number] for number in self._of(space))
 
-    def ids_of(self, digest: bytes) -> list[str]:
-        """The images whose file has this SHA-256, 32 bytes, by ascending id."""
-        if not isinstance(digest, bytes) or len(digest) != 32:
-            raise UsageError(f"{shown(digest)} is no SHA-256 digest; give 32 bytes")
-        same = [live.segment.rows_of(digest) for live in self._segments]
-        rows = [start + row for start, inside in zip(self.rows.starts, same, strict=False) for row in inside.tolist()]
-        return sorted(self.rows.id_of(row) for row in rows if self.rows.is_live(row))
+    def ids_of(self, digests: Sequence[bytes]) -> dict[bytes, list[str]]:
+        """The images whose files have these SHA-256 digests, 32 bytes each, by ascending id. One pass for all."""
+        for digest in digests:
+            if not isinstance(digest, bytes) or len(digest) != 32:
+                raise UsageError(f"{shown(digest)} is no SHA-256 digest; give 32 bytes")
+        found: dict[bytes, list[str]] = {digest: [] for digest in digests}
+        for start, live in zip(self.rows.starts, self._segments, strict=False):
+            for digest, row in live.segment.rows_of(digests):
+                if self.rows.is_live(start + row):
+                    found[digest].append(self.rows.id_of(start + row))
+        return {digest: sorted(ids) for digest, ids in found.items()}
 
     def searched(self, allowed: Mask | None = None) -> tuple[int, int]:
         """How many images a search compares, and how many it leaves out since no mapping reaches their space.

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,6 +148,7 @@ def _line(mark: Mark) -> str:
     return json.dumps({**values, "sha256": _digest(values)}) + "\n"
 
 
+@lru_cache(maxsize=50_000)  # a server reads the file again after each mark
 def _parsed(line: bytes) -> Mark | None:
     """The mark of a line, or None if the line is damaged."""
     try:

@@ -234,13 +234,19 @@ class Segment:
         """The distinct texts of `roots`."""
         return self.roots.dictionary if isinstance(self.roots, Codes) else sorted(set(self.roots))
 
-    def rows_of(self, digest: bytes) -> Rows:
-        """Rows of the images whose file has this SHA-256, 32 bytes."""
-        # The first eight bytes tell nearly all others apart, and are quicker to compare than all 32.
-        first = np.frombuffer(digest, np.uint64, 1)[0]
-        rows = np.flatnonzero(self.digests[:, :8].view(np.uint64)[:, 0] == first)
-        same: Rows = rows[(self.digests[rows] == np.frombuffer(digest, np.uint8)).all(axis=1)]
-        return same
+    def rows_of(self, digests: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+        """The images whose files have one of these SHA-256 digests, 32 bytes each: the digest and the row."""
+        # Two bytes leave out nearly all rows by a look into a table; eight tell nearly all others apart.
+        some = np.zeros(2**16, bool)
+        some[np.frombuffer(b"".join(digest[:2] for digest in digests), np.uint16)] = True
+        rows = np.flatnonzero(some[self.digests[:, :2].view(np.uint16)[:, 0]])
+        firsts = np.frombuffer(b"".join(digest[:8] for digest in digests), np.uint64)
+        rows = rows[np.isin(self.digests[rows, :8].view(np.uint64)[:, 0], firsts)]
+        whole = set(digests)
+        for row in rows.tolist():
+            digest = self.digests[row].tobytes()
+            if digest in whole:
+                yield digest, row
 
     def metadata_of(self, row: int) -> dict[str, str]:
         """Column -> value of one row, without empty values."""

@@ -135,11 +135,11 @@ def test_the_same_content_is_encoded_once(photos: Path, out: Path) -> None:
     gallery = Gallery.open(out)
     np.testing.assert_array_equal(gallery.image("late twin.png").vector, gallery.image("0005.png").vector)
     twin = hashlib.sha256((photos / "0005.png").read_bytes()).digest()
-    assert gallery.ids_of(twin) == ["0005.png", "late twin.png"]
-    assert gallery.ids_of(bytes(32)) == []
+    assert gallery.ids_of([twin])[twin] == ["0005.png", "late twin.png"]
+    assert gallery.ids_of([bytes(32)]) == {bytes(32): []}
     (photos / "0005.png").unlink()
     build(photos, out, prune=True)
-    assert Gallery.open(out).ids_of(twin) == ["late twin.png"]
+    assert Gallery.open(out).ids_of([twin])[twin] == ["late twin.png"]
 
 
 def test_where_the_model_lay_is_kept(photos: Path, out: Path, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a condition without a value": (search((), "red", where=("season", "Summer")), "'season' is not a condition"),
     "a condition that is a set": (search((), "red", where=[{"season", "Summer"}]), "is not a condition"),
     "a condition of four": (search((), "red", where=[("a", "b", "c", "d")]), "is not a condition"),
+    "an operator that is a list": (search((), "red", where=[("season", "Summer", [])]), "the operator is a list"),
     "an unknown operator": (search((), "red", where=[("season", "Summer", "like")]), "unknown operator 'like'"),
     "a comparison with a text": (search((), "red", where=[("season", "Summer", ">")]), "'Summer' is not a number"),
     "a comparison of texts": (search((), "red", where="season>5"), "'season' holds texts such as 'Summer'"),
@@ -160,7 +161,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a row of a number": (lambda at: at.s.gallery.row(3), "id: 3 is an int"),
     "a row of nothing": (lambda at: at.s.gallery.row(None), "id: None is None"),
     "an image outside": (lambda at: at.s.gallery.image("../0003.png"), "no image '../0003.png'"),
-    "a digest in hex": (lambda at: at.s.gallery.ids_of("ab" * 32), "is no SHA-256 digest; give 32 bytes"),
+    "a digest in hex": (lambda at: at.s.gallery.ids_of(["ab" * 32]), "is no SHA-256 digest; give 32 bytes"),
     "a search of k": (lambda at: at.s.gallery.search(at.s.encode([]), 3), "options is an int, 3; write RankingOptions"),
     "a search of an array": (
         lambda at: at.s.gallery.search(np.zeros((1, 16)), RankingOptions(3)),

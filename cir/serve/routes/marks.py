@@ -128,7 +128,7 @@ async def _say(request: Request, values: dict[str, Any], right: bool | None) -> 
     limits = service.settings.limits
     references, caption = references_of(values, limits), caption_of(values, limits)
     image = values.get("image")
-    if not isinstance(image, str):
+    if not isinstance(image, str) or not image:
         raise DataError('"image" is the id of an image')
     numbers, from_pool = _generations(values), truth(values, "pool")
 
