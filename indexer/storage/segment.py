@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cir.arrays import Rows, Stored
+from cir.arrays import Stored
 from cir.errors import CorruptIndexError
 from cir.files import write_atomically
 from cir.given import shown
