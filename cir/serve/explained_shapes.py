@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cir.serve.shapes import Id, Image, SearchRequest, Shape
+from cir.serve.shapes import Id, Image, SearchRequest, Shape, SomeId
 
 
 class ExplainRequest(SearchRequest):
     """A query, and the image that it is about."""
 
-    hit: Id
+    hit: SomeId
 
 
 class HeatMap(Shape):

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Id = Annotated[
-    str, Field(min_length=1, description="The id of an image: its path relative to the folder that was indexed.")
-]
+Id = Annotated[str, Field(description="The id of an image: its path relative to the folder that was indexed.")]
+SomeId = Annotated[Id, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Count = Annotated[int, Field(ge=0)]
@@ -274,7 +273,7 @@ class MarkedQuery(Shape):
 class MarkRequest(MarkedQuery):
     """What a person says of one hit."""
 
-    image: Id
+    image: SomeId
     right: bool
     generations: Annotated[list[Annotated[int, Field(ge=1, lt=10**9)]], Field(max_length=10)] = []
     pool: bool = False
@@ -283,7 +282,7 @@ class MarkRequest(MarkedQuery):
 class UnmarkRequest(MarkedQuery):
     """A mark that is taken back."""
 
-    image: Id
+    image: SomeId
     generations: Annotated[list[Annotated[int, Field(ge=1, lt=10**9)]], Field(max_length=10)] = []
     pool: bool = False
 
