@@ -10,6 +10,7 @@ that may pass is sent again until twice that time is over; then a `StoreError` s
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from cir.errors import MissingDependencyError, StoreConflictError, StoreError, UsageError
+from cir.places import url_of
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -35,8 +37,6 @@ TIMEOUT = "CIR_STORE_TIMEOUT"
 PART = 8 << 20  # bytes of one request; each must arrive within the timeout
 _PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # requests for parts of one file
-_SCHEMES = ("s3", "gs", "gcs", "az", "azure", "abfs", "abfss", "http", "https")
-_URL = re.compile(rf"({'|'.join(_SCHEMES)}):/+(.*)", re.DOTALL)
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -55,26 +55,6 @@ class ObjectInfo:
     bytes: int
     version: str
     modified: float
-
-
-def is_url(place: str | os.PathLike[str]) -> bool:
-    """Whether a place is in an object store. `Path("s3://b/p")` is one too, although it has lost a slash."""
-    return _URL.fullmatch(os.fspath(place)) is not None
-
-
-def url_of(place: str | os.PathLike[str]) -> str:
-    """The one spelling of a place in a store: `s3://bucket/prefix`, without a slash at its end.
-
-    Raises:
-        UsageError: not the URL of a place in S3, or without a bucket.
-    """
-    found = _URL.fullmatch(os.fspath(place))
-    if found is None or found[1] != "s3":
-        raise UsageError(f"{os.fspath(place)}: of object stores only s3://BUCKET/PREFIX can be used")
-    parts = [part for part in found[2].split("/") if part]
-    if not parts or any(part in (".", "..") for part in parts):
-        raise UsageError(f"{os.fspath(place)}: write the bucket and the name in it, as s3://BUCKET/PREFIX")
-    return "s3://" + "/".join(parts)
 
 
 def open_store(place: str | os.PathLike[str]) -> Store:
@@ -160,6 +140,15 @@ class Store:
             finally:
                 pool.shutdown(cancel_futures=True)
         return info.bytes
+
+    def sha256(self, key: str) -> str | None:
+        """The digest of an object, as hex, for which all of it is read; None for nothing."""
+        info, digest = self.info(key), hashlib.sha256()
+        if info is None:
+            return None
+        for start in range(0, info.bytes, PART):
+            digest.update(self.get_range(key, start, min(PART, info.bytes - start)))
+        return digest.hexdigest()
 
     def put(self, key: str, data: bytes) -> str:
         """Write a small object, whatever is there; returns its version."""

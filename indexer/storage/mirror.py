@@ -5,13 +5,14 @@
       manifests/000007-SHA256.json       one generation
       segments/SHA256/gallery.h5         a segment, by its digest; what is derived from it lies beside it
       mappings/NAME.json, .safetensors
-      questions.zip, marks.jsonl, skipped.jsonl, backfill.json
+      questions.zip, marks.jsonl, skipped.jsonl
 
 Files that a manifest names carry their digest in their key and are never written over, so two writers cannot spoil each
-other's. `CURRENT` is the commit point: whoever writes it first wins, and the other is told so.
+other's. `CURRENT` is the commit point: whoever writes it first wins, and the other is told so. What `work/`,
+`retrieved.log` and `backfill.json` of an index folder hold stays on each machine.
 
 This machine has a copy of what it uses (`cache`), which is an index folder like any other: all that reads and writes
-indexes works on that. `index_folder` brings it up to date, and `Writer.publish` uploads.
+indexes works on that. `fetching.index_folder` brings it up to date, and `Writer.publish` uploads (`publishing`).
 
 For workers that have one segment each:
 
@@ -26,17 +27,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cir.checked import agrees
-from cir.errors import StoreError
-from cir.files import make_folder, remove_tree, sha256_bytes, sha256_file, write_atomically
-from cir.indexer.storage.cache import Pin, cache_folder
-from cir.indexer.storage.folder import GALLERY, IndexFolder
-from cir.indexer.storage.manifest import FileEntry, SegmentEntry
-from cir.objects import Store, is_url, open_store
+from cir.errors import StoreError, UsageError
+from cir.files import make_folder, parse_json, remove_tree, sha256_bytes, sha256_file, write_atomically, write_json
+from cir.indexer.storage.cache import Pin, cache_folder, updating
+from cir.indexer.storage.folder import GALLERY, MARKS, IndexFolder
+from cir.indexer.storage.manifest import FileEntry, Manifest, SegmentEntry
+from cir.objects import Store, open_store
+from cir.places import UrlPath, is_url
+
+CURRENT = "CURRENT"
+GRACE = 86_400  # seconds for which an object stays that no generation names
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +54,14 @@ class MirrorFolder(IndexFolder):
     Attributes:
         store: where the index is.
         pins: keep the segments of the generation that was fetched last, by name.
+        versions: those of objects when they were read last, by key; None for one that was not there.
+        watch: what was last done when, or for the first time.
     """
 
     store: Store
     pins: dict[str, Pin] = field(default_factory=dict, compare=False, repr=False)
+    versions: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
+    watch: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.store.url
@@ -60,18 +70,39 @@ class MirrorFolder(IndexFolder):
 def folder_at(place: str | os.PathLike[str]) -> IndexFolder:
     """The folder of an index, or what this machine has of one in a store, as it is; nothing is asked of the store.
 
+    Args:
+        place: a path, or `s3://bucket/prefix`. The folder of an index in the cache stands for its URL.
+
     Raises:
         UsageError: a URL that is not of S3.
         MissingDependencyError: `obstore` is not installed.
         DataError: the cache cannot be written to.
     """
     if not is_url(place):
-        return IndexFolder(Path(place))
+        url = _cached_url(Path(place))
+        if url is None:
+            return IndexFolder(Path(place))
+        place = url
     store = open_store(place)
     name = sha256_bytes(f"{store.endpoint} {store.url}".encode())[:16]
-    root = cache_folder() / name
-    make_folder(root)
-    return MirrorFolder(root, store)
+    folder = MirrorFolder(cache_folder() / name, store)
+    make_folder(folder.root)
+    if not _state_file(folder.root).is_file():
+        write_state(folder, {})
+    return folder
+
+
+def on_disk(place: str | os.PathLike[str], what: str) -> IndexFolder:
+    """The folder of an index for what works only on disk. Raises UsageError for one in a store, or its copy here."""
+    folder = folder_at(place)
+    if isinstance(folder, MirrorFolder):
+        raise UsageError(f"{folder}: {what} needs an index on disk, not one in an object store")
+    return folder
+
+
+def place_of(folder: IndexFolder) -> Path:
+    """Where an index is, for people and for the next command: its folder, or its URL."""
+    return UrlPath(folder.store.url) if isinstance(folder, MirrorFolder) else folder.root
 
 
 def fetch_segment(folder: IndexFolder, entry: SegmentEntry) -> Path:
@@ -88,19 +119,30 @@ def fetch_segment(folder: IndexFolder, entry: SegmentEntry) -> Path:
         StoreError: the store cannot be reached, or refuses.
         DataError: the disk refuses.
     """
-    path = folder.gallery(entry.name)
-    if not isinstance(folder, MirrorFolder):
-        return path
-    expected = entry.files[GALLERY]
+    if isinstance(folder, MirrorFolder):
+        with updating(folder.root):
+            fetch_one(folder, entry)
+    return folder.gallery(entry.name)
+
+
+def fetch_one(folder: MirrorFolder, entry: SegmentEntry) -> None:
+    """`fetch_segment` for the holder of `cache.updating`."""
+    path, expected = folder.gallery(entry.name), entry.files[GALLERY]
     make_folder(path.parent)
     folder.pins[entry.name] = Pin(path.parent)
     if not _is(path, expected):
         for old in path.parent.iterdir():  # of another segment of this name, or damaged
             remove_tree(old)
-        if not _download(folder.store, segment_key(expected.sha256), path, expected):
+        if not download(folder.store, segment_key(expected.sha256), path, expected):
             log.warning("%s/%s is missing", folder, segment_key(expected.sha256))
     _fetch_derived(folder, entry)
-    return path
+
+
+def keep_in_cache(folder: IndexFolder, segments: Mapping[str, object]) -> None:
+    """Let open segments, by name, keep their files in the cache for as long as they are open."""
+    for name, pin in folder.pins.items() if isinstance(folder, MirrorFolder) else ():
+        if name in segments:
+            pin.keep_for(segments[name])
 
 
 def upload_segment(folder: IndexFolder, file: Path, *, derived: Iterable[Path] = ()) -> FileEntry:
@@ -130,14 +172,82 @@ def segment_key(sha256: str, name: str = GALLERY) -> str:
     return f"segments/{sha256}/{name}"
 
 
+def manifest_key(generation: int, sha256: str) -> str:
+    """The key of a manifest."""
+    return f"manifests/{generation:06d}-{sha256}.json"
+
+
+def shared_names(folder: IndexFolder) -> tuple[str, ...]:
+    """Names of the files that belong to no generation."""
+    return (folder.questions.name, MARKS, folder.skipped.name)
+
+
+def files_of(folder: MirrorFolder, manifest: Manifest) -> Iterator[tuple[str, Path, FileEntry]]:
+    """Key, place on this machine and description of every file that a generation names."""
+    for entry in manifest.segments:
+        file = entry.files[GALLERY]
+        yield segment_key(file.sha256), folder.gallery(entry.name), file
+    for mapping in manifest.mappings.values():
+        for name, file in mapping.files.items():
+            yield f"mappings/{name}", folder.mappings / name, file
+
+
 def put_file(store: Store, key: str, file: Path, entry: FileEntry) -> None:
-    """Upload a file whose key names its content, unless it is there. Raises StoreError."""
+    """Upload a file whose key names its content, unless it is there and will stay. Raises StoreError."""
     there = store.info(key)
-    if there is None or there.bytes != entry.bytes:
+    if there is None or there.bytes != entry.bytes or abs(time.time() - there.modified) > GRACE / 2:
         store.upload(key, file)
         there = store.info(key)
         if there is None or there.bytes != entry.bytes:
             raise StoreError(f"{store}/{key}: the store has another file than was sent; run the same command again")
+
+
+def download(store: Store, key: str, path: Path, expected: FileEntry) -> bool:
+    """Fetch a file into the cache, unless it is there; False if the store has none.
+
+    What contradicts its digest is fetched twice, and then stays: whoever opens it says so.
+    """
+    if _is(path, expected):
+        return True
+    for attempt in (1, 2):
+        if store.info(key) is None:
+            return False
+        with write_atomically(path, expected.bytes) as temporary:
+            store.download(key, temporary)
+            sound = sha256_file(temporary) == expected.sha256
+        if sound:
+            break
+        log.warning("%s/%s contradicts its digest%s", store, key, "; once more" * (attempt == 1))
+    return True
+
+
+def read_state(folder: MirrorFolder) -> dict[str, tuple[str, str]]:
+    """Of the files that no manifest names: name -> version in the store, and SHA-256 of what was fetched."""
+    try:
+        values = parse_json(_state_file(folder.root).read_bytes())["files"]
+        return {str(name): (str(version), str(sha256)) for name, (version, sha256) in values.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # fetched again
+        return {}
+
+
+def write_state(folder: MirrorFolder, files: Mapping[str, tuple[str, str]]) -> None:
+    """What `read_state` reads. Raises DataError."""
+    if files != read_state(folder) or not _state_file(folder.root).exists():
+        write_json(_state_file(folder.root), {"url": folder.store.url, "files": dict(files)})
+
+
+def _state_file(root: Path) -> Path:
+    return root.with_name(f"{root.name}.json")
+
+
+def _cached_url(path: Path) -> str | None:
+    """The URL of the index that a folder of the cache is the copy of."""
+    try:
+        if path.absolute().parent != cache_folder().absolute():
+            return None
+        return str(parse_json(_state_file(path.absolute()).read_bytes())["url"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
 
 
 def _is(path: Path, expected: FileEntry) -> bool:
@@ -146,20 +256,6 @@ def _is(path: Path, expected: FileEntry) -> bool:
         return path.stat().st_size == expected.bytes and agrees(path, expected.sha256)
     except OSError:
         return False
-
-
-def _download(store: Store, key: str, path: Path, expected: FileEntry) -> bool:
-    """Fetch a file into the cache; False if the store has none."""
-    for attempt in (1, 2):
-        if store.info(key) is None:
-            return False
-        with write_atomically(path, expected.bytes) as temporary:
-            store.download(key, temporary)
-            sound = sha256_file(temporary) == expected.sha256
-        if sound:
-            return True
-        log.warning("%s/%s contradicts its digest%s", store, key, "; once more" * (attempt == 1))
-    return True
 
 
 def _fetch_derived(folder: MirrorFolder, entry: SegmentEntry) -> None:
