@@ -22,10 +22,9 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
-from urllib.parse import urlsplit
 
-from cir.errors import DataError, MissingDependencyError, StoreConflictError, StoreError, UsageError
-from cir.places import url_of
+from cir.errors import DataError, MissingDependencyError, StoreConflictError, StoreError
+from cir.places import TIMEOUT, endpoint, timeout, url_of
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -33,12 +32,10 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
     from typing_extensions import Buffer
 
-TIMEOUT = "CIR_STORE_TIMEOUT"
 PART = 8 << 20  # bytes of one request; each must arrive within the timeout
 _PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # requests for parts of one file
 _process = 0  # the one that has used obstore: its threads are there, and in a fork it would wait without end
-_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,8 @@ def open_store(place: str | os.PathLike[str]) -> Store:
         MissingDependencyError: `obstore` is not installed.
     """
     url = url_of(place)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return Store(url, endpoint, _client(url, endpoint, _seconds(), os.environ.get("AWS_ALLOW_HTTP", "")))
+    server = endpoint()
+    return Store(url, server, _client(url, server, timeout()))
 
 
 class Store:
@@ -284,32 +281,13 @@ def _info(meta: object) -> ObjectInfo:
     return ObjectInfo(str(values["path"]), int(str(values["size"])), str(values["e_tag"] or ""), modified)
 
 
-def _seconds() -> float:
-    text = os.environ.get(TIMEOUT, "60")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise UsageError(f"{TIMEOUT} is {text!r}; give seconds, 0.1 to 3600")
-    return seconds
-
-
 @lru_cache(maxsize=16)
-def _client(url: str, endpoint: str, seconds: float, allow_http: str) -> S3Store:
+def _client(url: str, endpoint: str, seconds: float) -> S3Store:
     """The client of a place."""
     try:
         from obstore.store import S3Store
     except ImportError:
         raise MissingDependencyError(f"{url} needs obstore; install the extra: pip install 'cir-engine[s3]'") from None
-    plain = endpoint.startswith("http://")
-    here = plain and urlsplit(endpoint).hostname in _HERE
-    allowed = allow_http.lower() in ("1", "true", "yes")
-    if plain and not (here or allowed):
-        raise UsageError(
-            f"AWS_ENDPOINT_URL is {endpoint}, to which everything would be sent unencrypted; use https, or set "
-            "AWS_ALLOW_HTTP=true"
-        )
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     return S3Store(
         bucket,
@@ -318,7 +296,7 @@ def _client(url: str, endpoint: str, seconds: float, allow_http: str) -> S3Store
         client_options={
             "timeout": timedelta(seconds=seconds),
             "connect_timeout": timedelta(seconds=min(seconds, 5.0)),
-            "allow_http": plain,
+            "allow_http": endpoint.startswith("http://"),
         },
         retry_config={
             "max_retries": 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from cir.indexer.storage.mirror import place_of
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.assemble import Added, next_manifest
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows
+from cir.places import is_url
 
 _SHOWN = 5  # unknown ids that an error names
 
@@ -122,7 +124,7 @@ def _chosen(
         rows = list(stored.find(meeting).values()) if rows is None else [row for row in rows if row.id in meeting]
     if not missing:
         return rows or [], {}
-    absent = {root: not exists(root) for root in stored.roots}
+    absent = {root: not (exists(root) if is_url(root) else os.path.lexists(root)) for root in stored.roots}
     with_photo = (row for row in (stored if rows is None else rows) if row.root)  # imported vectors never had one
     gone = [row for row in with_photo if absent[row.root] or _is_gone(row)]
     if gone_folders:

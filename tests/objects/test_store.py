@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -89,6 +90,31 @@ def test_mistakes_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CIR_STORE_TIMEOUT", "soon")
     with pytest.raises(UsageError, match="CIR_STORE_TIMEOUT is 'soon'"):
         open_store(bucket)
+
+
+@pytest.mark.parametrize("address", ["", "localhost:9", "ftp://x", "https://", "http://a b"])
+def test_what_is_no_address(bucket: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    with pytest.raises(UsageError, match=r"AWS_ENDPOINT_URL is .*; write an address"):
+        open_store(bucket)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_REGION", "no region")
+    with pytest.raises(UsageError, match="AWS_REGION is 'no region'"):
+        open_store(bucket)
+
+
+def test_a_forked_process_does_not_wait_without_end(bucket: str) -> None:
+    code = (
+        "import os\nfrom cir.objects import open_store\n"
+        f"store = open_store({bucket!r})\nstore.put('a', b'1')\n"
+        "if os.fork() == 0:\n"
+        "    try:\n        store.get('a', 10)\n"
+        "    except Exception as error:\n        print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == f"{bucket}/a: a process that was forked cannot use the store; start it by spawn\n"
 
 
 def test_without_obstore_it_says_what_to_install(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
