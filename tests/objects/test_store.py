@@ -87,6 +87,7 @@ def test_mistakes_are_one_line(bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UsageError) as usage:
         open_store(bucket)
     one_line(usage, "unencrypted", "AWS_ALLOW_HTTP")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("CIR_STORE_TIMEOUT", "soon")
     with pytest.raises(UsageError, match="CIR_STORE_TIMEOUT is 'soon'"):
         open_store(bucket)
