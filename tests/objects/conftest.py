@@ -49,5 +49,13 @@ def line(server: StoreServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> I
     """A line to the server that can be spoilt, over which everything goes from now on."""
     with SpoiltLine(server.port) as spoilt:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.environment(spoilt.port)["AWS_ENDPOINT_URL"])
-        monkeypatch.setenv("CIR_STORE_TIMEOUT", "1")
         yield spoilt
+
+
+@pytest.fixture
+def patience(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how many seconds requests of places that are opened from now on may take: 20 at first.
+
+    A test is impatient where it waits for an answer that never comes, and nowhere else: other jobs may have the cores.
+    """
+    return lambda seconds: monkeypatch.setenv("CIR_STORE_TIMEOUT", str(seconds))

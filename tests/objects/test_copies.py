@@ -157,9 +157,15 @@ def test_a_server_goes_on_with_what_is_published(index: str, photos: Path, machi
 
 
 def test_an_open_index_answers_without_its_store(
-    index: str, photos: Path, machine: Machine, line: SpoiltLine, caplog: pytest.LogCaptureFixture
+    index: str,
+    photos: Path,
+    machine: Machine,
+    line: SpoiltLine,
+    caplog: pytest.LogCaptureFixture,
+    patience: Callable[[float], None],
 ) -> None:
     build(photos, Path(index))
+    patience(2)
     gallery = Gallery.open(index)
     line.cut_after = 0
     caplog.set_level(logging.WARNING, "cir")

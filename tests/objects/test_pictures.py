@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,13 +130,17 @@ def test_photos_that_are_gone(stored: str, index: str, bucket: str) -> None:
     assert list(report.left) == [stored]
 
 
-def test_a_store_that_fails_is_no_skipped_picture(line: SpoiltLine, stored: str, out: Path) -> None:
+def test_a_store_that_fails_is_no_skipped_picture(
+    line: SpoiltLine, stored: str, out: Path, patience: Callable[[float], None]
+) -> None:
     images = cir.scan(stored)
     line.cut_after = line.sent + 4000  # some pictures later
+    patience(1)
     with pytest.raises(StoreError, match="run the same command again"):
         cir.build_index(images, out, FakeEncoder(), options=cir.BuildOptions(workers=1, batch_size=2, part_rows=2))
     assert not (out / "CURRENT").exists()
     line.mend()
+    patience(20)
     report = cir.build_index(images, out, FakeEncoder())
     assert len(report.added) == 10
     assert [name for name, _ in report.skipped if "empty" not in name] == ["broken.zip", "more.zip/../out.png"]

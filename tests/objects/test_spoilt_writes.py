@@ -20,6 +20,7 @@ from cir.testing.fakes import Answer, FakeEncoder, answer, build, folder_of
 from cir.testing.store_server import SpoiltLine, StoreServer
 
 Machine = Callable[[str], None]
+Patience = Callable[[float], None]
 rng = random.Random(20261126)
 
 
@@ -64,16 +65,19 @@ def test_cut_off_while_publishing(
     pictures: tuple[Path, Path],
     answers: tuple[Answer, Answer],
     machine: Machine,
+    patience: Patience,
 ) -> None:
     before, after = pictures
     for url in (index, f"{bucket}/to-measure"):
         build(before, Path(url))
     whole = cost(line, lambda: build(after, Path(f"{bucket}/to-measure")))
     line.cut_after = line.sent + int(whole * share)
+    patience(1)
     with pytest.raises(StoreError, match=r"run the same command again|cannot be told now") as error:
         build(after, Path(index))
     assert "\n" not in str(error.value)
     line.mend()
+    patience(20)
     sound(index, answers, machine, "reader")
     machine("writer")
     build(after, Path(index))
@@ -87,6 +91,7 @@ def test_an_answer_lost_while_publishing(
     answers: tuple[Answer, Answer],
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
+    patience: Patience,
 ) -> None:
     """A write arrives, and its answer does not: the message says that nobody knows, and the next command knows."""
     from cir.objects import Store
@@ -96,14 +101,16 @@ def test_an_answer_lost_while_publishing(
     plain = Store.put_if
 
     def deaf(store: Store, key: str, data: bytes, version: str | None) -> str:
-        line.deaf = key == "CURRENT"
+        line.deaf = key == "CURRENT"  # from here on
         return plain(store, key, data, version)
 
     monkeypatch.setattr(Store, "put_if", deaf)
+    patience(1)
     with pytest.raises(StoreError, match=f"cannot be told now: `cir info {index}` tells"):
         build(after, Path(index))
     monkeypatch.setattr(Store, "put_if", plain)
     line.mend()
+    patience(20)
     assert sound(index, answers, machine, "reader") == answers[1]
     machine("writer")
     encoder = FakeEncoder()
@@ -120,7 +127,12 @@ def test_a_slow_store_is_waited_for(
 
 
 def test_cut_off_while_fetching(
-    line: SpoiltLine, index: str, pictures: tuple[Path, Path], answers: tuple[Answer, Answer], machine: Machine
+    line: SpoiltLine,
+    index: str,
+    pictures: tuple[Path, Path],
+    answers: tuple[Answer, Answer],
+    machine: Machine,
+    patience: Patience,
 ) -> None:
     build(pictures[1], Path(index))
     machine("measure")
@@ -128,9 +140,11 @@ def test_cut_off_while_fetching(
     for number, share in enumerate((0.0, 0.3, 0.6, 0.9)):
         machine(f"reader-{number}")
         line.cut_after = line.sent + int(whole * share)
+        patience(1)
         with pytest.raises(StoreError, match="run the same command again"):
             Gallery.open(index)
         line.mend()
+        patience(20)
         assert answer(Path(index)) == answers[1]
 
 
