@@ -56,7 +56,7 @@ def cost(line: SpoiltLine, work: Callable[[], object]) -> int:
     return line.sent - before
 
 
-@pytest.mark.parametrize("share", [0.05, 0.2, *(rng.uniform(0.2, 1) for _ in range(4)), 0.97])
+@pytest.mark.parametrize("share", [0.1, *(rng.uniform(0.2, 1) for _ in range(3)), 0.97])
 def test_cut_off_while_publishing(
     share: float,
     line: SpoiltLine,
@@ -137,7 +137,7 @@ def test_cut_off_while_fetching(
     build(pictures[1], Path(index))
     machine("measure")
     whole = cost(line, lambda: Gallery.open(index))
-    for number, share in enumerate((0.0, 0.3, 0.6, 0.9)):
+    for number, share in enumerate((0.3, 0.9)):
         machine(f"reader-{number}")
         line.cut_after = line.sent + int(whole * share)
         patience(1)
