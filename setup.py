@@ -78,6 +78,7 @@ setup(
         "heic": ["pillow-heif>=1.0"],
         "hub": ["sentencepiece>=0.2"],  # the vocabulary of SigLIP's first version
         "parquet": ["pyarrow>=18"],
+        "s3": ["obstore>=0.8"],  # an index or pictures in an object store
         # cir serve
         "serve": [
             "fastapi>=0.115.12",
@@ -111,6 +112,8 @@ setup(
             "hypothesis>=6.100",
             "ir_measures>=0.4",
             "mypy>=1.13",
+            "moto[server]>=5.1",  # the S3 server of tests/objects
+            "obstore>=0.8",
             "onnx>=1.16",
             "onnxscript>=0.3",
             "playwright>=1.49",
