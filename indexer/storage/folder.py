@@ -96,15 +96,6 @@ class IndexFolder:
         return self.root / "work"
 
     @property
-    def records(self) -> Path:
-        """Folder of the records of segments that an unfinished build has made."""
-        return self.work / "segments"
-
-    def record(self, segment: str) -> Path:
-        """The record of such a segment."""
-        return self.records / f"{segment}.json"
-
-    @property
     def lock(self) -> Path:
         """Held by the writer."""
         return self.root / "LOCK"
@@ -165,10 +156,20 @@ def has_lost_pointer(folder: IndexFolder) -> bool:
     return held and not (working and first) and not folder.current.is_file()
 
 
+def records(folder: IndexFolder) -> Path:
+    """Folder of the records of segments that an unfinished build has made."""
+    return folder.work / "segments"
+
+
+def record(folder: IndexFolder, segment: str) -> Path:
+    """The record of such a segment."""
+    return records(folder) / f"{segment}.json"
+
+
 def planned_segments(folder: IndexFolder) -> range:
     """The numbers that an unfinished build has given to its segments, whether they are there yet or not."""
     try:
-        plan = parse_json(read_regular(folder.record("plan"), LARGEST_JSON))
+        plan = parse_json(read_regular(record(folder, "plan"), LARGEST_JSON))
         return range(int(plan["first"]), int(plan["last"]) + 1)
     except (OSError, ValueError, KeyError, TypeError):
         return range(0)

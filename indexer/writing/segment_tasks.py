@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cir.errors import WeightsError
 from cir.files import make_folder, parse_json, read_regular, sha256_file, write_bytes
-from cir.indexer.storage.folder import GALLERY, LARGEST_JSON, IndexFolder
+from cir.indexer.storage.folder import GALLERY, LARGEST_JSON, IndexFolder, record, records
 from cir.indexer.storage.manifest import FileEntry, SegmentEntry
 from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, by_column, write_segment
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
@@ -216,7 +216,7 @@ def make_segment(
         write_segment(path, recipe.layout, table, blocks)
         result = replace(result, entry=_entry(task.name, len(encoded), recipe.layout, FileEntry.of(path)))
     data = json.dumps(result.to_json(), separators=(",", ":")).encode()
-    write_bytes(folder.record(task.name), data)
+    write_bytes(record(folder, task.name), data)
     return result
 
 
@@ -224,13 +224,13 @@ def finished(task: SegmentTask, recipe: Recipe) -> SegmentResult | None:
     """What an earlier build has made of a task, if its record is there and its segment still has the digest."""
     folder = IndexFolder(recipe.index)
     try:
-        record = parse_json(read_regular(folder.record(task.name), LARGEST_JSON))
-        if record["key"] != task.key:
+        values = parse_json(read_regular(record(folder, task.name), LARGEST_JSON))
+        if values["key"] != task.key:
             return None
-        encoded = tuple(record["encoded"])
+        encoded = tuple(values["encoded"])
         entry = None
-        if record["file"]:
-            file = FileEntry(*record["file"])
+        if values["file"]:
+            file = FileEntry(*values["file"])
             if sha256_file(folder.gallery(task.name)) != file.sha256:
                 return None
             entry = _entry(task.name, len(encoded), recipe.layout, file)
@@ -238,9 +238,9 @@ def finished(task: SegmentTask, recipe: Recipe) -> SegmentResult | None:
             task.key,
             entry,
             encoded,
-            {photo: bytes.fromhex(digest) for photo, digest in record["digests"]},
-            dict(record["unreadable"]),
-            {bytes.fromhex(digest): reason for digest, reason in record["undecodable"]},
+            {photo: bytes.fromhex(digest) for photo, digest in values["digests"]},
+            dict(values["unreadable"]),
+            {bytes.fromhex(digest): reason for digest, reason in values["undecodable"]},
             resumed=True,
         )
     except (OSError, ValueError, KeyError, TypeError):  # none, or not one that this version has written
@@ -249,7 +249,7 @@ def finished(task: SegmentTask, recipe: Recipe) -> SegmentResult | None:
 
 def record_keys(folder: IndexFolder) -> Iterator[tuple[str, str]]:
     """Key and name of every segment that a stopped build has finished."""
-    for path in sorted(folder.records.glob("[0-9]*.json")):
+    for path in sorted(records(folder).glob("[0-9]*.json")):
         try:
             yield str(parse_json(read_regular(path, LARGEST_JSON))["key"]), path.stem
         except (OSError, ValueError, KeyError, TypeError):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from cir.errors import CorruptIndexError
 from cir.files import make_folder, parse_json, read_regular, remove_tree, write_json
 from cir.images import ImageFile
-from cir.indexer.storage.folder import LARGEST_JSON, IndexFolder, is_index, planned_segments
+from cir.indexer.storage.folder import LARGEST_JSON, IndexFolder, is_index, planned_segments, record, records
 from cir.indexer.storage.generations import last_segment, read_pointer
 from cir.indexer.storage.manifest import SegmentEntry
 from cir.indexer.storage.segment import Layout, Segment
@@ -190,9 +190,9 @@ def make_segments(
     missing = [key for key in keys if key not in names]
     names |= {key: f"{first + place:06d}" for place, key in enumerate(missing)}
     numbers = [int(name) for name in names.values()] or [first]
-    make_folder(folder.records)
+    make_folder(records(folder))
     plan = {"first": min(numbers), "last": max(numbers), "batch_size": batch_size}
-    write_json(folder.record("plan"), plan, indent=None)
+    write_json(record(folder, "plan"), plan, indent=None)
     tasks = [
         SegmentTask(names[key], key, tuple(run), columns)
         for key, run, columns in zip(keys, runs, described, strict=True)
@@ -205,13 +205,13 @@ def make_segments(
     return Made(folder, [(task, results[task.key]) for task in tasks])
 
 
-def usual_rows(images: int, layout: Layout) -> int:
+def usual_rows(images: int, layout: Layout, least: int = LEAST_ROWS) -> int:
     """Photos for each segment where the user has not said.
 
     It depends on the gallery alone, and not on the workers: a build that goes on with fewer of them is cut alike.
     """
     affordable = max(1, MOST_BYTES // layout.row_bytes)
-    return min(affordable, MOST_ROWS, max(LEAST_ROWS, -(-images // SHARES)))
+    return min(affordable, MOST_ROWS, max(least, -(-images // SHARES)))
 
 
 def file_identity() -> Identity:
@@ -234,7 +234,7 @@ def file_identity() -> Identity:
 def forget_segments(folder: IndexFolder) -> None:
     """Remove what an unfinished build has made, but for segments that were published."""
     _drop_others(folder, set())
-    remove_tree(folder.records)
+    remove_tree(records(folder))
 
 
 def _drop_others(folder: IndexFolder, kept: set[str]) -> None:
@@ -242,7 +242,7 @@ def _drop_others(folder: IndexFolder, kept: set[str]) -> None:
 
     Segments first: a killed first build is known by its plan, which names them.
     """
-    for path in folder.records.glob("[0-9]*.json"):
+    for path in records(folder).glob("[0-9]*.json"):
         if path.stem not in kept:
             remove_tree(path)
     for number in planned_segments(folder):
@@ -258,7 +258,7 @@ def _drop_others(folder: IndexFolder, kept: set[str]) -> None:
 
 def _read_plan(folder: IndexFolder) -> Mapping[str, Any]:
     try:
-        plan = parse_json(read_regular(folder.record("plan"), LARGEST_JSON))
+        plan = parse_json(read_regular(record(folder, "plan"), LARGEST_JSON))
     except (OSError, ValueError):
         return {}
     return plan if isinstance(plan, dict) else {}

@@ -12,7 +12,7 @@ from cir import errors
 from cir.files import sha256_file
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.verify import verify
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.folder import IndexFolder, record
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.report import BuildReport
 from cir.indexer.writing.spreading import usual_rows
@@ -99,7 +99,7 @@ def test_another_command_leaves_finished_segments_and_an_uncut_build_removes_the
     with pytest.raises(KeyboardInterrupt):
         cut(photos, out, FakeEncoder(after=9), workers=1)
     build(tmp_path / "before", out, dry_run=True)
-    assert IndexFolder(out).record("000002").exists()
+    assert record(IndexFolder(out), "000002").exists()
     assert verify(out) == []
     encoder = FakeEncoder()
     assert build(photos, out, encoder).total == 23
