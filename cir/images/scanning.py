@@ -146,12 +146,12 @@ class _Walk:
     def run(self) -> None:
         if os.path.isdir(self.root):
             self._folders()
-        elif kind := suffix_of(self.root)[1:]:
+        elif archive := suffix_of(self.root)[1:]:
             try:
                 self._archive(self.root, "")
             except UNREADABLE as error:
                 raise DataError(
-                    f"{shown(self.root)}: not a readable {kind}: {_why(error)}; repair or remove it"
+                    f"{shown(self.root)}: not a readable {archive}: {_why(error)}; repair or remove it"
                 ) from None
         elif not has_suffix(self.root, SUFFIXES):
             suffixes = ", ".join(sorted(SUFFIXES))

@@ -213,18 +213,20 @@ class _Scan:
             return merged(old.metadata if old else {}, metadata.get(image.id, {}))
 
         cut = Cut(existing.layout, rows, self.options.batch_size, KnownDigests.of(existing.rows))
-        return make_segments(folder, images, columns, file_identity(), spread, cut, self._note)
+        by_id = {image.id: image for image in images}
 
-    def _note(self, task: SegmentTask, result: SegmentResult) -> None:
-        self.found.files += [(task.photos[number], digest) for number, digest in result.digests.items()]
-        self.found.unreadable += [(task.photos[number], reason) for number, reason in result.unreadable.items()]
-        self.found.undecodable |= result.undecodable
-        self.decode_seconds += result.decode_seconds
-        self.encode_seconds += result.encode_seconds
-        if result.resumed:
-            self.resumed += len(result.encoded)
-        if self.progress:
-            self.progress(len(self.found.files) + len(self.found.unreadable), len(self.images))
+        def note(task: SegmentTask, result: SegmentResult) -> None:
+            of = [by_id[photo.id] for photo in task.photos]
+            self.found.files += [(of[number], digest) for number, digest in result.digests.items()]
+            self.found.unreadable += [(of[number], reason) for number, reason in result.unreadable.items()]
+            self.found.undecodable |= result.undecodable
+            self.decode_seconds += result.decode_seconds
+            self.encode_seconds += result.encode_seconds
+            self.resumed += len(result.encoded) if result.resumed else 0
+            if self.progress:
+                self.progress(len(self.found.files) + len(self.found.unreadable), len(self.images))
+
+        return make_segments(folder, images, columns, file_identity(), spread, cut, note)
 
     def read(self, existing: _Existing) -> None:
         """Read all images and encode nothing."""

@@ -192,7 +192,7 @@ def make_segment(
     unreadable: dict[int, str] = {}
     undecodable: dict[bytes, str] = {}
     blocks: list[EncodedBlock] = []
-    seconds = [0.0, 0.0]
+    decoding = encoding = 0.0
     batches = encode_photos(photos, encoder, recipe.layout, registry, workers=workers, batch_size=recipe.batch_size)
     with closing(batches):
         for batch in batches:
@@ -202,8 +202,8 @@ def make_segment(
             encoded += [photo.number for photo in batch.encoded]
             if batch.encoded:
                 blocks.append(EncodedBlock(batch.vectors, batch.tokens))
-            seconds = [seconds[0] + batch.decode_seconds, seconds[1] + batch.encode_seconds]
-    result = SegmentResult(task.key, None, tuple(encoded), digests, unreadable, undecodable, *seconds)
+            decoding, encoding = decoding + batch.decode_seconds, encoding + batch.encode_seconds
+    result = SegmentResult(task.key, None, tuple(encoded), digests, unreadable, undecodable, decoding, encoding)
     if encoded:
         table = RowTable(
             ids=[task.photos[number].id for number in encoded],
