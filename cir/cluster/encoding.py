@@ -85,7 +85,7 @@ class RaySpread:
         """As `Spread`. Measured on a GPU; without, it is as in one process, so that the vectors are the same."""
         if not self._shape.gpus or len(photos) < WORTH_A_TRIAL:
             return BATCH
-        (actor,) = self._started(1)
+        (actor,) = self.start(1)
         for size in BATCHES:
             some = photos[: 4 * size]
             self._get(actor.trial.remote(some, layout, size))  # fills caches, chooses kernels
@@ -99,7 +99,7 @@ class RaySpread:
         idle: list[Any] = []
         losses: Counter[str] = Counter()
         try:
-            for actor in self._started(self._count(tasks, recipe), wait=False):
+            for actor in self.start(self._count(tasks, recipe), wait=False):
                 running[actor.pid.remote()] = actor, None  # answered when its model is loaded
             while waiting or any(task for _, task in running.values()):
                 while waiting and idle:
@@ -116,7 +116,7 @@ class RaySpread:
                         self._lose(actor, finished, error, losses)
                         if finished:
                             waiting.append(finished)  # the others first: it may be to blame
-                        actor = self._started(len(self._pool) + 1, wait=False)[-1]
+                        actor = self.start(len(self._pool) + 1, wait=False)[-1]
                         running[actor.pid.remote()] = actor, None
                         continue
                     idle.append(actor)
@@ -145,7 +145,7 @@ class RaySpread:
             return most
         best, count = 0, 1
         while True:
-            actors = self._started(count)
+            actors = self.start(count)
             shares = [photos[TRIAL * place : TRIAL * (place + 1)] for place in range(count)]
             seconds = self._get(
                 [
@@ -160,7 +160,7 @@ class RaySpread:
                 return count
             best, count = count, min(2 * count, most)
 
-    def _started(self, count: int, *, wait: bool = True) -> list[Any]:
+    def start(self, count: int, *, wait: bool = True) -> list[Any]:
         """The first `count` processes, started if they are not there; with their model loaded if `wait`."""
         shape = self._shape
         while len(self._pool) < count:
