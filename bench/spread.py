@@ -7,14 +7,8 @@ The machine should do nothing else; its load before and after is written beside 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench.spread_parts.building import build
+from spread_parts.building import build
 
 
 @click.group()
