@@ -25,7 +25,8 @@ from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.columns import check_comparable
-from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.fetching import catch_up, index_folder
+from cir.indexer.storage.folder import GALLERY
 from cir.indexer.storage.manifest import SegmentEntry
 from cir.indexer.storage.mappings import read_mapping
 from cir.indexer.storage.segment import Layout
@@ -117,7 +118,7 @@ class Gallery:
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
             CorruptIndexError: the manifest, a mapping or all segments are damaged; or one segment, with `strict`.
         """
-        folder = IndexFolder(path_of(path, "the path of an index"))
+        folder = index_folder(path_of(path, "the path of an index"))
         how = _How(ann_min_rows, trust_roots, search_device(device), strict)
         return cls(open_live(folder, strict=strict), how)
 
@@ -337,6 +338,7 @@ def refreshed(gallery: Gallery) -> Gallery:
     Raises:
         IndexFormatError: as for `Gallery.open`; the given gallery can still be used.
     """
+    catch_up(gallery.folder)
     if gallery._opened.is_live:
         return gallery
     opened = open_live(gallery.folder, strict=gallery._how.strict, before=gallery._opened)

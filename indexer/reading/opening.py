@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cir.errors import CorruptIndexError, UsageError
+from cir.indexer.storage.fetching import fetch_generation
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import (
     DamagedSegment,
@@ -16,6 +17,7 @@ from cir.indexer.storage.generations import (
     read_pointer,
 )
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import keep_in_cache
 from cir.indexer.storage.segment import Segment
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ def open_earlier(live: Opened, generation: int, *, strict: bool) -> Opened:
             f"{live.folder}: no generation {generation} is kept; there are: {', '.join(map(str, reversed(known)))}"
         )
     manifest = read_earlier(live.folder, entry)
+    fetch_generation(live.folder, manifest)
     sound, damaged = open_segments(live.folder, manifest, _still_open(live, manifest))
     return _checked(Opened(live.folder, (generation, entry.sha256), manifest, sound, damaged), strict)
 
@@ -91,6 +94,7 @@ def open_earlier(live: Opened, generation: int, *, strict: bool) -> Opened:
 def _checked(opened: Opened, strict: bool) -> Opened:
     """What was opened, with a warning about each damaged segment. Raises CorruptIndexError as `open_live`."""
     folder = opened.folder
+    keep_in_cache(folder, opened.segments)
     if opened.damaged and strict:
         raise CorruptIndexError(opened.damaged[0].reason)
     if opened.damaged and not opened.segments:
