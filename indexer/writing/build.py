@@ -14,7 +14,7 @@ from cir.given import MOST_KEPT, instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.fetching import index_folder
-from cir.indexer.storage.folder import IndexFolder, is_index
+from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mirror import place_of
@@ -282,8 +282,9 @@ def _publish_plan(
 def _report(
     folder: IndexFolder, manifest: Manifest | None, existing: _Existing, plan: Plan, scan: _Scan, seconds: float
 ) -> BuildReport:
-    names = [entry.name for entry in manifest.segments] if manifest else []
-    used = sum(size_of(folder.gallery(name).parent) for name in names)
+    # What workers have written into a store need not be here.
+    entries = manifest.segments if manifest else ()
+    used = sum(size_of(folder.gallery(entry.name).parent) or entry.files[GALLERY].bytes for entry in entries)
     rows = manifest.rows if manifest else 0
     return BuildReport(
         path=place_of(folder),
