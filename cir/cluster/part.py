@@ -52,18 +52,28 @@ class Replica:
         """A reference to what it measures (`Measured`)."""
         return self._actor.measure.remote()
 
+    def where(self) -> Any:
+        """A reference to the id of the node where it runs."""
+        return self._actor.where.remote()
+
     @property
     def opening(self) -> tuple[Any, Pointer] | None:
         """The call that opens a generation, and which; None if none does."""
         return self._opening
 
-    def begin(self, pointer: Pointer, names: tuple[str, ...]) -> bool:
-        """Have it open its segments of a generation, unless it has, is at work, or has failed a moment ago."""
+    def begin(self, pointer: Pointer, manifest: Any, names: tuple[str, ...]) -> bool:
+        """Have it open its segments of a generation, unless it has, is at work, or has failed a moment ago.
+
+        Args:
+            pointer: of the generation.
+            manifest: a reference to its manifest.
+            names: of the segments.
+        """
         early = time.monotonic() < self._again.get(pointer, 0)
         if pointer in self.generations or self._opening is not None or early:
             return False
         call = self._actor.open.options(concurrency_group=_OPENING)
-        self._opening = (call.remote(pointer, names), pointer)
+        self._opening = (call.remote(pointer, manifest, names), pointer)
         return True
 
     def refuse(self, pointer: Pointer, problem: CirError) -> None:

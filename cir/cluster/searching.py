@@ -43,12 +43,14 @@ class _Generation:
 
     Attributes:
         names: of the segments of each part.
+        manifest: a reference to the manifest, which actors need not find any more when they open it again.
         damaged: for each part the segments that are left out, once it is open.
         users: how many galleries search it.
         since: when there were none.
     """
 
     names: list[list[str]]
+    manifest: Any
     damaged: dict[int, tuple[DamagedSegment, ...]] = field(default_factory=dict)
     users: int = 0
     since: float = field(default_factory=time.monotonic)
@@ -59,7 +61,7 @@ class Parts:
 
     Args:
         path: the index folder; every node of Ray has it at this place.
-        parts: how many parts the segments are spread over.
+        parts: how many parts the segments are spread over; one for each node, at least two, if None.
         replicas: actors of each part.
         deadline: seconds after which a search goes on without the parts that have not answered.
         ann_min_rows: as for `Gallery.open`.
@@ -73,23 +75,22 @@ class Parts:
         self,
         path: str | Path,
         *,
-        parts: int,
+        parts: int | None = None,
         replicas: int = 1,
         deadline: float = 1.0,
         ann_min_rows: int = ANN_MIN_ROWS,
         device: str = "cpu",
     ) -> None:
+        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        parts = max(2, len(nodes)) if parts is None else parts
         if parts < 1 or replicas < 1 or deadline <= 0:
-            raise UsageError(
-                f"{parts} parts, {replicas} replicas, {deadline:g} seconds; give at least one, and some time"
-            )
+            raise UsageError(f"{parts} parts, {replicas} replicas, {deadline:g} seconds; give one or more of each")
         self.deadline = deadline
         self._lock = threading.RLock()
         self._released: deque[Pointer] = deque()
         self._generations: dict[Pointer, _Generation] = {}
         self._next = 0
         arguments = str(Path(path).absolute()), ann_min_rows, device
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
         places = placed(parts, replicas, nodes)
         self._replicas = [
             [Replica(f"part {part + 1}, replica {number + 1}", node, arguments) for number, node in enumerate(there)]
@@ -113,7 +114,7 @@ class Parts:
 
         Raises:
             ServerError: a part does not answer.
-            CorruptIndexError: a part cannot read the manifest.
+            CorruptIndexError: a part cannot read a mapping.
         """
         until = time.monotonic() + _OPENING
         with self._lock:
@@ -213,7 +214,7 @@ class Parts:
                 if [each.name for each in damaged] != [each.name for each in found]:
                     replica.refuse(pointer, CorruptIndexError("other segments are damaged here than at first"))
         if not any(replica.opening is not None and replica.opening[1] == pointer for replica in replicas):
-            any(replica.begin(pointer, tuple(generation.names[part])) for replica in replicas)
+            any(replica.begin(pointer, generation.manifest, tuple(generation.names[part])) for replica in replicas)
 
     def _plan(self, folder: IndexFolder, pointer: Pointer, manifest: Manifest) -> None:
         """Say which part gets which segments of a generation."""
@@ -226,7 +227,7 @@ class Parts:
         known = self._generations[max(self._generations)].names if self._generations else []
         kept = {name: part for part, names in enumerate(known) for name in names}
         names = assigned(sizes, self._capacities, kept)
-        self._generations[pointer] = _Generation(names)
+        self._generations[pointer] = _Generation(names, ray.put(manifest))
         empty = sum(not part for part in names)
         if empty and sizes:
             log.warning(

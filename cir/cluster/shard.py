@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from cir.arrays import unit
 from cir.indexer.reading.exact import scan
@@ -18,6 +19,7 @@ from cir.indexer.reading.part_gallery import open_part_gallery, part_ranking
 from cir.indexer.reading.ranking import RankingOptions, Search
 from cir.indexer.reading.spread import Offers, Pointer, Questions, offers_of
 from cir.indexer.storage.generations import DamagedSegment
+from cir.indexer.storage.manifest import Manifest
 from cir.query_vectors import QueryVectors
 
 log = logging.getLogger(__name__)
@@ -69,23 +71,28 @@ class Shard:
             times.append(time.perf_counter() - started)
         return Measured(os.getpid(), available_memory(), vectors.nbytes / min(times))
 
-    def open(self, pointer: Pointer, names: tuple[str, ...]) -> tuple[DamagedSegment, ...]:
+    def where(self) -> str:
+        """The id of the node of Ray."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def open(self, pointer: Pointer, manifest: Manifest, names: tuple[str, ...]) -> tuple[DamagedSegment, ...]:
         """Open segments of a generation beside those that are open, approximate indexes included.
 
         Args:
             pointer: of the generation.
+            manifest: of the generation.
             names: of the segments.
 
         Returns:
             Those that are damaged, which are left out.
 
         Raises:
-            CorruptIndexError: the generation is damaged, or no longer kept.
+            CorruptIndexError: a mapping of the generation is damaged, or no longer kept.
         """
         with self._lock:
             gallery, before = self._open.get(pointer), self._open.get(max(self._open, default=(0, "")))
         if gallery is None:
-            gallery = open_part_gallery(self._path, pointer, names, before, self._ann_min_rows, self._device)
+            gallery = open_part_gallery(self._path, pointer, manifest, names, before, self._ann_min_rows, self._device)
             _warm(gallery)
             with self._lock:
                 self._open[pointer] = gallery

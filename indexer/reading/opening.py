@@ -92,13 +92,22 @@ def open_earlier(live: Opened, generation: int, *, strict: bool, spread: Spread 
     return _checked(_open(live.folder, (generation, entry.sha256), manifest, live, spread), strict)
 
 
-def open_part(folder: IndexFolder, pointer: tuple[int, str], names: Collection[str], before: Opened | None) -> Opened:
-    """Open some segments of a generation that is kept, by name; the others are as if they were not there.
+def open_part(
+    folder: IndexFolder,
+    pointer: tuple[int, str],
+    manifest: Manifest,
+    names: Collection[str],
+    before: Opened | None,
+) -> Opened:
+    """Open some segments of a generation, by name; the others are as if they were not there.
 
-    Raises:
-        CorruptIndexError: the manifest is missing or damaged; a damaged segment is only left out.
+    Args:
+        folder: the index.
+        pointer: of the generation.
+        manifest: of the generation.
+        names: of the segments; a damaged one is left out.
+        before: a generation that is open; what both name is not opened again.
     """
-    manifest = read_manifest(folder, pointer)
     part = replace(manifest, segments=tuple(entry for entry in manifest.segments if entry.name in names))
     sound, damaged = open_segments(folder, part, _still_open(before, manifest) if before else {})
     return Opened(folder, pointer, manifest, sound, damaged)

@@ -10,30 +10,33 @@ from cir.indexer.reading.gallery import Gallery, How
 from cir.indexer.reading.opening import open_part
 from cir.indexer.reading.ranking import Ranking
 from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.manifest import Manifest
 
 
 def open_part_gallery(
     path: str,
     pointer: tuple[int, str],
+    manifest: Manifest,
     names: Collection[str],
     before: Gallery | None,
     ann_min_rows: int,
     device: str,
 ) -> Gallery:
-    """Open some segments of a generation that is kept, and what an approximate search of them needs.
+    """Open some segments of a generation, and what an approximate search of them needs.
 
     Args:
         path: the index folder.
         pointer: number and SHA-256 of the manifest.
+        manifest: of the generation.
         names: of the segments; those that are damaged are left out (`Gallery.damaged`).
         before: a gallery that is open; what both have is not opened again.
         ann_min_rows: as for `Gallery.open`.
         device: as for `Gallery.open`.
 
     Raises:
-        CorruptIndexError: the manifest is damaged, or no longer kept.
+        CorruptIndexError: a mapping is damaged, or no longer kept.
     """
-    opened = open_part(IndexFolder(Path(path)), pointer, names, before._opened if before else None)
+    opened = open_part(IndexFolder(Path(path)), pointer, manifest, names, before._opened if before else None)
     gallery = Gallery(opened, How(ann_min_rows, False, search_device(device), False), before)
     for segment in gallery._segments:
         segment.load()

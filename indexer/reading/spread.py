@@ -66,7 +66,7 @@ class Spread(Protocol):
 
         Raises:
             ServerError: a part cannot.
-            CorruptIndexError: a part cannot read the manifest.
+            CorruptIndexError: a part cannot read a mapping.
         """
 
     def parts(self, pointer: Pointer) -> Sequence[Sequence[str]]:
