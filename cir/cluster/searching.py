@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from cir.cluster.assignment import Capacity, assigned, overfull, placed
 from cir.cluster.part import Replica, measured
+from cir.cluster.shard import Measured
 from cir.errors import CorruptIndexError, ServerError, UsageError
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.spread import Offers, Pointer, Questions
@@ -274,16 +275,16 @@ class Parts:
     def _measure(self, places: Sequence[Sequence[str]]) -> list[Capacity]:
         """What each part can hold and scan; actors of one node share its memory. Raises UsageError."""
         try:
-            found = iter(measured(self._every(), _STARTING))
+            found = measured(self._every(), _STARTING)
         except (GetTimeoutError, RayActorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"Ray does not start the actors of all parts ({reason}); see `ray status`") from None
-        sharing: dict[str, int] = {}
-        for node in (node for there in places for node in there):
-            sharing[node] = sharing.get(node, 0) + 1
-        capacities = []
-        for there in places:
-            each = [(next(found), node) for node in there]
-            memory = min(measure.memory // sharing[node] for measure, node in each)
-            capacities.append(Capacity(memory, min(measure.speed for measure, _ in each)))
-        return capacities
+        on_node: dict[str, list[Measured]] = defaultdict(list)
+        for measure, node in zip(found, (node for there in places for node in there), strict=True):
+            on_node[node].append(measure)
+        # Actors of one node have the same processors: what differs between them is what else ran at that moment.
+        speeds = {node: max(each.speed for each in there) for node, there in on_node.items()}
+        memories = {node: min(each.memory for each in there) // len(there) for node, there in on_node.items()}
+        return [
+            Capacity(min(map(memories.__getitem__, there)), min(map(speeds.__getitem__, there))) for there in places
+        ]

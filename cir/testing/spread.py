@@ -1,9 +1,11 @@
-"""A gallery that is spread over parts in this process: what `cir.cluster` does, without Ray."""
+"""A gallery that is spread over parts in this process: what `cir.cluster` does, without Ray; and waiting for Ray."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 from cir.indexer.reading.gallery import Gallery
@@ -12,6 +14,15 @@ from cir.indexer.reading.spread import Offers, Pointer, Questions, offers_of
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import DamagedSegment
 from cir.indexer.storage.manifest import Manifest
+
+
+def attempts(what: str, seconds: float = 120.0) -> Iterator[int]:
+    """Numbers from 0, for as long as something may take to come true on a busy machine; then a test fails."""
+    until = time.monotonic() + seconds
+    for number in count():
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {seconds:.0f} seconds: {what}")
+        yield number
 
 
 class PartsHere:

@@ -25,6 +25,7 @@ from cir.indexer.storage.folder import IndexFolder
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import DIMS, TOKENS, make_index, random_rows, unit_rows
 from cir.testing.gallery import ExpectedImage, GalleryTests, Made
+from cir.testing.spread import attempts
 
 IDS = [f"{number * 7919 % 10007:05d}" for number in range(900)]
 ANN_MIN_ROWS = 150
@@ -108,9 +109,15 @@ def covered(gallery: Gallery) -> Covered:
 
 def until_covered(gallery: Gallery) -> Covered:
     """The first answer of the whole gallery."""
-    while (found := covered(gallery)).coverage < 1:
-        assert gallery.spread is not None
-    return found
+    return next(found for _ in attempts("all parts answer") if (found := covered(gallery)).coverage == 1)
+
+
+def until_ready(parts: Parts, gallery: Gallery) -> None:
+    """Wait until all replicas can answer."""
+    for _ in attempts("all replicas are ready"):
+        parts.tend()
+        if all(replica.can_answer(gallery._opened.pointer) for replica in parts._every()):
+            return
 
 
 def test_a_lost_actor_is_left_out_and_comes_again(index: Path) -> None:
@@ -120,8 +127,7 @@ def test_a_lost_actor_is_left_out_and_comes_again(index: Path) -> None:
         (replica,) = parts._replicas[1]
         for _ in range(2):
             os.kill(ray.get(replica.measure()).process, signal.SIGKILL)
-            while (found := covered(gallery)).coverage == 1:  # until it is gone
-                assert found == expected
+            found = next(found for _ in attempts("it is gone") if (found := covered(gallery)).coverage < 1)
             lost = set(parts.parts(gallery._opened.pointer)[1])
             left = sum(entry.rows for entry in gallery.entries if entry.name not in lost)
             assert found.coverage == pytest.approx(left / len(gallery))
@@ -133,9 +139,7 @@ def test_another_replica_answers_for_a_lost_one(index: Path) -> None:
     expected = covered(Gallery.open(index))
     with Parts(index, parts=2, replicas=2, deadline=WAIT) as parts:
         gallery = Gallery.open(index, spread=parts)
-        pointer = gallery._opened.pointer
-        while not all(replica.can_answer(pointer) for replica in parts._every()):
-            parts.tend()
+        until_ready(parts, gallery)
         os.kill(ray.get(parts._replicas[0][0].measure()).process, signal.SIGKILL)
         for _ in range(30):
             assert covered(gallery) == expected
@@ -162,8 +166,7 @@ def test_a_slow_replica_is_joined_by_another(index: Path) -> None:
     expected = covered(Gallery.open(index))
     with Parts(index, parts=1, replicas=2, deadline=WAIT) as parts:
         gallery = Gallery.open(index, spread=parts)
-        while not all(replica.can_answer(gallery._opened.pointer) for replica in parts._every()):
-            parts.tend()
+        until_ready(parts, gallery)
         process = ray.get(parts._replicas[0][0].measure()).process
         parts.deadline = 4.0
         os.kill(process, signal.SIGSTOP)

@@ -18,10 +18,18 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import DIMS, make_index, random_rows, unit_rows
+from cir.testing.spread import attempts
 
 IDS = [f"{number * 7919 % 1009:04d}" for number in range(400)]
 STORE = 80_000_000
 WAIT = 60.0
+
+
+def until_ready(parts: Parts, pointer: tuple[int, str]) -> None:
+    for _ in attempts("all replicas are ready"):
+        parts.tend()
+        if all(replica.can_answer(pointer) for replica in parts._every()):
+            return
 
 
 @pytest.mark.slow
@@ -40,8 +48,7 @@ def test_two_nodes_of_which_one_is_lost(tmp_path: Path) -> None:
         with joined(cluster.address), Parts(index, parts=2, replicas=2, deadline=WAIT) as parts:
             gallery = Gallery.open(index, spread=parts)
             pointer = gallery._opened.pointer
-            while not all(replica.can_answer(pointer) for replica in parts._every()):
-                parts.tend()
+            until_ready(parts, pointer)
             nodes = [{ray.get(replica.where()) for replica in replicas} for replicas in parts._replicas]
             assert nodes == [{head.node_id, second.node_id}] * 2
             for exact in (True, False):
@@ -54,8 +61,7 @@ def test_two_nodes_of_which_one_is_lost(tmp_path: Path) -> None:
             options = RankingOptions(10)
             for _ in range(20):  # the other replica answers
                 assert search_covered(gallery, wanted[:5], options).hits == whole.search(wanted[:5], options)
-            while not all(replica.can_answer(pointer) for replica in parts._every()):
-                parts.tend()  # Ray starts the lost ones again, on the node that is left
+            until_ready(parts, pointer)  # Ray starts the lost ones again, on the node that is left
             assert {ray.get(replica.where()) for replica in parts._every()} == {head.node_id}
     finally:
         cluster.shutdown()

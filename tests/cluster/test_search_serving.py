@@ -25,6 +25,7 @@ from cir.indexer.reading.gallery import Gallery
 from cir.indexer.writing.backfill import backfill
 from cir.serve.settings import Limits, Settings
 from cir.testing.fakes import FakeEncoder, build, folder_of
+from cir.testing.spread import attempts
 from cir.testing.two_models import NEW, RIDGE, new_encoder, old_encoder, serve_new
 from cir.types import ModelCard, Query
 
@@ -88,9 +89,12 @@ def in_one_process(index: Path, text: str) -> tuple[int, list[tuple[str, float, 
 
 def until(api: Served, generation: int) -> dict[str, Any]:
     """The first answer of a generation; those before it are of one before."""
-    while (answer := api.search(text="red", k=100))["generation"] != generation:
-        assert answer["generation"] < generation
+    for _ in attempts(f"generation {generation} is gone on to"):
+        answer = api.search(text="red", k=100)
         assert answer["coverage"] == 1
+        if answer["generation"] == generation:
+            break
+        assert answer["generation"] < generation
     return answer
 
 
@@ -117,13 +121,19 @@ def test_an_actor_that_was_lost_opens_all_generations_again(
     after = until(api, 4)
     assert api.search(text="red", k=100, generation=3)["hits"] == before["hits"]
     os.kill(ray.get(parts._replicas[0][0].measure()).process, signal.SIGKILL)
-    while (answer := api.search(text="red", k=100))["coverage"] == 1:
+    for _ in attempts("it is gone"):
+        answer = api.search(text="red", k=100)
+        if answer["coverage"] < 1:
+            break
         assert answer["hits"] == after["hits"]
     assert answer["searched"] < 32
     assert {hit["id"] for hit in answer["hits"]} < {hit["id"] for hit in after["hits"]}
     for generation, expected in ((4, after), (3, before)):
-        while (answer := api.search(text="red", k=100, generation=generation))["coverage"] < 1:
+        for _ in attempts(f"all parts answer for generation {generation}"):
+            answer = api.search(text="red", k=100, generation=generation)
             assert answer["generation"] == generation
+            if answer["coverage"] == 1:
+                break
         assert answer["hits"] == expected["hits"]
 
 
