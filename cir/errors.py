@@ -12,6 +12,8 @@
     ├── SpaceMismatchError        vectors of two models would have been compared
     ├── StaleEvidenceError        an index that has changed since it was measured
     ├── WeightsError              a model folder or checkpoint that does not fit
+    ├── StoreError                an object store that cannot be reached, refuses or is too slow (`cir.objects`)
+    │   └── StoreConflictError    an object that somebody else has written meanwhile
     ├── ServerError               a server of `cir serve` that cannot be reached, is busy or refuses (`cir.client`)
     └── MissingDependencyError    an optional library is not installed (also an ImportError)
 
@@ -71,6 +73,14 @@ class StaleEvidenceError(CirError):
 
 class WeightsError(CirError, ValueError):
     """A model folder or checkpoint that does not fit."""
+
+
+class StoreError(CirError):
+    """An object store that cannot be reached, refuses, or is too slow."""
+
+
+class StoreConflictError(StoreError):
+    """An object that somebody else has written meanwhile."""
 
 
 class ServerError(CirError):

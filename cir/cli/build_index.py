@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import columns_of, device_option, json_option, model_dir_option, quiet_libraries
+from cir.cli.options import PLACE, columns_of, device_option, json_option, model_dir_option, quiet_libraries
 from cir.cli.progress import ProgressBar
 from cir.cli.spreading import ray_options, spreading
 from cir.errors import DataError, UsageError
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @click.command("build-index")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index directory.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=PLACE)
+@click.option("-o", "--output", required=True, type=PLACE, help="The index directory, or s3://BUCKET/PREFIX.")
 @click.option(
     "--model",
     default=None,
@@ -176,13 +176,11 @@ def _has_metadata(index: Path) -> bool:
 
 def _model_of(output: Path, model_dirs: Sequence[Path]) -> str | Path:
     """The model that serves an existing index; the default for a new one."""
-    from cir.indexer.storage.folder import IndexFolder, is_index
-    from cir.indexer.storage.generations import read_manifest
+    from cir.indexer.storage.fetching import live_manifest
     from cir.models import DEFAULT, find_for
 
-    if not is_index(output):
-        return DEFAULT
-    return find_for(read_manifest(IndexFolder(output)).card, model_dirs)
+    manifest = live_manifest(output)
+    return DEFAULT if manifest is None else find_for(manifest.card, model_dirs)
 
 
 def _read_metadata(path: Path, id_column: str, files: Sequence[ImageFile]) -> Mapping[str, Mapping[str, str]]:

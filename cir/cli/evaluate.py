@@ -14,6 +14,7 @@ import click
 
 from cir.cli.benchmarks import BenchmarkOptions, several_benchmarks
 from cir.cli.options import (
+    PLACE,
     device_option,
     json_option,
     model_dir_option,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="Name or folder of the model.  [default: small]")
 @click.option(
     "--index",
-    type=click.Path(path_type=Path),
+    type=PLACE,
     help="Evaluate this index instead of encoding the gallery. For an official benchmark it is built if it does not "
     "exist.",
 )
@@ -132,9 +133,9 @@ def evaluate(
     from cir.eval.runs import write_run
     from cir.eval.submissions import find_server, make_submission, write_submission
     from cir.files import write_json
-    from cir.indexer.storage.folder import is_index
+    from cir.indexer.storage.fetching import live_manifest
 
-    built, official = index is not None and is_index(index), any(source.official for source in sources)
+    built, official = index is not None and live_manifest(index) is not None, any(source.official for source in sources)
     if model and built:
         raise UsageError("--model and --index exclude each other: an index names its model; give one")
     if address and index is not None and (built or not official):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import json_option, model_dir_option
+from cir.cli.options import PLACE, json_option, model_dir_option
 from cir.cli.progress import ProgressBar
 from cir.errors import UsageError, WeightsError
 from cir.images.names import shown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("vectors", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index directory.")
+@click.option("-o", "--output", required=True, type=PLACE, help="The index directory, or s3://BUCKET/PREFIX.")
 @click.option("--ids", type=click.Path(dir_okay=False, path_type=Path), help="Text file with one id per vector.")
 @click.option("--metadata", type=click.Path(dir_okay=False, path_type=Path), help="CSV with one row per vector.")
 @click.option(
@@ -105,8 +105,7 @@ def _card(
     """The card of the model that made the vectors, and its folder if cir has it."""
     from cir import models
     from cir.data.vector_files import vector_dims
-    from cir.indexer.storage.folder import IndexFolder, is_index
-    from cir.indexer.storage.generations import read_manifest
+    from cir.indexer.storage.fetching import live_manifest
     from cir.models.kinds import read_card
     from cir.types import ModelCard
 
@@ -123,9 +122,9 @@ def _card(
         except WeightsError as error:
             raise WeightsError(f"{error}; one that cir does not have is named with --foreign-model") from None
         return read_card(directory), directory.resolve()
-    if not is_index(output):
+    manifest = live_manifest(output)
+    if manifest is None:
         raise UsageError("say which model made the vectors: --model NAME, or --foreign-model NAME if cir lacks it")
-    manifest = read_manifest(IndexFolder(output))
     if len(manifest.models) > 1:  # a replacement may have made these the vectors of another model than people think
         names_of_all = ", ".join(sorted(card.name for card in manifest.models.values()))
         raise UsageError(

@@ -56,9 +56,11 @@ def info(index: Path, as_json: bool) -> None:
 
 
 def _to_json(gallery: Gallery, history: list[Manifest], stored: str) -> dict[str, Any]:
+    from cir.indexer.storage.mirror import place_of
+
     manifest, card = gallery.manifest, gallery.card
     return {
-        "path": str(gallery.folder.root),
+        "path": str(place_of(gallery.folder)),
         "generation": manifest.generation,
         "previous": manifest.previous,
         "created": manifest.created,

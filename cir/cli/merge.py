@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import json_option
+from cir.cli.options import PLACE, json_option
 from cir.images.names import shown
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("indexes", nargs=-1, required=True, metavar="INDEX INDEX...", type=click.Path(path_type=Path))
+@click.argument("indexes", nargs=-1, required=True, metavar="INDEX INDEX...", type=PLACE)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The new index directory.")
 @json_option
 def merge(indexes: tuple[Path, ...], output: Path, as_json: bool) -> None:

@@ -46,6 +46,20 @@ ray_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
+class _Place(click.Path):
+    """A path, or the URL of a place in an object store."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        from cir.places import UrlPath, is_url, url_of
+
+        if isinstance(value, str) and is_url(value):
+            return UrlPath(url_of(value))
+        return super().convert(value, parameter, context)
+
+
+PLACE = _Place(path_type=Path)
+
+
 def quiet_libraries() -> None:
     """Keep libraries from writing to stderr and from contacting a hub; called before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -56,7 +70,7 @@ def quiet_libraries() -> None:
 
 def index_argument(command: Command) -> Command:
     """The index folder; the package reports what is wrong with it, in one line."""
-    return click.argument("index", type=click.Path(path_type=Path))(command)
+    return click.argument("index", type=PLACE)(command)
 
 
 def columns_of(given: Sequence[str], option: str) -> dict[str, str]:

@@ -79,7 +79,8 @@ _LONGEST_TOKEN = 1000
 @click.option(
     "--thumbnails",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for thumbnails, which is kept below --thumbnails-size.  [default: INDEX.thumbnails]",
+    help="Folder for thumbnails, which is kept below --thumbnails-size.  [default: INDEX.thumbnails; of an index in a "
+    "store, in the cache]",
 )
 @click.option(
     "--thumbnails-size",
@@ -172,6 +173,7 @@ def serve(
         raise MissingDependencyError(
             f"`cir serve` needs {', '.join(missing)}; install the extra: pip install 'cir-engine[serve]'"
         )
+    from cir.indexer.storage.mirror import folder_at
     from cir.search import open_index
     from cir.serve.server import bind, url_of
     from cir.serve.server import serve as run
@@ -180,7 +182,8 @@ def serve(
 
     token = _token(token_file)
     check_token(host, token, anyone=allow_anyone)
-    folder = thumbnails or index.absolute().with_name(f"{index.absolute().name}.thumbnails")
+    beside = folder_at(index).root.absolute()
+    folder = thumbnails or beside.with_name(f"{beside.name}.thumbnails")
     settings = Settings(
         host=host,
         port=port,

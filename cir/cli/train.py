@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cir.cli.options import device_option, model_dir_option, quiet_libraries
+from cir.cli.options import PLACE, device_option, model_dir_option, quiet_libraries
 
 if TYPE_CHECKING:
     from cir.training.validation import Validation
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--replaces",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PLACE,
     metavar="MODEL|INDEX",
     help="Train a query head for the vectors that this model, or the models of this index, have stored; only with "
     "configurations of the task attributes. May be repeated.",
@@ -164,18 +164,17 @@ def _older(replaces: Sequence[Path], model_dirs: Sequence[Path]) -> tuple[list[P
         Directories of the models, and the names of all models given or recorded in the indexes.
     """
     from cir import models
-    from cir.indexer.storage.folder import IndexFolder, is_index
-    from cir.indexer.storage.generations import read_manifest
+    from cir.indexer.storage.fetching import live_manifest
     from cir.models.kinds import read_card
 
     directories: list[Path] = []
     names: set[str] = set()
     for path in replaces:
-        if not is_index(path):
+        manifest = live_manifest(path)
+        if manifest is None:
             directories.append(models.find(path, model_dirs))
             names.add(read_card(directories[-1]).name)
             continue
-        manifest = read_manifest(IndexFolder(path))
         stored = dict.fromkeys(entry.model for entry in manifest.segments)
         directories += [models.find_for(manifest.models[digest], model_dirs) for digest in stored]
         names.update(card.name for card in manifest.models.values())

@@ -12,6 +12,7 @@ from cir.cli.options import index_argument, model_dir_option, quiet_libraries
 from cir.errors import DataError, IndexFormatError, WeightsError
 
 if TYPE_CHECKING:
+    from cir.indexer.storage.folder import IndexFolder
     from cir.types import ModelCard
 
 DAMAGED = 1  # exit code
@@ -34,17 +35,18 @@ def verify(context: click.Context, index: Path, model_dirs: tuple[Path, ...]) ->
     quiet_libraries()
     from cir.indexer.reading.verify import NOT_CHECKED, unnamed
     from cir.indexer.reading.verify import verify as check
-    from cir.indexer.storage.folder import IndexFolder
     from cir.indexer.storage.generations import read_manifest
+    from cir.indexer.storage.mirror import folder_at
 
     problems, images = check(index), ""
-    left_out = [name for name in NOT_CHECKED if (index / name).exists()]
+    folder = folder_at(index)
+    left_out = [name for name in NOT_CHECKED if (folder.root / name).exists()]
     try:
-        manifest = read_manifest(IndexFolder(index))
+        manifest = read_manifest(folder)
     except IndexFormatError:
         pass  # already a problem
     else:
-        images = f"{manifest.rows:,} images, {_questions(index)} judged queries, "
+        images = f"{manifest.rows:,} images, {_questions(folder)} judged queries, "
         damaged, absent = _check_models(list(manifest.models.values()), model_dirs)
         problems += damaged
         left_out += unnamed(index) + absent
@@ -58,13 +60,12 @@ def verify(context: click.Context, index: Path, model_dirs: tuple[Path, ...]) ->
     click.echo(f"{index}: {images}no problems")
 
 
-def _questions(index: Path) -> str:
+def _questions(folder: IndexFolder) -> str:
     """How many judged queries are stored; their file may have been removed, which nothing else would tell."""
-    from cir.indexer.storage.folder import IndexFolder
     from cir.indexer.storage.questions import read_questions
 
     try:
-        return f"{len(read_questions(IndexFolder(index)).queries):,}"
+        return f"{len(read_questions(folder).queries):,}"
     except (DataError, IndexFormatError):
         return "unreadable"
 

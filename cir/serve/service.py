@@ -13,7 +13,9 @@ from typing import TypeVar
 from cir.errors import CirError
 from cir.indexer.reading.column_values import ColumnValues, column_values
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.mirror import place_of
 from cir.indexer.writing.history import generations
+from cir.places import is_url
 from cir.search.generations import needed_side
 from cir.search.searcher import Searcher
 from cir.serve.answers import Describer
@@ -82,14 +84,14 @@ class Service:
     @property
     def name(self) -> str:
         """What people call the index."""
-        return self.gallery.folder.root.absolute().name
+        return place_of(self.gallery.folder).absolute().name
 
     def without_paths(self, message: str) -> str:
         """A message in which folders are called by their last name: clients may not know where they are."""
         root = self.gallery.folder.root
-        folders = {str(root), str(root.absolute()), *self.gallery.manifest.roots}
+        folders = {str(root), str(root.absolute()), str(self.gallery.folder), *self.gallery.manifest.roots}
         for folder in sorted(folders, key=len, reverse=True):
-            if folder.startswith("/") and len(folder) > 1:
+            if (folder.startswith("/") or is_url(folder)) and len(folder) > 1:
                 message = message.replace(folder, Path(folder).name)
         return message
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.opening import open_earlier
+from cir.indexer.storage.fetching import catch_up
 
 
 def is_live(gallery: Gallery) -> bool:
     """Whether a gallery is of the generation that is live now; reads a line. Raises IndexFormatError."""
+    catch_up(gallery.folder)
     if gallery.spread is not None:
         gallery.spread.tend()
     return gallery._opened.is_live

@@ -20,6 +20,7 @@ from cir.data.vector_files import writing_npy
 from cir.errors import UsageError
 from cir.files import remove_tree, write_atomically
 from cir.given import path_of, shown
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import open_segment, read_manifest
 from cir.indexer.storage.manifest import Manifest
@@ -104,7 +105,7 @@ def export_vectors(
         DataError: the disk is full or refuses; what was there stays.
         MissingDependencyError: a parquet file, and pyarrow is not installed.
     """
-    folder = IndexFolder(path_of(index, "the path of an index"))
+    folder = index_folder(path_of(index, "the path of an index"))
     outputs = _outputs(path_of(out, "the output"), ids, metadata)
     manifest = read_manifest(folder)
     space, left_out = _choose(folder, manifest, space)

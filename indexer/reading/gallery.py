@@ -27,7 +27,8 @@ from cir.indexer.reading.rows import GalleryRows
 from cir.indexer.reading.spread import Spread, SpreadRanking
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.columns import check_comparable
-from cir.indexer.storage.folder import GALLERY, IndexFolder
+from cir.indexer.storage.fetching import catch_up, index_folder
+from cir.indexer.storage.folder import GALLERY
 from cir.indexer.storage.manifest import SegmentEntry
 from cir.indexer.storage.mappings import read_mapping
 from cir.indexer.storage.segment import Layout
@@ -126,7 +127,7 @@ class Gallery:
             IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
             CorruptIndexError: the manifest, a mapping or all segments are damaged; or one segment, with `strict`.
         """
-        folder = IndexFolder(path_of(path, "the path of an index"))
+        folder = index_folder(path_of(path, "the path of an index"))
         how = How(ann_min_rows, trust_roots, search_device(device), strict, spread)
         return cls(open_live(folder, strict=strict, spread=spread), how)
 
@@ -338,6 +339,7 @@ def refreshed(gallery: Gallery) -> Gallery:
         IndexFormatError: as for `Gallery.open`; the given gallery can still be used.
     """
     how = gallery._how
+    catch_up(gallery.folder)
     if gallery._opened.is_live:
         return gallery
     opened = open_live(gallery.folder, strict=how.strict, before=gallery._opened, spread=how.spread)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from cir.errors import CorruptIndexError, UsageError
 from cir.indexer.reading.spread import Spread
+from cir.indexer.storage.fetching import fetch_generation
 from cir.indexer.storage.folder import IndexFolder, checked
 from cir.indexer.storage.generations import (
     DamagedSegment,
@@ -17,6 +18,7 @@ from cir.indexer.storage.generations import (
     read_pointer,
 )
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import keep_in_cache
 from cir.indexer.storage.segment import Segment
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ def open_earlier(live: Opened, generation: int, *, strict: bool, spread: Spread 
             f"{live.folder}: no generation {generation} is kept; there are: {', '.join(map(str, reversed(known)))}"
         )
     manifest = read_earlier(live.folder, entry)
+    fetch_generation(live.folder, manifest)
     return _checked(_open(live.folder, (generation, entry.sha256), manifest, live, spread), strict)
 
 
@@ -102,20 +105,23 @@ def open_part(
     """Open some segments of a generation, by name; the others are as if they were not there.
 
     Args:
-        folder: the index.
+        folder: the index. Of one in a store only these segments are fetched.
         pointer: of the generation.
         manifest: of the generation.
         names: of the segments; a damaged one is left out.
         before: a generation that is open; what both name is not opened again.
     """
     part = replace(manifest, segments=tuple(entry for entry in manifest.segments if entry.name in names))
+    fetch_generation(folder, part)
     sound, damaged = open_segments(folder, part, _still_open(before, manifest) if before else {})
+    keep_in_cache(folder, sound)
     return Opened(folder, pointer, manifest, sound, damaged)
 
 
 def _checked(opened: Opened, strict: bool) -> Opened:
     """What was opened, with a warning about each damaged segment. Raises CorruptIndexError as `open_live`."""
     folder = opened.folder
+    keep_in_cache(folder, opened.segments)
     if opened.damaged and strict:
         raise CorruptIndexError(opened.damaged[0].reason)
     if opened.damaged and not opened.segments:

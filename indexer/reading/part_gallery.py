@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from cir.indexer.reading.device_scan import search_device
 from cir.indexer.reading.gallery import Gallery, How
 from cir.indexer.reading.opening import open_part
 from cir.indexer.reading.ranking import Ranking
-from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import folder_at
 
 
 def open_part_gallery(
@@ -25,7 +24,7 @@ def open_part_gallery(
     """Open some segments of a generation, and what an approximate search of them needs.
 
     Args:
-        path: the index folder.
+        path: the index folder, or its URL.
         pointer: number and SHA-256 of the manifest.
         manifest: of the generation.
         names: of the segments; those that are damaged are left out (`Gallery.damaged`).
@@ -35,8 +34,9 @@ def open_part_gallery(
 
     Raises:
         CorruptIndexError: a mapping is damaged, or no longer kept.
+        StoreError: the object store cannot be reached, or refuses.
     """
-    opened = open_part(IndexFolder(Path(path)), pointer, manifest, names, before._opened if before else None)
+    opened = open_part(folder_at(path), pointer, manifest, names, before._opened if before else None)
     gallery = Gallery(opened, How(ann_min_rows, False, search_device(device), False), before)
     for segment in gallery._segments:
         segment.load()

@@ -18,11 +18,13 @@ from cir.files import is_temporary
 from cir.indexer.reading.ann import FILE as ANN
 from cir.indexer.reading.token_codes import FILE as CODES
 from cir.indexer.storage.derived import problem_of, record_of
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import GALLERY, MARKS, IndexFolder, way_out
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import MAPPED, origins_of, read_mapping
 from cir.indexer.storage.marks import check_marks
+from cir.indexer.storage.mirror import MirrorFolder, files_of
 from cir.indexer.storage.questions import check_questions
 from cir.indexer.storage.segment import Segment
 
@@ -134,8 +136,9 @@ def verify(path: str | Path) -> list[str]:
 
     Raises:
         IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
+        StoreError: the object store that it is in cannot be reached.
     """
-    folder = IndexFolder(Path(path))
+    folder = index_folder(path, earlier=True)
     check = _Check(folder)
     live = None
     if folder.current.exists():
@@ -148,6 +151,7 @@ def verify(path: str | Path) -> list[str]:
         with check.of(folder.manifest(entry.generation)):
             generations.append(read_earlier(folder, entry))
     check.generations(generations)
+    check.problems += _check_store(folder, generations)
     with check.of(folder.questions):
         check.problems += check_questions(folder)
     with check.of(folder.root / MARKS):
@@ -155,12 +159,26 @@ def verify(path: str | Path) -> list[str]:
     return list(dict.fromkeys(check.problems))
 
 
+def _check_store(folder: IndexFolder, generations: Sequence[Manifest]) -> list[str]:
+    """What is wrong with the files of an index in a store, whatever the copies are like that are on this machine."""
+    if not isinstance(folder, MirrorFolder):
+        return []
+    problems = []
+    files = {key: entry for manifest in generations for key, _, entry in files_of(folder, manifest)}
+    for key, entry in sorted(files.items()):
+        digest = folder.store.sha256(key)
+        if digest != entry.sha256:
+            wrong = "is missing" if digest is None else "contradicts its digest"
+            problems.append(f"{folder}/{key} {wrong}; restore it from a copy")
+    return problems
+
+
 def unnamed(path: str | Path) -> list[str]:
     """Files and folders of an index that nothing in it names: of people, or of killed writers, which the next removes.
 
     Raises IndexFormatError where `verify` does.
     """
-    folder = IndexFolder(Path(path))
+    folder = index_folder(path, segments=False)
     live = read_manifest(folder)
     known = {folder.root / name.rstrip("/") for name in NOT_CHECKED} | {folder.current, folder.questions}
     known |= {folder.root / MARKS, folder.manifests, folder.segments, folder.mappings}

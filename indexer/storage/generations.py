@@ -60,12 +60,18 @@ def read_pointer(folder: IndexFolder) -> tuple[int, str]:
     """Number and SHA-256 of the live manifest. Raises as `read_manifest`."""
     if not folder.current.is_symlink() and not folder.current.exists():
         raise IndexFormatError(_no_index(folder))
-    found = _POINTER.fullmatch(read_file(folder, folder.current, 1000).decode("ascii", "replace"))
-    if found is None:
+    pointer = parse_pointer(read_file(folder, folder.current, 1000))
+    if pointer is None:
         raise CorruptIndexError(
             f"{folder.current} cannot be read: it does not name a manifest and its digest; {way_out(folder)}"
         )
-    return int(found[1]), found[2]
+    return pointer
+
+
+def parse_pointer(line: bytes) -> tuple[int, str] | None:
+    """Number and SHA-256 of the manifest that a `CURRENT` names; None if it names none."""
+    found = _POINTER.fullmatch(line.decode("ascii", "replace"))
+    return (int(found[1]), found[2]) if found else None
 
 
 def read_earlier(folder: IndexFolder, entry: EarlierGeneration) -> Manifest:

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 from cir.errors import CorruptIndexError
 from cir.files import disk_errors, parse_json, remove_tree, sha256_bytes, sync, write_bytes
 from cir.indexer.storage.folder import MARKS, IndexFolder, checked, read_file, way_out
+from cir.indexer.storage.publishing import sharing_lines
 from cir.typed_json import Matching, from_json
 
 _SHOWN = 5  # damaged lines that a message names
@@ -59,11 +60,12 @@ def append_marks(folder: IndexFolder, marks: Sequence[Mark]) -> None:
 
     Raises:
         DataError: the disk is full, or the index cannot be written to.
+        StoreError: the object store that the index is in cannot be reached, or refuses.
         CorruptIndexError: `marks.jsonl` is a link out of the index.
     """
     path = checked(folder, folder.root / MARKS)
     data = "".join(map(_line, marks)).encode()
-    with disk_errors(path), _locked(path) as handle:
+    with sharing_lines(folder, MARKS), disk_errors(path), _locked(path) as handle:
         end = _end_of_lines(handle)
         os.ftruncate(handle, end)
         try:

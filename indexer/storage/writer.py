@@ -14,6 +14,7 @@ from cir.indexer.storage.folder import IndexFolder, has_lost_pointer, is_index, 
 from cir.indexer.storage.generations import files_of_earlier, parse_manifest, read_manifest, read_pointer
 from cir.indexer.storage.lock import WriterLock, writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, kept
+from cir.indexer.storage.publishing import begin, commit, finish
 
 
 class Writer:
@@ -21,11 +22,13 @@ class Writer:
 
     Attributes:
         folder: the index.
+        has_published: whether this writer has published a generation.
     """
 
     def __init__(self, folder: IndexFolder, lock: WriterLock) -> None:
         """Use `writing`."""
         self.folder = folder
+        self.has_published = False
         self._lock = lock
 
     def publish(self, manifest: Manifest, *, earlier: Sequence[EarlierGeneration] | None = None) -> Manifest:
@@ -39,7 +42,9 @@ class Writer:
         Raises:
             CorruptIndexError: the manifest contradicts itself; the live generation stays.
             DataError: the disk refuses; the live generation stays.
-            IndexLockedError: the lock was removed meanwhile; the live generation stays.
+            IndexLockedError: the lock was removed meanwhile, or another writer has published to the same store; the
+                live generation stays.
+            StoreError: the object store that the index is in cannot be reached, or refuses.
         """
         number = 0
         if earlier is not None:
@@ -59,7 +64,10 @@ class Writer:
         self._lock.check()
         write_bytes(path, data)
         self._lock.check()
-        write_bytes(self.folder.current, f"{path.name} {sha256_bytes(data)}\n".encode("ascii"))
+        line = f"{path.name} {sha256_bytes(data)}\n".encode("ascii")
+        commit(self.folder, manifest, data, line)
+        write_bytes(self.folder.current, line)
+        self.has_published = True
         return manifest
 
 
@@ -79,13 +87,17 @@ def writing(folder: IndexFolder) -> Iterator[Writer]:
         IndexLockedError: another writer has it.
         IndexFormatError: generations were published here, but nothing says which one is live.
         DataError: the folder cannot be written to.
+        StoreError: the object store that the index is in cannot be reached, or refuses.
     """
     if has_lost_pointer(folder):
         read_pointer(folder)  # says so
     with writer_lock(folder) as lock:
-        remove_temporaries(folder.root)
-        remove_unreachable(folder)
-        yield Writer(folder, lock)
+        with begin(folder):
+            remove_temporaries(folder.root)
+            remove_unreachable(folder)
+        writer = Writer(folder, lock)
+        yield writer
+        finish(folder, published=writer.has_published)
 
 
 def remove_unreachable(folder: IndexFolder) -> None:

@@ -18,6 +18,7 @@ from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.stored_image import KeptPhoto, StoredImage
 from cir.indexer.reading.usage import read_usage
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
@@ -94,7 +95,7 @@ def backfill(
         DataError: the disk refuses; what was published stays.
         WeightsError: the encoder's output contradicts its card.
     """
-    folder = IndexFolder(Path(index))
+    folder = index_folder(index)
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
         manifest = read_manifest(folder)

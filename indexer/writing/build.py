@@ -13,9 +13,11 @@ from cir.files import make_folder, remove_tree, size_of
 from cir.given import MOST_KEPT, instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder, is_index
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import place_of
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer, writing
 from cir.indexer.writing.assemble import Added, build_derived, next_manifest, write_rows
@@ -123,7 +125,7 @@ def build_index(
     """
     started = time.perf_counter()
     images, columns = as_images(images), {} if metadata is None else metadata
-    folder = IndexFolder(path_of(out, "the path of an index"))
+    folder = index_folder(path_of(out, "the path of an index"))
     options = instance(options or BuildOptions(), BuildOptions, "options", "write cir.BuildOptions(...)")
     check_request(images, encoder, columns)
     refuse_foreign(folder)
@@ -282,7 +284,7 @@ def _report(
     used = sum(size_of(folder.gallery(name).parent) for name in names)
     rows = manifest.rows if manifest else 0
     return BuildReport(
-        path=folder.root,
+        path=place_of(folder),
         generation=manifest.generation if manifest else 0,
         added=plan.added,
         unchanged=plan.unchanged,

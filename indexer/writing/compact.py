@@ -9,9 +9,11 @@ from typing import Any
 from cir.files import size_of
 from cir.given import MOST_KEPT, path_of, whole_number
 from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder, numbered
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
+from cir.indexer.storage.mirror import place_of
 from cir.indexer.storage.writer import remove_unreachable, writing
 from cir.indexer.writing.assemble import Added, build_derived, clean_work, next_manifest
 from cir.indexer.writing.merging import SegmentRows, check_intact, write_merged
@@ -66,7 +68,7 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         IndexLockedError: another process is writing to it.
         DataError: the disk is full or refuses; the live generation stays.
     """
-    folder = IndexFolder(path_of(index, "the path of an index"))
+    folder = index_folder(path_of(index, "the path of an index"))
     keep = None if keep is None else whole_number(keep, "keep", least=0, most=MOST_KEPT)
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
@@ -84,7 +86,7 @@ def compact(index: str | Path, *, keep: int | None = None, ann_min_rows: int = A
         clean_work(folder)
         everything = sum(size_of(path) for path in numbered(folder.segments))
     return CompactReport(
-        path=folder.root,
+        path=place_of(folder),
         generation_before=before.generation,
         generation=manifest.generation,
         images=manifest.rows,

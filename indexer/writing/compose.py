@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cir.errors import UsageError
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.writer import writing
@@ -44,7 +44,7 @@ def set_composition(index: str | Path, how: str, weight: float) -> Manifest:
         raise UsageError(f"no composition {how!r}; choose one of {', '.join(APART)}")
     if not 0 <= weight <= 1:  # also false of NaN
         raise UsageError(f"the share of the picture is {weight}; give a number from 0 to 1")
-    folder = IndexFolder(Path(index))
+    folder = index_folder(index)
     check_composable(read_manifest(folder), index)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
         manifest = read_manifest(folder)

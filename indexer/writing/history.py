@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from cir.errors import CorruptIndexError, UsageError
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.fetching import fetch_generation, index_folder
 from cir.indexer.storage.generations import open_segment, read_earlier, read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import read_mapping
+from cir.indexer.storage.mirror import folder_at
 from cir.indexer.storage.writer import writing
 
 
 def generations(index: Path) -> tuple[list[Manifest], list[str]]:
     """The live generation and the earlier ones that are kept, newest first.
+
+    Of an index in a store, as this machine has it: `Gallery.open` fetches what there is now.
 
     Returns:
         Those whose manifests are sound, and one line about each of the others.
@@ -21,7 +24,7 @@ def generations(index: Path) -> tuple[list[Manifest], list[str]]:
     Raises:
         IndexFormatError: no index, or its live generation is damaged.
     """
-    folder = IndexFolder(Path(index))
+    folder = folder_at(index)
     sound, damaged = [read_manifest(folder)], []
     for entry in sound[0].earlier:
         try:
@@ -47,7 +50,7 @@ def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the live generation stays.
     """
-    folder = IndexFolder(Path(index))
+    folder = index_folder(index)
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
         live = read_manifest(folder)
@@ -60,6 +63,7 @@ def rollback(index: Path, to: int | None = None) -> tuple[Manifest, Manifest]:
                 f"`cir info {index}` describes them"
             )
         earlier = read_earlier(folder, found)
+        fetch_generation(folder, earlier)
         for entry in earlier.segments:  # what it names must still exist
             open_segment(folder, entry)
         for mapping in earlier.mappings.values():

@@ -21,9 +21,11 @@ from cir.given import MOST_KEPT, instance, kind, path_of, whole_number
 from cir.given import shown as described
 from cir.images.names import shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder, is_index
 from cir.indexer.storage.generations import open_segment, read_manifest
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import place_of
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer, remove_unreachable, writing
 from cir.indexer.writing.assemble import Added, build_derived, clean_work, next_manifest, write_sources
@@ -107,7 +109,7 @@ def import_vectors(
         MissingDependencyError: a parquet file, and pyarrow is not installed.
     """
     started = time.perf_counter()
-    folder = IndexFolder(path_of(out, "the path of an index"))
+    folder = index_folder(path_of(out, "the path of an index"))
     options = instance(options or ImportOptions(), ImportOptions, "options", "write cir.ImportOptions(...)")
     card = model if isinstance(model, ModelCard) else getattr(model, "card", None)
     if not isinstance(card, ModelCard):
@@ -124,7 +126,9 @@ def import_vectors(
         manifest = read_manifest(folder) if is_index(folder.root) else None
         layout = _layout(folder, manifest, card, options)
         work = _Import(writer, table, layout, manifest or Manifest.empty(card), progress)
-        report = ImportReport(folder.root, 0, card.name, rewritten=table.rewritten, unmatched=list(table.unmatched))
+        report = ImportReport(
+            place_of(folder), 0, card.name, rewritten=table.rewritten, unmatched=list(table.unmatched)
+        )
         try:
             after = work.run(report, options)
         finally:

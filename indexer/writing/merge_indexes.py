@@ -17,12 +17,14 @@ from cir.errors import IndexLockedError, MissingImageError, SpaceMismatchError, 
 from cir.files import disk_errors, is_temporary, make_folder, move, remove_tree, sync
 from cir.given import path_of, paths, shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
 from cir.indexer.storage.mappings import read_mapping, write_mapping
 from cir.indexer.storage.marks import merge_marks
+from cir.indexer.storage.mirror import on_disk, place_of
 from cir.indexer.storage.questions import StoredQuestions, photos_of, put_questions, read_photo, read_questions
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer
@@ -93,11 +95,12 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
         DataError: the disk is full or refuses; then there is nothing at `out`.
     """
     given, target = paths(indexes, "indexes"), path_of(out, "the path of an index")
+    on_disk(target, "the result of a merge")
     if len(given) < 2 or len({os.path.realpath(path) for path in given}) < len(given):
         raise UsageError("name at least two indexes to merge, and each once")
     _check_free(target)
     _check_outside(target, given)
-    parts = [_opened(IndexFolder(path)) for path in given]
+    parts = [_opened(index_folder(path)) for path in given]
     _check_alike(parts)
     shared = _Shared.of(parts)
     folder = IndexFolder(target.absolute().parent / f".tmp-merge-{target.name}")
@@ -319,7 +322,7 @@ def _write_questions(folder: IndexFolder, parts: Sequence[_Index]) -> tuple[int,
             if queries.get(query.id) == query and all(digests[name] == digest for name, digest in own.items()):
                 continue  # the same question in both
             if query.id in queries:
-                query = replace(query, id=f"{part.folder.root.stem}:{query.id}")
+                query = replace(query, id=f"{place_of(part.folder).stem}:{query.id}")
             if query.id in queries or any(digests.get(name, digest) != digest for name, digest in own.items()):
                 left.append(f"{part.folder}: {query.id}")
                 continue

@@ -13,8 +13,10 @@ from cir.errors import ImageDecodeError, MissingImageError, UsageError
 from cir.given import Names, names, path_of, shown
 from cir.images import locate
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
+from cir.indexer.storage.mirror import place_of
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.assemble import Added, next_manifest
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows
@@ -75,7 +77,7 @@ def remove(
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the live generation stays.
     """
-    folder = IndexFolder(path_of(index, "the path of an index"))
+    folder = index_folder(path_of(index, "the path of an index"))
     wanted, conditions = None if ids is None else names(ids, "ids"), as_conditions(where)
     missing = missing or gone_folders
     if wanted is None and not conditions and not missing:
@@ -96,7 +98,7 @@ def remove(
 def _report(
     folder: IndexFolder, generation: int, rows: list[StoredRow], images: int, left: dict[str, int], dry_run: bool
 ) -> RemoveReport:
-    return RemoveReport(folder.root, generation, sorted(row.id for row in rows), images, left, dry_run)
+    return RemoveReport(place_of(folder), generation, sorted(row.id for row in rows), images, left, dry_run)
 
 
 def _chosen(

@@ -32,6 +32,7 @@ from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.lock import writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, SegmentEntry, runs_of
 from cir.indexer.storage.marks import keep_whole_marks
+from cir.indexer.storage.mirror import on_disk
 from cir.indexer.storage.segment import Segment
 from cir.indexer.storage.writer import Writer, last_number, remove_unreachable
 from cir.indexer.writing.assemble import build_derived
@@ -129,7 +130,7 @@ def repair(index: str | Path, *, dry_run: bool = False, ann_min_rows: int = ANN_
         IndexLockedError: another process is writing to it.
         DataError: the disk is full or refuses; run it again.
     """
-    folder = IndexFolder(path_of(index, "the path of an index"))
+    folder = on_disk(path_of(index, "the path of an index"), "`cir repair`")
     if dry_run:
         found = diagnose(folder)
         return _report(found, _next(found), None)

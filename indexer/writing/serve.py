@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cir.errors import StaleEvidenceError, UsageError
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.generations import check_segments, read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mappings import write_mapping
@@ -55,7 +55,7 @@ def serve_model(
         IndexLockedError: another process is writing to it.
         DataError: the disk refuses; the old generation stays.
     """
-    folder = IndexFolder(Path(index))
+    folder = index_folder(index)
     read_manifest(folder)  # before the lock creates a file in a folder that is no index
     with writing(folder) as writer:
         manifest = read_manifest(folder)

@@ -39,6 +39,8 @@ GROUND = {
     "known",
     "checked",
     "typed_json",
+    "objects",
+    "places",
 }
 # What each part may import of this project, besides itself and the version of `cir`. None for everything.
 ARROWS: dict[str, set[str] | None] = {
