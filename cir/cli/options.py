@@ -37,12 +37,6 @@ trust_roots_option = click.option(
     help="Read photos also below folders that you have not indexed on this machine. `cir info` lists the folders; "
     "somebody else may have made the index.",
 )
-ray_option = click.option(
-    "--ray",
-    metavar="ADDRESS",
-    help="Work on Ray, in several processes: local for processes of this machine, auto for the cluster that it is part "
-    "of, or HOST:PORT.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

@@ -17,7 +17,6 @@ from cir.cli.options import (
     index_argument,
     model_dir_option,
     quiet_libraries,
-    ray_option,
     search_device_option,
     trust_roots_option,
 )
@@ -96,7 +95,12 @@ _LONGEST_TOKEN = 1000
     help="Let people judge the first ten of both models for every marked query, as `cir replace-model --judge-pool` "
     "does on a terminal.",
 )
-@ray_option
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Search the gallery on Ray: local for processes on this machine, auto for the cluster that it is part of, or "
+    "HOST:PORT of a cluster's head.",
+)
 @click.option(
     "--parts",
     type=click.IntRange(1, 10_000),

@@ -29,6 +29,8 @@ from cir.indexer.reading.spread import Offers, Pointer, Questions
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import DamagedSegment
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import folder_at, place_of
+from cir.places import is_url
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class Parts:
     """The parts of a gallery, on Ray; see `cir.indexer.reading.spread.Spread`. Safe to share between threads.
 
     Args:
-        path: the index folder; every node of Ray has it at this place.
+        path: the index folder, which every node of Ray has at this place; or its URL.
         parts: how many parts the segments are spread over; one for each node, at least two, if None.
         replicas: actors of each part.
         deadline: seconds after which a search goes on without the parts that have not answered.
@@ -91,7 +93,8 @@ class Parts:
         self._released: deque[Pointer] = deque()
         self._generations: dict[Pointer, _Generation] = {}
         self._next = 0
-        arguments = str(Path(path).absolute()), ann_min_rows, device
+        place = place_of(folder_at(path))
+        arguments = str(place if is_url(place) else place.absolute()), ann_min_rows, device
         places = placed(parts, replicas, nodes)
         self._replicas = [
             [Replica(f"part {part + 1}, replica {number + 1}", node, arguments) for number, node in enumerate(there)]

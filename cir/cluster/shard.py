@@ -50,7 +50,7 @@ class Shard:
     Ray makes it again when its process ends; it then has nothing open until `open` is called.
 
     Args:
-        path: the index folder.
+        path: the index folder, or its URL.
         ann_min_rows: as for `Gallery.open`.
         device: as for `Gallery.open`.
     """

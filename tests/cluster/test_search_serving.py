@@ -45,8 +45,7 @@ def _ray() -> Iterator[None]:
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     """Three segments of eight pictures by the old model."""
-    for start in range(0, 24, 8):
-        build(folder_of(tmp_path / f"photos-{start}", 8, start), tmp_path / "x.index", old_encoder())
+    build(folder_of(tmp_path / "photos", 24), tmp_path / "x.index", old_encoder(), segment_rows=8)
     return tmp_path / "x.index"
 
 
@@ -103,12 +102,12 @@ def test_a_newer_generation_is_picked_up_by_all_parts(
 ) -> None:
     api = serve(index, parts)
     before = api.search(text="red", k=100)
-    assert (before["generation"], before["coverage"], len(before["hits"])) == (3, 1, 24)
-    build(folder_of(tmp_path / "more", 8, start=24), index, old_encoder())
-    after = until(api, 4)
-    assert (4, hits(after)) == in_one_process(index, "red")
-    again = api.search(text="red", k=100, generation=3)
-    assert (again["generation"], again["hits"]) == (3, before["hits"])
+    assert (before["generation"], before["coverage"], len(before["hits"])) == (1, 1, 24)
+    build(folder_of(tmp_path / "more", 8, start=24), index, old_encoder(), segment_rows=8)
+    after = until(api, 2)
+    assert (2, hits(after)) == in_one_process(index, "red")
+    again = api.search(text="red", k=100, generation=1)
+    assert (again["generation"], again["hits"]) == (1, before["hits"])
     assert api.request("GET", "/info").json()["images"] == 32
 
 
@@ -117,9 +116,9 @@ def test_an_actor_that_was_lost_opens_all_generations_again(
 ) -> None:
     api = serve(index, parts)
     before = api.search(text="red", k=100)
-    build(folder_of(tmp_path / "more", 8, start=24), index, old_encoder())
-    after = until(api, 4)
-    assert api.search(text="red", k=100, generation=3)["hits"] == before["hits"]
+    build(folder_of(tmp_path / "more", 8, start=24), index, old_encoder(), segment_rows=8)
+    after = until(api, 2)
+    assert api.search(text="red", k=100, generation=1)["hits"] == before["hits"]
     os.kill(ray.get(parts._replicas[0][0].measure()).process, signal.SIGKILL)
     for _ in attempts("it is gone"):
         answer = api.search(text="red", k=100)
@@ -128,7 +127,7 @@ def test_an_actor_that_was_lost_opens_all_generations_again(
         assert answer["hits"] == after["hits"]
     assert answer["searched"] < 32
     assert {hit["id"] for hit in answer["hits"]} < {hit["id"] for hit in after["hits"]}
-    for generation, expected in ((4, after), (3, before)):
+    for generation, expected in ((2, after), (1, before)):
         for _ in attempts(f"all parts answer for generation {generation}"):
             answer = api.search(text="red", k=100, generation=generation)
             assert answer["generation"] == generation
@@ -164,10 +163,10 @@ def test_a_replacement_goes_through_without_an_answer_that_mixes(
     finally:
         done.set()
         asking.join()
-    assert {generation for generation, _, _ in seen} >= {3, 4}
+    assert {generation for generation, _, _ in seen} >= {1, 2}
     for generation, found, model in seen:
         assert found == expected[generation]
-        assert model == ("old-1" if generation == 3 else "new-1")
+        assert model == ("old-1" if generation == 1 else "new-1")
     makers = [{model for _, _, model in expected[generation]} for generation in sorted(expected)]
     assert makers == [{"old-1"}, {"old-1"}, {"old-1", "new-1"}, {"new-1"}]
 
