@@ -35,6 +35,7 @@ from cir.places import is_url
 log = logging.getLogger(__name__)
 
 _STARTING = 120.0  # seconds within which all actors run
+_PLACINGS = 3  # attempts to have each on the node where it should be
 _OPENING = 3600.0  # seconds within which all parts have opened a generation; they may build approximate indexes
 _LOOK = 0.2  # seconds between two looks at parts that open one
 _UNUSED = 60.0  # seconds after which a generation that nobody uses is let go
@@ -96,11 +97,7 @@ class Parts:
         place = place_of(folder_at(path))
         arguments = str(place if is_url(place) else place.absolute()), ann_min_rows, device
         places = placed(parts, replicas, nodes)
-        self._replicas = [
-            [Replica(f"part {part + 1}, replica {number + 1}", node, arguments) for number, node in enumerate(there)]
-            for part, there in enumerate(places)
-        ]
-        self._capacities = self._measure(places)
+        self._replicas, self._capacities = _started(places, arguments)
 
     def __enter__(self) -> Self:
         return self
@@ -275,19 +272,49 @@ class Parts:
     def _every(self) -> list[Replica]:
         return [replica for replicas in self._replicas for replica in replicas]
 
-    def _measure(self, places: Sequence[Sequence[str]]) -> list[Capacity]:
-        """What each part can hold and scan; actors of one node share its memory. Raises UsageError."""
+
+def _started(
+    places: Sequence[Sequence[str]], arguments: tuple[str, int, str]
+) -> tuple[list[list[Replica]], list[Capacity]]:
+    """The replicas of each part, each on its node if Ray can have it there, and what a part can hold and scan.
+
+    Raises:
+        UsageError: Ray does not start them.
+    """
+
+    def start(part: int, number: int) -> Replica:
+        return Replica(f"part {part + 1}, replica {number + 1}", places[part][number], arguments)
+
+    replicas = [[start(part, number) for number in range(len(there))] for part, there in enumerate(places)]
+    for attempt in range(_PLACINGS):
         try:
-            found = measured(self._every(), _STARTING)
+            found = iter(measured([replica for there in replicas for replica in there], _STARTING))
         except (GetTimeoutError, RayActorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"Ray does not start the actors of all parts ({reason}); see `ray status`") from None
-        on_node: dict[str, list[Measured]] = defaultdict(list)
-        for measure, node in zip(found, (node for there in places for node in there), strict=True):
-            on_node[node].append(measure)
-        # Actors of one node have the same processors: what differs between them is what else ran at that moment.
-        speeds = {node: max(each.speed for each in there) for node, there in on_node.items()}
-        memories = {node: min(each.memory for each in there) // len(there) for node, there in on_node.items()}
-        return [
-            Capacity(min(map(memories.__getitem__, there)), min(map(speeds.__getitem__, there))) for there in places
+        measures = [[next(found) for _ in there] for there in replicas]
+        astray = [
+            (part, number)
+            for part, there in enumerate(measures)
+            for number, measure in enumerate(there)
+            if measure.node != places[part][number]
         ]
+        if not astray or attempt + 1 == _PLACINGS:
+            break
+        for part, number in astray:  # a node that has just joined is not known everywhere yet
+            replicas[part][number].kill()
+            replicas[part][number] = start(part, number)
+    return replicas, _capacities(measures)
+
+
+def _capacities(measures: Sequence[Sequence[Measured]]) -> list[Capacity]:
+    """What each part can hold and scan; actors of one node share its memory."""
+    on_node: dict[str, list[Measured]] = defaultdict(list)
+    for there in measures:
+        for measure in there:
+            on_node[measure.node].append(measure)
+    # Actors of one node have the same processors: what differs between them is what else ran at that moment.
+    speeds = {node: max(each.speed for each in there) for node, there in on_node.items()}
+    memories = {node: min(each.memory for each in there) // len(there) for node, there in on_node.items()}
+    nodes = [[measure.node for measure in there] for there in measures]
+    return [Capacity(min(memories[node] for node in there), min(speeds[node] for node in there)) for there in nodes]

@@ -35,11 +35,13 @@ class Measured:
 
     Attributes:
         process: its id.
+        node: the id of the node of Ray.
         memory: bytes that are available on the machine, or to the container.
         speed: bytes of vectors that it scans in a second, while the other actors do the same.
     """
 
     process: int
+    node: str
     memory: int
     speed: float
 
@@ -69,7 +71,7 @@ class Shard:
             started = time.perf_counter()
             scan(vectors, query, 10)
             times.append(time.perf_counter() - started)
-        return Measured(os.getpid(), available_memory(), vectors.nbytes / min(times))
+        return Measured(os.getpid(), self.where(), available_memory(), vectors.nbytes / min(times))
 
     def where(self) -> str:
         """The id of the node of Ray."""
