@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cir.cluster.shard import Measured, Shard
@@ -17,6 +17,7 @@ from cir.indexer.storage.generations import DamagedSegment
 
 log = logging.getLogger(__name__)
 
+LOST = (RayActorError, ActorUnschedulableError)  # what is raised by calls of an actor that is not there
 _OPENING = "opening"  # threads of an actor: searches go on while a generation is opened
 _AGAIN = 5.0  # seconds after which a generation that could not be opened is tried again
 _STUCK = 30.0  # seconds after which an actor that is late is made again
@@ -29,19 +30,22 @@ class Replica:
 
     Args:
         name: for people.
-        node: id of the node where it should run; elsewhere if that is gone.
+        node: id of the node where it runs.
         arguments: of `Shard`.
 
     Attributes:
         generations: those that it can search, with the segments that it has found damaged.
         problems: why it could not open others.
+        name, node: as given.
+        gone: whether it does not come again by itself: its node was lost, for example.
     """
 
     def __init__(self, name: str, node: str, arguments: tuple[str, int, str]) -> None:
         kind = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, concurrency_groups={_OPENING: 1})(Shard)
-        where = NodeAffinitySchedulingStrategy(node, soft=True)
+        # A soft affinity is often not kept (Ray 2.60), so that replicas of a part would share a node.
+        where = NodeAffinitySchedulingStrategy(node, soft=False)
         self._actor = kind.options(scheduling_strategy=where).remote(*arguments)
-        self._name = name
+        self.name, self.node, self.gone = name, node, False
         self.generations: dict[Pointer, tuple[DamagedSegment, ...]] = {}
         self.problems: dict[Pointer, CirError] = {}
         self._again: dict[Pointer, float] = {}  # when those are tried again
@@ -79,7 +83,7 @@ class Replica:
     def refuse(self, pointer: Pointer, problem: CirError) -> None:
         """Do not use what it has of a generation; it is opened again a little later."""
         if str(problem) != str(self.problems.get(pointer)):
-            log.warning("%s: %s", self._name, problem)
+            log.warning("%s: %s", self.name, problem)
         self.close(pointer)
         self.problems[pointer], self._again[pointer] = problem, time.monotonic() + _AGAIN
 
@@ -105,8 +109,8 @@ class Replica:
         """The answer that has come; None if the actor was lost, or has lost what it had open. Raises what it raised."""
         try:
             offers: Offers | None = ray.get(call)
-        except RayActorError:
-            self._lost()
+        except LOST as error:
+            self._lost(error)
             return None
         if offers is None:
             self.generations.pop(pointer, None)
@@ -122,21 +126,21 @@ class Replica:
             call, self._late = self._late[0], None
             try:
                 ray.get(call)
-            except RayActorError:
-                self._lost()
+            except LOST as error:
+                self._lost(error)
             except RayError as error:  # a bug was raised there already, or was nobody's any more
-                log.warning("%s: %s", self._name, _line(error))
+                log.warning("%s: %s", self.name, _line(error))
         elif self._late is not None and time.monotonic() - self._late[1] > _STUCK:
-            log.warning("%s has not answered for %.0f seconds and is started again", self._name, _STUCK)
+            log.warning("%s has not answered for %.0f seconds and is started again", self.name, _STUCK)
             ray.kill(self._actor, no_restart=False)
-            self._lost()
+            self._lost(None)
         if self._opening is not None and _is_done(self._opening[0]):
             (call, pointer), self._opening = self._opening, None
             try:
                 self.generations[pointer] = ray.get(call)
                 self.problems.pop(pointer, None)
-            except RayActorError:
-                self._lost()
+            except LOST as error:
+                self._lost(error)
             except CirError as error:
                 self.refuse(pointer, error)
 
@@ -144,9 +148,10 @@ class Replica:
         """End it for good."""
         ray.kill(self._actor)
 
-    def _lost(self) -> None:
+    def _lost(self, error: Exception | None) -> None:
         if self.generations:
-            log.warning("%s was lost; Ray starts it again", self._name)
+            log.warning("%s was lost, and is started again", self.name)
+        self.gone = isinstance(error, ActorDiedError | ActorUnschedulableError)
         self.generations.clear()
         self.problems.clear()
         self._again.clear()
@@ -154,7 +159,7 @@ class Replica:
 
 
 def measured(replicas: list[Replica], seconds: float) -> list[Measured]:
-    """What replicas measure, all at once. Raises ray.exceptions.GetTimeoutError or RayActorError."""
+    """What replicas measure, all at once. Raises ray.exceptions.GetTimeoutError or `LOST`."""
     found: list[Measured] = ray.get([replica.measure() for replica in replicas], timeout=seconds)
     return found
 

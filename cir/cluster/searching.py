@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError
 
 from cir.cluster.assignment import Capacity, assigned, overfull, placed
-from cir.cluster.part import Replica, measured
+from cir.cluster.part import LOST, Replica, measured
 from cir.cluster.shard import Measured
 from cir.errors import CorruptIndexError, ServerError, UsageError
 from cir.indexer.reading.ann import ANN_MIN_ROWS
@@ -35,7 +35,6 @@ from cir.places import is_url
 log = logging.getLogger(__name__)
 
 _STARTING = 120.0  # seconds within which all actors run
-_PLACINGS = 3  # attempts to have each on the node where it should be
 _OPENING = 3600.0  # seconds within which all parts have opened a generation; they may build approximate indexes
 _LOOK = 0.2  # seconds between two looks at parts that open one
 _UNUSED = 60.0  # seconds after which a generation that nobody uses is let go
@@ -85,7 +84,7 @@ class Parts:
         ann_min_rows: int = ANN_MIN_ROWS,
         device: str = "cpu",
     ) -> None:
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        nodes = alive_nodes()
         parts = max(2, len(nodes)) if parts is None else parts
         if parts < 1 or replicas < 1 or deadline <= 0:
             raise UsageError(f"{parts} parts, {replicas} replicas, {deadline:g} seconds; give one or more of each")
@@ -95,9 +94,16 @@ class Parts:
         self._generations: dict[Pointer, _Generation] = {}
         self._next = 0
         place = place_of(folder_at(path))
-        arguments = str(place if is_url(place) else place.absolute()), ann_min_rows, device
         places = placed(parts, replicas, nodes)
-        self._replicas, self._capacities = _started(places, arguments)
+        self._arguments = str(place if is_url(place) else place.absolute()), ann_min_rows, device
+        self._replicas = [
+            [
+                Replica(f"part {part + 1}, replica {number + 1}", node, self._arguments)
+                for number, node in enumerate(there)
+            ]
+            for part, there in enumerate(places)
+        ]
+        self._capacities = self._measure()
 
     def __enter__(self) -> Self:
         return self
@@ -199,8 +205,10 @@ class Parts:
         with self._lock:
             self._let_go()
             for part, replicas in enumerate(self._replicas):
-                for replica in replicas:
+                for number, replica in enumerate(replicas):
                     replica.look()
+                    if replica.gone:
+                        replicas[number] = self._instead_of(replica, number)
                 for pointer, generation in sorted(self._generations.items(), reverse=True):  # the newest first
                     if generation.names[part]:
                         self._tend(part, pointer, generation)
@@ -269,42 +277,29 @@ class Parts:
         self._next += 1
         return free[self._next % len(free)] if free else None
 
+    def _instead_of(self, lost: Replica, number: int) -> Replica:
+        """A new actor in place of one that Ray does not start again; on its node, or another if that was lost too."""
+        lost.kill()
+        nodes = alive_nodes()
+        node = lost.node if lost.node in nodes or not nodes else nodes[number % len(nodes)]
+        return Replica(lost.name, node, self._arguments)
+
+    def _measure(self) -> list[Capacity]:
+        """What each part can hold and scan. Raises UsageError."""
+        try:
+            found = iter(measured(self._every(), _STARTING))
+        except (GetTimeoutError, *LOST) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"Ray does not start the actors of all parts ({reason}); see `ray status`") from None
+        return _capacities([[next(found) for _ in there] for there in self._replicas])
+
     def _every(self) -> list[Replica]:
         return [replica for replicas in self._replicas for replica in replicas]
 
 
-def _started(
-    places: Sequence[Sequence[str]], arguments: tuple[str, int, str]
-) -> tuple[list[list[Replica]], list[Capacity]]:
-    """The replicas of each part, each on its node if Ray can have it there, and what a part can hold and scan.
-
-    Raises:
-        UsageError: Ray does not start them.
-    """
-
-    def start(part: int, number: int) -> Replica:
-        return Replica(f"part {part + 1}, replica {number + 1}", places[part][number], arguments)
-
-    replicas = [[start(part, number) for number in range(len(there))] for part, there in enumerate(places)]
-    for attempt in range(_PLACINGS):
-        try:
-            found = iter(measured([replica for there in replicas for replica in there], _STARTING))
-        except (GetTimeoutError, RayActorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"Ray does not start the actors of all parts ({reason}); see `ray status`") from None
-        measures = [[next(found) for _ in there] for there in replicas]
-        astray = [
-            (part, number)
-            for part, there in enumerate(measures)
-            for number, measure in enumerate(there)
-            if measure.node != places[part][number]
-        ]
-        if not astray or attempt + 1 == _PLACINGS:
-            break
-        for part, number in astray:  # a node that has just joined is not known everywhere yet
-            replicas[part][number].kill()
-            replicas[part][number] = start(part, number)
-    return replicas, _capacities(measures)
+def alive_nodes() -> list[str]:
+    """Ids of the nodes of Ray that are there."""
+    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
 def _capacities(measures: Sequence[Sequence[Measured]]) -> list[Capacity]:
