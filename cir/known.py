@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cir.images.crops import without_box
+from cir.places import is_url, url_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ def known_roots() -> frozenset[str]:
 
 def is_known(root: str, known: frozenset[str]) -> bool:
     """Whether a folder, or the file of a crop, is one of some real paths, or below one, wherever links lead."""
+    if is_url(root):
+        url = url_of(without_box(root))
+        return any(url == place or url.startswith(f"{place}/") for place in known if is_url(place))
     try:
         real = Path(os.path.realpath(without_box(root)))
     except (OSError, ValueError):  # a NUL character

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from cir.errors import MissingDependencyError, StoreConflictError, StoreError, UsageError
+from cir.errors import DataError, MissingDependencyError, StoreConflictError, StoreError, UsageError
 from cir.places import url_of
 
 if TYPE_CHECKING:
@@ -97,14 +97,14 @@ class Store:
             return None
 
     def get(self, key: str, limit: int) -> tuple[bytes, str] | None:
-        """An object of at most `limit` bytes and its version; None for nothing. Raises StoreError for a larger one."""
+        """An object of at most `limit` bytes and its version; None for nothing. Raises DataError for a larger one."""
         import obstore
 
         try:
             with self._asking(key):
                 answer = obstore.get(self._client, key)
                 if answer.meta["size"] > limit:
-                    raise StoreError(f"{self._name(key)}: larger than {limit / 1e6:,.0f} MB")
+                    raise DataError(f"{self._name(key)}: larger than {limit / 1e6:,.0f} MB")
                 return bytes(answer.bytes()), answer.meta["e_tag"] or ""
         except FileNotFoundError:
             return None
@@ -191,12 +191,9 @@ class Store:
             with self._asking(keys[0]):
                 obstore.delete(self._client, keys)
 
-    def reader(self, key: str) -> BinaryIO:
-        """An object as a file that can be sought and is read by ranges. Raises FileNotFoundError for none."""
-        info = self.info(key)
-        if info is None:
-            raise FileNotFoundError(self._name(key))
-        return cast(BinaryIO, io.BufferedReader(_Ranges(self, info), _BUFFER))
+    def reader(self, info: ObjectInfo, buffer: int) -> BinaryIO:
+        """An object as a file that can be sought, and is read by ranges of `buffer` bytes or more."""
+        return cast(BinaryIO, io.BufferedReader(_Ranges(self, info), buffer))
 
     def _put(self, key: str, data: Buffer, mode: Literal["overwrite", "create"] | dict[str, str]) -> str:
         import obstore
@@ -215,7 +212,7 @@ class Store:
         name = self._name(key)
         try:
             yield
-        except StoreError:
+        except (StoreError, DataError):
             raise
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise StoreConflictError(
@@ -251,9 +248,6 @@ class Store:
         return (
             f"there is no bucket {bucket}{f' at {self.endpoint}' if self.endpoint else ''}; make it, or check the URL"
         )
-
-
-_BUFFER = 1 << 18  # bytes; the directory of a zip of 2,000 pictures
 
 
 class _Ranges(io.RawIOBase):

@@ -25,7 +25,7 @@ from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.segment_tasks import Recipe, RootedPhoto, SegmentResult, SegmentTask
 from cir.indexer.writing.spreading import BATCH
 
-LOSSES = 5  # of processes with one and the same segment, or before they were ready; then something is wrong with it
+LOSSES = 5  # of processes over one segment, or one after another while they start: then it is no accident
 MOST_CORES = 4  # of a process without a GPU: more threads than that wait for each other
 MOST_CORES_FOR_GPU = 8
 TRIAL = 64  # photos that each process encodes in a trial
@@ -85,7 +85,7 @@ class RaySpread:
         """As `Spread`. Measured on a GPU; without, it is as in one process, so that the vectors are the same."""
         if not self._shape.gpus or len(photos) < WORTH_A_TRIAL:
             return BATCH
-        (actor,) = self._started(1)
+        (actor,) = self.start(1)
         for size in BATCHES:
             some = photos[: 4 * size]
             self._get(actor.trial.remote(some, layout, size))  # fills caches, chooses kernels
@@ -94,31 +94,34 @@ class RaySpread:
 
     def make(self, tasks: Sequence[SegmentTask], recipe: Recipe) -> Iterator[SegmentResult]:
         """As `Spread`. Raises DataError also where one segment has cost several processes."""
+        given, waiting = self.ray.put(recipe), deque(tasks)
+        running: dict[Any, tuple[Any, SegmentTask | None]] = {}  # call -> its process, and the task of it
+        idle: list[Any] = []
+        losses: Counter[str] = Counter()
         try:
-            count = self._count(tasks, recipe)
-            waiting, working, given = deque(tasks), dict[Any, tuple[Any, SegmentTask | None]](), self.ray.put(recipe)
-            losses: Counter[str] = Counter()
-            for actor in self._started(count, wait=False):
-                working[actor.pid.remote()] = actor, None
-            while waiting or any(task for _, task in working.values()):
-                done, _ = self.ray.wait(list(working), num_returns=1, timeout=PATIENCE)
-                if not done and not any(task for _, task in working.values()):
+            for actor in self.start(self._count(tasks, recipe), wait=False):
+                running[actor.pid.remote()] = actor, None  # answered when its model is loaded
+            while waiting or any(task for _, task in running.values()):
+                while waiting and idle:
+                    actor, task = idle.pop(), waiting.popleft()
+                    running[actor.make.remote(task, given, _visible_roots(task))] = actor, task
+                done, _ = self.ray.wait(list(running), num_returns=1, timeout=PATIENCE)
+                if not done and not any(task for _, task in running.values()):
                     log.warning("no process has started yet: the cluster has no %d free cores", self._shape.cpus)
-                for reference in done:
-                    actor, task = working.pop(reference)
+                for call in done:
+                    actor, finished = running.pop(call)
                     try:
-                        result = self.ray.get(reference)
+                        result = self.ray.get(call)
                     except self.ray.exceptions.RayError as error:
-                        self._lose(actor, task, error, losses)
-                        if task:
-                            waiting.appendleft(task)
-                        (actor,) = self._started(len(self._pool) + 1, wait=False)[-1:]
-                        working[actor.pid.remote()] = actor, None
+                        self._lose(actor, finished, error, losses)
+                        if finished:
+                            waiting.append(finished)  # the others first: it may be to blame
+                        actor = self.start(len(self._pool) + 1, wait=False)[-1]
+                        running[actor.pid.remote()] = actor, None
                         continue
-                    if waiting:
-                        following = waiting.popleft()
-                        working[actor.make.remote(following, given, _visible_roots(following))] = actor, following
-                    if task:
+                    idle.append(actor)
+                    losses.pop("", None)
+                    if finished:
                         yield result
         finally:
             self.close()
@@ -142,7 +145,7 @@ class RaySpread:
             return most
         best, count = 0, 1
         while True:
-            actors = self._started(count)
+            actors = self.start(count)
             shares = [photos[TRIAL * place : TRIAL * (place + 1)] for place in range(count)]
             seconds = self._get(
                 [
@@ -157,7 +160,7 @@ class RaySpread:
                 return count
             best, count = count, min(2 * count, most)
 
-    def _started(self, count: int, *, wait: bool = True) -> list[Any]:
+    def start(self, count: int, *, wait: bool = True) -> list[Any]:
         """The first `count` processes, started if they are not there; with their model loaded if `wait`."""
         shape = self._shape
         while len(self._pool) < count:
@@ -181,8 +184,9 @@ class RaySpread:
         _raise_own(error)
         self.lost += 1
         self._pool.remove(actor)
-        losses[task.key if task else ""] += 1
-        if losses[task.key if task else ""] < LOSSES:
+        key = task.key if task else ""  # of those that had not started yet
+        losses[key] += 1
+        if losses[key] < LOSSES:
             return
         if task is None:
             raise DataError(f"{LOSSES} processes were lost before they had loaded the model: {_reason(error)}")
@@ -195,11 +199,12 @@ class RaySpread:
 
 def _raise_own(error: Exception) -> None:
     """Raise what a process itself has raised, and return where the process was lost."""
-    own: Any = getattr(error, "cause", None)
-    if isinstance(own, CirError):
-        raise own from None
-    if own is not None or isinstance(error, CirError):
-        raise error
+    for place in (error, *error.args):  # of an error in its start, the second
+        own = getattr(place, "cause", None)
+        if isinstance(own, CirError):
+            raise own from None
+        if isinstance(own, Exception):
+            raise error
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from cir.images.names import shown
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.pipeline import encode_photos
 from cir.indexer.writing.segment_tasks import Recipe, RootedPhoto, SegmentResult, SegmentTask, make_segment
+from cir.places import is_url
 from cir.types import GalleryEncoder
 
 MakeEncoder = Callable[[], GalleryEncoder]  # called in each process, so it can be pickled
@@ -65,8 +66,8 @@ class EncodingProcess:
         Raises:
             DataError: this machine does not see the index or a root; else as `make_segment`.
         """
-        for place in (str(recipe.index), *roots):
-            if not os.path.exists(place):  # else all photos below it would count as missing
+        for place in (recipe.index, *roots):
+            if not is_url(place) and not os.path.exists(place):  # else all photos below it would count as missing
                 raise DataError(
                     f"machine {socket.gethostname()} does not see {shown(place)}; mount it there under the same path"
                 )

@@ -57,7 +57,18 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
         raise DataError(
             f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`, or take --ray local"
         ) from None
+    _be_quiet()
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _be_quiet() -> None:
+    """Keep Ray from printing what happens to its processes to standard output, which is the command's own.
+
+    Whoever needs a process learns of its end from the call that fails.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False  # no public setting covers the messages about lost processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -12,7 +13,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cir.errors import ImageDecodeError, MissingDependencyError, MissingImageError
@@ -22,6 +23,8 @@ from cir.images.archives import ZIP_SUFFIX as ZIP_SUFFIX
 from cir.images.crops import Box, split_box, square_crop
 from cir.images.decode import reason_of
 from cir.images.names import canonical_id, shown
+from cir.images.remote import read_object, spelled
+from cir.places import is_url, url_of
 
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})  # need pillow-heif
 SUFFIXES = HEIC_SUFFIXES | {
@@ -41,6 +44,8 @@ UNREADABLE = (
 @dataclass(frozen=True)
 class ImageFile:
     """One image of a folder or archive (zip, tar, parquet file), not yet read.
+
+    Of a picture in an object store, `root` and `path` are URLs.
 
     Attributes:
         id: POSIX path relative to the root, down into archives, in canonical form (`canonical_id`): `folder/name.jpg`,
@@ -67,6 +72,7 @@ class ImageFile:
             MissingImageError: it is gone.
             ImageDecodeError: it cannot be read, is too large, or has no such part.
             MissingDependencyError: it is in a parquet file, and pyarrow is not installed.
+            StoreError: the object store that it is in cannot be reached, or refuses: that says nothing of the picture.
         """
         data = self._read(limit)
         return data if self.box is None else square_crop(data, self.id, self.box)
@@ -74,7 +80,7 @@ class ImageFile:
     def _read(self, limit: int) -> bytes:
         try:
             if self.member is None:
-                return read_regular(self.path, limit)
+                return read_object(self.path, limit) if is_url(self.path) else read_regular(self.path, limit)
             return archives.read_member(self.path, self.member, limit)
         except (FileNotFoundError, KeyError):
             raise MissingImageError(f"{shown(self.id)}: no longer at {shown(self.path)}") from None
@@ -91,7 +97,11 @@ def locate(root: str, image_id: str) -> ImageFile:
     Raises:
         MissingImageError: there is no file or member of that name any more.
         ImageDecodeError: an archive on the way is broken, or a folder may not be entered.
+
+    Whether there is one in an object store is not asked; reading it tells, and `is_there`.
     """
+    if is_canonical(image_id) and is_url(root):
+        return _locate_object(root, image_id)
     if is_canonical(image_id):
         crop = None if os.path.lexists(root) else split_box(root)
         if crop and _is_picture(crop[0]):
@@ -120,14 +130,47 @@ def locate(root: str, image_id: str) -> ImageFile:
     )
 
 
+def _locate_object(root: str, image_id: str) -> ImageFile:
+    """`locate` in an object store, which is not asked: a search names ten hits, and must not wait for ten answers."""
+    parts = image_id.split("/")
+    for number in range(len(parts)):
+        path = "/".join([root, *parts[:number]])
+        if archives.suffix_of(path):
+            return ImageFile(image_id, root, path, "/".join(parts[number:]))
+    return ImageFile(image_id, root, root if has_suffix(root, SUFFIXES) else f"{root}/{image_id}")
+
+
+def is_there(image: ImageFile) -> bool:
+    """Whether an image that `locate` has named is there: only a store has not been asked yet. Raises as `read`."""
+    if not is_url(image.path):
+        return True
+    try:
+        if image.member is not None:
+            return archives.is_member(image.path, image.member)
+        return spelled(image.path) is not None
+    except FileNotFoundError:
+        return False
+    except UNREADABLE as error:
+        raise ImageDecodeError(f"{shown(image.id)}: cannot be read: {_reason(error)}") from None
+
+
 def file_at(path: str | Path) -> ImageFile:
     """The image file at a path, which may lead into an archive: `folder/photos.zip/a.jpg`. Its id is the path as given.
 
     Raises:
         MissingImageError: there is no such file or member.
         ImageDecodeError: the archive is broken, or a folder may not be entered.
+        StoreError: the object store that it is in cannot be reached, or refuses.
     """
     name = os.fspath(path)
+    if is_url(name):
+        url = url_of(name)
+        inside = re.search(r"\.(zip|tar|parquet)/", url, re.IGNORECASE)
+        cut = inside.end() - 1 if inside else url.rindex("/")
+        found = replace(locate(url[:cut], canonical_id(url[cut + 1 :])), id=name)
+        if is_there(found):
+            return found
+        raise MissingImageError(f"{shown(name)}: no such image file; check the path")
     head = os.path.expanduser(name)
     parts: list[str] = []
     try:

@@ -15,14 +15,17 @@ from functools import lru_cache
 from typing import Any
 
 from cir.errors import DataError, ImageDecodeError, MissingDependencyError, MissingImageError
-from cir.files import open_regular, read_regular
+from cir.files import read_regular
 from cir.images.names import canonical_id, shown
+from cir.images.remote import open_archive, read_object
+from cir.places import is_url
 
 IDS = ("id", "key", "__key__")  # columns that name the rows; without one, rows are numbered
 PICTURES = ("image", "jpg", "jpeg", "png", "webp", "picture", "photo", "bytes", "content", "data", "img")
 PLACES = ("path", "image_path", "file_name", "filename", "file", "url", "image_url", "image", "picture", "photo")
 _WEB = ("http://", "https://")
 _SECONDS = 30  # that a server may take to answer
+_REQUEST = 1 << 20  # bytes that are asked of a store at once
 _DIGITS = 9  # of the number of a row
 _GROUPS = 2  # row groups of pictures that stay in memory; rows are read in nearly their order
 _LARGEST_GROUP = 4 << 30  # bytes
@@ -65,7 +68,7 @@ def columns_of(path: str) -> Columns | None:
         MissingDependencyError: pyarrow is not installed.
         OSError, ValueError: it is gone, not a regular file, or broken.
     """
-    with open_regular(path) as file:
+    with open_archive(path, _REQUEST)[0] as file:
         return _columns(_arrow().ParquetFile(file).schema_arrow)
 
 
@@ -95,7 +98,8 @@ def read_member(path: str, name: str, limit: int) -> bytes:
     if place.startswith(_WEB):
         return _fetch(place, limit)
     if place:
-        return read_regular(os.path.join(os.path.dirname(path), place), limit)
+        beside = f"{os.path.dirname(path)}/{place}"
+        return read_object(beside, limit) if is_url(beside) else read_regular(beside, limit)
     with _reading:  # one thread reads a row group, the others find it read
         data = _group(path, stamp, group)[row].as_py()
     if not data:
@@ -124,10 +128,10 @@ def _types() -> Any:
     return pyarrow.types
 
 
-def _stamp(path: str) -> tuple[int, ...]:
-    with open_regular(path) as file:
-        state = os.fstat(file.fileno())
-    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+def _stamp(path: str) -> tuple[object, ...]:
+    file, stamp = open_archive(path, _REQUEST)
+    file.close()
+    return stamp
 
 
 def _columns(schema: Any) -> Columns | None:
@@ -165,10 +169,10 @@ def _names(kind: Any) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _directory(path: str, stamp: tuple[int, ...]) -> Directory:
+def _directory(path: str, stamp: tuple[object, ...]) -> Directory:
     members: dict[str, tuple[int, int, str]] = {}
     refused: list[tuple[str, str]] = []
-    with open_regular(path) as file:
+    with open_archive(path, _REQUEST)[0] as file:
         table = _arrow().ParquetFile(file)
         columns = _columns(table.schema_arrow)
         if columns is None:
@@ -213,9 +217,9 @@ def _place(text: str | None, stored: bool) -> str:
 
 
 @lru_cache(maxsize=_GROUPS)
-def _group(path: str, stamp: tuple[int, ...], group: int) -> Any:
+def _group(path: str, stamp: tuple[object, ...], group: int) -> Any:
     """The pictures of a row group."""
-    with open_regular(path) as file:
+    with open_archive(path, _REQUEST)[0] as file:
         table = _arrow().ParquetFile(file)
         if table.metadata.row_group(group).total_byte_size > _LARGEST_GROUP:
             raise ImageDecodeError(f"its row group holds more than {_LARGEST_GROUP >> 30} GiB; write smaller ones")

@@ -19,6 +19,8 @@ from cir.images.archives import PARQUET_SUFFIX, suffix_of
 from cir.images.decode import reason_of
 from cir.images.files import HEIC_SUFFIXES, SUFFIXES, UNREADABLE, ImageFile, has_suffix
 from cir.images.names import canonical_id, shown
+from cir.images.remote import is_object, objects_below
+from cir.places import is_url, url_of
 
 # What other programs leave among photos, by lower-case name.
 _LITTER = {name.lower(): f"files in {name}" for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")}
@@ -61,7 +63,8 @@ def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[st
     passed over, as are thumbnails and deleted files that NAS and operating systems keep.
 
     Args:
-        paths: folders, archives and image files; a root is its real path, however it is spelled.
+        paths: folders, archives and image files, or URLs of such in an object store; a root is its real path, however
+            it is spelled.
         exclude: patterns such as "*.gif", "thumbs" or "2019/*.png"; a file is left out if one matches its path below
             the folder given, or the name of the file or of a folder on the way.
 
@@ -69,6 +72,7 @@ def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[st
         UsageError: no path given, or two paths whose images would get the same ids.
         DataError: a path that does not exist, an archive that is broken, or a folder that cannot be listed.
         MissingDependencyError: a parquet file is given, and pyarrow is not installed.
+        StoreError: an object store cannot be reached, or refuses.
     """
     places = given.paths(paths, "paths")
     if not places:
@@ -77,12 +81,12 @@ def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[st
     if not all(globs):
         raise UsageError("an empty pattern to exclude; write one such as '*.gif' or thumbs")
     roots = list(dict.fromkeys(map(_real, places)))
-    alone = len(roots) == 1 or all(has_suffix(root, SUFFIXES) and os.path.isfile(root) for root in roots)
+    alone = len(roots) == 1 or all(has_suffix(root, SUFFIXES) and _is_file(root) for root in roots)
     images: dict[str, ImageFile] = {}
     passed_over: Counter[str] = Counter()
     unusable: dict[tuple[str, str], None] = {}
     for root in roots:
-        walk = _Walk(root, alone, globs)
+        walk = (_StoreWalk if is_url(root) else _Walk)(root, alone, globs)
         walk.run()
         for image in walk.images.values():
             other = images.setdefault(image.id, image)
@@ -98,6 +102,8 @@ def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[st
 
 def _real(path: str | Path) -> str:
     """The real path of a root. A link to a file keeps its own name, which may have the suffix that its target lacks."""
+    if is_url(path):
+        return url_of(path)
     spelled = os.path.abspath(os.path.expanduser(path)) if os.fspath(path) else ""
     if not os.path.exists(spelled):
         raise DataError(f"no such file or folder: {shown(str(path))}; check the path")
@@ -137,21 +143,21 @@ class _Walk:
 
     def __init__(self, root: str, alone: bool, exclude: tuple[str, ...]) -> None:
         self.root, self.exclude = root, exclude
-        whole = alone and (os.path.isdir(root) or bool(suffix_of(root)))
+        whole = alone and (_is_place(root) or bool(suffix_of(root)))
         self.base, self.prefix = (root, "") if whole else (os.path.dirname(root), os.path.basename(root) + "/")
         self.images: dict[str, ImageFile] = {}
         self.passed_over: Counter[str] = Counter()
         self.unusable: list[tuple[str, str]] = []
 
     def run(self) -> None:
-        if os.path.isdir(self.root):
+        if _is_place(self.root):
             self._folders()
-        elif kind := suffix_of(self.root)[1:]:
+        elif archive := suffix_of(self.root)[1:]:
             try:
                 self._archive(self.root, "")
             except UNREADABLE as error:
                 raise DataError(
-                    f"{shown(self.root)}: not a readable {kind}: {_why(error)}; repair or remove it"
+                    f"{shown(self.root)}: not a readable {archive}: {_why(error)}; repair or remove it"
                 ) from None
         elif not has_suffix(self.root, SUFFIXES):
             suffixes = ", ".join(sorted(SUFFIXES))
@@ -244,6 +250,31 @@ class _Walk:
 def _holds_pictures(path: str) -> bool:
     columns = parquets.columns_of(path)
     return columns is not None and columns.stored
+
+
+class _StoreWalk(_Walk):
+    """A root in an object store: objects are listed, none is opened but the directories of zips."""
+
+    def _folders(self) -> None:
+        keys = [info.key for info in objects_below(self.root)]
+        if not keys:
+            raise DataError(f"there is nothing at {shown(self.root)}; check the URL")
+        if self.base == "s3:/":  # one bucket of several paths; ids would be relative to no place
+            raise UsageError(f"{shown(self.root)}: a whole bucket is indexed alone; name a place in it")
+        for key in sorted(keys, key=lambda key: (not _composed(key), key)):
+            parts = key.split("/")
+            whole = ["/".join(parts[: number + 1]) for number in range(len(parts))]
+            kinds = (_hidden(part) or self._excluded(name) for part, name in zip(parts, whole, strict=True))
+            self._file(f"{self.root}/{key}", key, next(filter(None, kinds), None))
+
+
+def _is_place(root: str) -> bool:
+    """Whether a root is a folder, or a place of objects rather than an object itself. Raises StoreError."""
+    return not is_object(root) if is_url(root) else os.path.isdir(root)
+
+
+def _is_file(root: str) -> bool:
+    return is_object(root) if is_url(root) else os.path.isfile(root)
 
 
 def _parts(name: str) -> list[str]:

@@ -5,17 +5,16 @@ Only plain tars: of a compressed one, a member cannot be read without all that i
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO
 
 from cir.errors import ImageDecodeError
-from cir.files import open_regular
 from cir.images.names import canonical_id
+from cir.images.remote import open_archive
 
+_HEADERS = 1 << 20  # bytes of one request to a store while the headers are read, which lie between the members
 MAX_MEMBERS = 50_000_000  # what a tar of 25 GB of nothing but headers has
 
 
@@ -38,8 +37,9 @@ def directory(path: str) -> Directory:
     Raises:
         OSError, tarfile.TarError, EOFError, UnicodeError: it is gone, not a regular file, compressed, or broken.
     """
-    with open_regular(path) as file:
-        return _directory(file, path)
+    file, stamp = open_archive(path, _HEADERS)
+    with file:
+        return _remembered(path, stamp)
 
 
 def read_member(path: str, name: str, limit: int) -> bytes:
@@ -50,10 +50,11 @@ def read_member(path: str, name: str, limit: int) -> bytes:
         ImageDecodeError: it holds more than `limit` bytes; the message is the reason.
         OSError, tarfile.TarError, EOFError: the tar is broken, or ends in the member.
     """
-    with open_regular(path) as file:
-        start, size = _directory(file, path).members[name]
-        if size > limit:
-            raise ImageDecodeError(f"larger than {limit / 1e6:,.0f} MB; make it smaller")
+    start, size = directory(path).members[name]
+    if size > limit:
+        raise ImageDecodeError(f"larger than {limit / 1e6:,.0f} MB; make it smaller")
+    file, _ = open_archive(path, size)
+    with file:
         file.seek(start)
         data = file.read(size)
         if len(data) < size:
@@ -61,16 +62,11 @@ def read_member(path: str, name: str, limit: int) -> bytes:
         return data
 
 
-def _directory(file: BinaryIO, path: str) -> Directory:
-    state = os.fstat(file.fileno())
-    return _remembered(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
-
-
 @lru_cache(maxsize=8)
-def _remembered(path: str, stamp: tuple[int, ...]) -> Directory:
+def _remembered(path: str, stamp: tuple[object, ...]) -> Directory:
     members: dict[str, tuple[int, int]] = {}
     refused = []
-    with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    with open_archive(path, _HEADERS)[0] as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for count, info in enumerate(archive):
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all of them otherwise
             if count >= MAX_MEMBERS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
-import os
 import struct
 import zipfile
 import zlib
@@ -19,12 +18,14 @@ from functools import lru_cache
 from typing import BinaryIO, Protocol
 
 from cir.errors import ImageDecodeError
-from cir.files import open_regular
 from cir.images.names import canonical_id
+from cir.images.remote import open_archive
 
 CHUNK = 1 << 16
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of name and extra field
 _ENCRYPTED = 1
+_DIRECTORY = 1 << 18  # bytes; the directory of 2,000 pictures
+_AROUND = 1 << 10  # bytes of a member's header with its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,9 @@ def directory(path: str) -> Directory:
     Raises:
         OSError, zipfile.BadZipFile, RuntimeError, UnicodeError: it is gone, not a regular file, or broken.
     """
-    with open_regular(path) as file:
-        return _directory(file, path)
+    file, stamp = open_archive(path, _DIRECTORY)
+    with file:
+        return _remembered(path, stamp)
 
 
 def read_member(path: str, name: str, limit: int) -> bytes:
@@ -82,8 +84,10 @@ def read_member(path: str, name: str, limit: int) -> bytes:
         ImageDecodeError: it is too large, encrypted, damaged, or packed in an unknown way; the message is the reason.
         OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError: the zip or the member is broken.
     """
-    with open_regular(path) as file:
-        member = _directory(file, path).members[name]
+    member = directory(path).members[name]
+    # Of a zip in a store, all of the member is one request: its data follow its header and its name.
+    file, _ = open_archive(path, min(member.packed, limit) + _AROUND)
+    with file:
         if member.encrypted:
             raise ImageDecodeError("encrypted; unpack it")
         file.seek(member.offset)
@@ -94,16 +98,11 @@ def read_member(path: str, name: str, limit: int) -> bytes:
         return _unpack(file, member, limit)
 
 
-def _directory(file: BinaryIO, path: str) -> Directory:
-    state = os.fstat(file.fileno())
-    return _remembered(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
-
-
 @lru_cache(maxsize=8)
-def _remembered(path: str, stamp: tuple[int, ...]) -> Directory:
+def _remembered(path: str, stamp: tuple[object, ...]) -> Directory:
     members: dict[str, Member] = {}
     refused = []
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+    with open_archive(path, _DIRECTORY)[0] as file, zipfile.ZipFile(file) as archive:
         overlapping = _overlapping(archive.infolist())
         for info in archive.infolist():
             if info.is_dir():

@@ -118,6 +118,8 @@ def pull(folder: MirrorFolder, *, segments: bool = True, earlier: bool = False, 
         if got is None:
             if not others:
                 _forget(folder)
+                if not writing:
+                    remove_tree(folder.lock)
             return
         try:
             manifests = _fetch_manifests(folder, got[0])

@@ -109,11 +109,12 @@ def backfill(
         limit = len(waiting) if count is None else count
         while state.done < limit and waiting:
             size = min(part, limit - state.done)
+            vectors: Parts | Made
             if spread:
                 encoded, skipped, waiting, vectors = task.encode_elsewhere(waiting, size, spread)
             else:
-                vectors = Parts(task.work, task.layout, _PART_ROWS)  # with what an interrupted backfill had encoded
-                encoded, skipped, waiting = task.encode(waiting, size, vectors)
+                vectors = parts = Parts(task.work, task.layout, _PART_ROWS)  # with what an interrupted one had encoded
+                encoded, skipped, waiting = task.encode(waiting, size, parts)
             state = replace(state, skipped=(*state.skipped, *skipped))
             if encoded:
                 manifest = task.publish(manifest, encoded, vectors)

@@ -14,7 +14,7 @@ from cir.given import MOST_KEPT, instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.fetching import index_folder
-from cir.indexer.storage.folder import IndexFolder, is_index
+from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mirror import place_of
@@ -215,18 +215,20 @@ class _Scan:
             return merged(old.metadata if old else {}, metadata.get(image.id, {}))
 
         cut = Cut(existing.layout, rows, self.options.batch_size, KnownDigests.of(existing.rows))
-        return make_segments(folder, images, columns, file_identity(), spread, cut, self._note)
+        by_id = {image.id: image for image in images}
 
-    def _note(self, task: SegmentTask, result: SegmentResult) -> None:
-        self.found.files += [(task.photos[number], digest) for number, digest in result.digests.items()]
-        self.found.unreadable += [(task.photos[number], reason) for number, reason in result.unreadable.items()]
-        self.found.undecodable |= result.undecodable
-        self.decode_seconds += result.decode_seconds
-        self.encode_seconds += result.encode_seconds
-        if result.resumed:
-            self.resumed += len(result.encoded)
-        if self.progress:
-            self.progress(len(self.found.files) + len(self.found.unreadable), len(self.images))
+        def note(task: SegmentTask, result: SegmentResult) -> None:
+            of = [by_id[photo.id] for photo in task.photos]
+            self.found.files += [(of[number], digest) for number, digest in result.digests.items()]
+            self.found.unreadable += [(of[number], reason) for number, reason in result.unreadable.items()]
+            self.found.undecodable |= result.undecodable
+            self.decode_seconds += result.decode_seconds
+            self.encode_seconds += result.encode_seconds
+            self.resumed += len(result.encoded) if result.resumed else 0
+            if self.progress:
+                self.progress(len(self.found.files) + len(self.found.unreadable), len(self.images))
+
+        return make_segments(folder, images, columns, file_identity(), spread, cut, note)
 
     def read(self, existing: _Existing) -> None:
         """Read all images and encode nothing."""
@@ -280,8 +282,9 @@ def _publish_plan(
 def _report(
     folder: IndexFolder, manifest: Manifest | None, existing: _Existing, plan: Plan, scan: _Scan, seconds: float
 ) -> BuildReport:
-    names = [entry.name for entry in manifest.segments] if manifest else []
-    used = sum(size_of(folder.gallery(name).parent) for name in names)
+    # What workers have written into a store need not be here.
+    entries = manifest.segments if manifest else ()
+    used = sum(size_of(folder.gallery(entry.name).parent) or entry.files[GALLERY].bytes for entry in entries)
     rows = manifest.rows if manifest else 0
     return BuildReport(
         path=place_of(folder),

@@ -6,12 +6,14 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cir.errors import ImageDecodeError, MissingImageError
 from cir.images import ImageFile, locate
+from cir.images.files import is_there
 from cir.images.names import shown
+from cir.images.remote import exists
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows
+from cir.places import is_url, url_of
 
 Metadata = Mapping[str, Mapping[str, str]]
 
@@ -116,8 +118,7 @@ def make_plan(found: Found, rows: StoredRows, metadata: Metadata, prune: bool) -
             continue
         # A photo takes the place of a vector that was imported without one.
         if old and old.root and old.root != image.root and old.root not in moved:
-            parent = os.path.commonpath([old.root, image.root])
-            reason = f"{image.id}: this id belongs to an image of {old.root}; index {parent}, which holds both folders"
+            reason = f"{image.id}: this id belongs to an image of {old.root}; {_way_out(old.root, image.root)}"
             plan.skipped.append(Skipped(image.id, reason, image.root))
             continue
         if old:
@@ -140,6 +141,14 @@ def make_plan(found: Found, rows: StoredRows, metadata: Metadata, prune: bool) -
     return plan
 
 
+def _way_out(one: str, other: str) -> str:
+    """What to do about two roots that have an id in common."""
+    if is_url(one) != is_url(other):
+        return "give one of the two another name, or make another index"
+    parent = os.path.commonpath([one, other])
+    return f"index {url_of(parent) if is_url(parent) else parent}, which holds both folders"
+
+
 def _moved_roots(found: Found, stored: Mapping[str, StoredRow]) -> set[str]:
     """Roots that no longer exist while some of their images do, with the same id, under another root."""
     others = {
@@ -147,7 +156,7 @@ def _moved_roots(found: Found, stored: Mapping[str, StoredRow]) -> set[str]:
         for image, digest in found.files
         if (old := stored.get(image.id)) and old.digest == digest and old.root != image.root
     }
-    return {root for root in others if not Path(root).exists()}
+    return {root for root in others if not exists(root)}
 
 
 def _gone(found: Found, rows: StoredRows, moved: set[str]) -> dict[str, StoredRow]:
@@ -178,6 +187,8 @@ def _left_out(row: StoredRow, places: set[tuple[str, str | None]]) -> bool:
     """Whether the photo exists but was not scanned: a single image was given instead of its folder."""
     try:
         file = locate(row.root, row.id)
+        if not is_there(file):
+            return False
     except MissingImageError:
         return False
     except ImageDecodeError:

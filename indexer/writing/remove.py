@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from cir.conditions import Conditions, as_conditions
 from cir.errors import ImageDecodeError, MissingImageError, UsageError
 from cir.given import Names, names, path_of, shown
 from cir.images import locate
+from cir.images.files import is_there
+from cir.images.remote import exists
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder
@@ -121,7 +122,7 @@ def _chosen(
         rows = list(stored.find(meeting).values()) if rows is None else [row for row in rows if row.id in meeting]
     if not missing:
         return rows or [], {}
-    absent = {root: not os.path.lexists(root) for root in stored.roots}
+    absent = {root: not exists(root) for root in stored.roots}
     with_photo = (row for row in (stored if rows is None else rows) if row.root)  # imported vectors never had one
     gone = [row for row in with_photo if absent[row.root] or _is_gone(row)]
     if gone_folders:
@@ -133,9 +134,8 @@ def _chosen(
 def _is_gone(row: StoredRow) -> bool:
     """Whether a photo is no longer there; not so where that cannot be told."""
     try:
-        locate(row.root, row.id)
+        return not is_there(locate(row.root, row.id))
     except MissingImageError:
         return True
     except ImageDecodeError:
         return False
-    return False

@@ -12,18 +12,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cir.errors import WeightsError
-from cir.files import make_folder, parse_json, read_regular, sha256_file, write_bytes
-from cir.indexer.storage.folder import GALLERY, LARGEST_JSON, IndexFolder, record, records
+from cir.files import parse_json, read_regular
+from cir.indexer.storage.folder import GALLERY, LARGEST_JSON, IndexFolder, records
 from cir.indexer.storage.manifest import FileEntry, SegmentEntry
 from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, by_column, write_segment
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
+from cir.indexer.writing.segment_places import SegmentPlace, place_at
 from cir.indexer.writing.stored_rows import StoredRows
 from cir.types import GalleryEncoder
 
@@ -77,13 +77,13 @@ class Recipe:
     """What all segments of a build share.
 
     Attributes:
-        index: the index folder.
+        index: the index folder, or the URL of an index in an object store.
         layout: of the segments.
         batch_size: photos per call of the encoder; batches begin anew in each segment.
         known: contents that the index holds; a photo of one is read, and not encoded.
     """
 
-    index: Path
+    index: str
     layout: Layout
     batch_size: int
     known: KnownDigests
@@ -181,8 +181,8 @@ def make_segment(
             f"this machine's {encoder.card.name} is not the model of the index, {recipe.layout.model_name} "
             f"({recipe.layout.model}); install the same version of cir and of the model everywhere"
         )
-    folder = IndexFolder(recipe.index)
-    done = finished(task, recipe)
+    place = place_at(recipe.index)
+    done = _finished(task, recipe, place)
     if done is not None:
         return done
     photos = [_Numbered(number, photo) for number, photo in enumerate(task.photos)]
@@ -192,7 +192,7 @@ def make_segment(
     unreadable: dict[int, str] = {}
     undecodable: dict[bytes, str] = {}
     blocks: list[EncodedBlock] = []
-    seconds = [0.0, 0.0]
+    decoding = encoding = 0.0
     batches = encode_photos(photos, encoder, recipe.layout, registry, workers=workers, batch_size=recipe.batch_size)
     with closing(batches):
         for batch in batches:
@@ -202,8 +202,8 @@ def make_segment(
             encoded += [photo.number for photo in batch.encoded]
             if batch.encoded:
                 blocks.append(EncodedBlock(batch.vectors, batch.tokens))
-            seconds = [seconds[0] + batch.decode_seconds, seconds[1] + batch.encode_seconds]
-    result = SegmentResult(task.key, None, tuple(encoded), digests, unreadable, undecodable, *seconds)
+            decoding, encoding = decoding + batch.decode_seconds, encoding + batch.encode_seconds
+    result = SegmentResult(task.key, None, tuple(encoded), digests, unreadable, undecodable, decoding, encoding)
     if encoded:
         table = RowTable(
             ids=[task.photos[number].id for number in encoded],
@@ -211,27 +211,24 @@ def make_segment(
             roots=[task.photos[number].root for number in encoded],
             metadata=by_column([task.metadata[number] for number in encoded]),
         )
-        path = folder.gallery(task.name)
-        make_folder(path.parent)
-        write_segment(path, recipe.layout, table, blocks)
-        result = replace(result, entry=_entry(task.name, len(encoded), recipe.layout, FileEntry.of(path)))
-    data = json.dumps(result.to_json(), separators=(",", ":")).encode()
-    write_bytes(record(folder, task.name), data)
+        file = place.add(task.name, lambda path: write_segment(path, recipe.layout, table, blocks))
+        result = replace(result, entry=_entry(task.name, len(encoded), recipe.layout, file))
+    place.add_record(task.name, task.key, json.dumps(result.to_json(), separators=(",", ":")).encode())
     return result
 
 
-def finished(task: SegmentTask, recipe: Recipe) -> SegmentResult | None:
-    """What an earlier build has made of a task, if its record is there and its segment still has the digest."""
-    folder = IndexFolder(recipe.index)
+def _finished(task: SegmentTask, recipe: Recipe, place: SegmentPlace) -> SegmentResult | None:
+    """What an earlier build has made of a task, if its record is there and its segment is as it was."""
     try:
-        values = parse_json(read_regular(record(folder, task.name), LARGEST_JSON))
+        data = place.record(task.name, task.key)
+        values = parse_json(data) if data else {"key": None}
         if values["key"] != task.key:
             return None
         encoded = tuple(values["encoded"])
         entry = None
         if values["file"]:
             file = FileEntry(*values["file"])
-            if sha256_file(folder.gallery(task.name)) != file.sha256:
+            if not place.holds(task.name, file):
                 return None
             entry = _entry(task.name, len(encoded), recipe.layout, file)
         return SegmentResult(

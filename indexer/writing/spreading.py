@@ -12,17 +12,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from cir.errors import CorruptIndexError
 from cir.files import make_folder, parse_json, read_regular, remove_tree, write_json
 from cir.images import ImageFile
+from cir.images.remote import open_archive
 from cir.indexer.storage.folder import LARGEST_JSON, IndexFolder, is_index, planned_segments, record, records
 from cir.indexer.storage.generations import last_segment, read_pointer
 from cir.indexer.storage.manifest import SegmentEntry
+from cir.indexer.storage.mirror import fetch_segment
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import remove_unreachable
 from cir.indexer.writing.plan import NewRow
+from cir.indexer.writing.segment_places import forget_records
 from cir.indexer.writing.segment_tasks import (
     KnownDigests,
     Recipe,
@@ -32,11 +36,13 @@ from cir.indexer.writing.segment_tasks import (
     make_segment,
     record_keys,
 )
+from cir.places import is_url
 from cir.types import GalleryEncoder
 
 BATCH = 32  # images per call of the encoder where nothing else is given
 LEAST_ROWS, MOST_ROWS = 1024, 131_072
 SHARES = 16  # a gallery between the two limits is cut into so many segments
+_OPEN = 64  # segments at once; rows are read in nearly the order of writing
 MOST_BYTES = 256 << 20  # of the vectors of a segment, which its worker holds in memory
 Identity = Callable[[Any], object]  # of a photo: what changes when its content may have; JSON values
 
@@ -100,7 +106,8 @@ class Made:
 
     folder: IndexFolder
     pairs: list[tuple[SegmentTask, SegmentResult]]
-    _places: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    _places: dict[bytes, tuple[SegmentEntry, int]] = field(default_factory=dict)
+    _open: Callable[[Path], Segment] = field(default_factory=lambda: lru_cache(maxsize=_OPEN)(Segment))
 
     def entries(self, rows: Iterable[NewRow]) -> tuple[list[SegmentEntry], dict[str, list[int]], list[NewRow]]:
         """What is published of the segments as they are.
@@ -139,14 +146,9 @@ class Made:
             for _, result in self.pairs:
                 for place, number in enumerate(result.encoded):
                     if result.entry:
-                        self._places[result.digests[number]] = result.entry.name, place
-        name, row = self._places[digest]
-        return _opened(self.folder, name), row
-
-
-@lru_cache(maxsize=64)
-def _opened(folder: IndexFolder, name: str) -> Segment:
-    return Segment(folder.gallery(name))
+                        self._places[result.digests[number]] = result.entry, place
+        entry, row = self._places[digest]
+        return self._open(fetch_segment(self.folder, entry)), row
 
 
 def make_segments(
@@ -175,7 +177,7 @@ def make_segments(
     pointer = " ".join(map(str, read_pointer(folder))) if is_index(folder.root) else ""
     before = _read_plan(folder)
     batch_size = cut.batch_size or before.get("batch_size") or spread.batch_size(photos, cut.layout)
-    recipe = Recipe(folder.root, cut.layout, batch_size, cut.known)
+    recipe = Recipe(str(folder), cut.layout, batch_size, cut.known)
     stated = [asdict(cut.layout), batch_size, pointer]
     runs = [photos[start : start + cut.rows] for start in range(0, len(photos), cut.rows)]
     described = [tuple(metadata(photo) for photo in run) for run in runs]
@@ -215,24 +217,34 @@ def usual_rows(images: int, layout: Layout, least: int = LEAST_ROWS) -> int:
 
 
 def file_identity() -> Identity:
-    """A function of an `ImageFile`: where its bytes are, with size and time of change of the file that holds them."""
+    """A function of an `ImageFile`: where its bytes are, with size and time of change of the file that holds them.
+
+    Of a picture that is an object of its own in a store, it says only where that is: asking for each would take longer
+    than reading them.
+    """
 
     @lru_cache(maxsize=4096)
-    def stamp(path: str) -> list[int] | None:
+    def stamp(path: str) -> list[object] | None:
         try:
+            if is_url(path):
+                file, changes = open_archive(path, 0)
+                file.close()
+                return list(changes)
             state = os.stat(path)
         except (OSError, ValueError):
             return None
         return [state.st_size, state.st_mtime_ns]
 
     def of(image: ImageFile) -> object:
-        return [image.path, image.member, image.box, stamp(image.path)]
+        alone = image.member is None and is_url(image.path)
+        return [image.path, image.member, image.box, None if alone else stamp(image.path)]
 
     return of
 
 
 def forget_segments(folder: IndexFolder) -> None:
     """Remove what an unfinished build has made, but for segments that were published."""
+    forget_records(folder)
     _drop_others(folder, set())
     remove_tree(records(folder))
 
