@@ -37,7 +37,8 @@ class Replica:
         generations: those that it can search, with the segments that it has found damaged.
         problems: why it could not open others.
         name, node: as given.
-        gone: whether it does not come again by itself: its node was lost, for example.
+        gone: whether it does not come again by itself.
+        lost_since: when it was lost, if it has not come again; None if it is there.
     """
 
     def __init__(self, name: str, node: str, arguments: tuple[str, int, str]) -> None:
@@ -46,6 +47,7 @@ class Replica:
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         self._actor = kind.options(scheduling_strategy=where).remote(*arguments)
         self.name, self.node, self.gone = name, node, False
+        self.lost_since: float | None = None
         self.generations: dict[Pointer, tuple[DamagedSegment, ...]] = {}
         self.problems: dict[Pointer, CirError] = {}
         self._again: dict[Pointer, float] = {}  # when those are tried again
@@ -139,6 +141,7 @@ class Replica:
             try:
                 self.generations[pointer] = ray.get(call)
                 self.problems.pop(pointer, None)
+                self.lost_since = None
             except LOST as error:
                 self._lost(error)
             except CirError as error:
@@ -151,6 +154,7 @@ class Replica:
     def _lost(self, error: Exception | None) -> None:
         if self.generations:
             log.warning("%s was lost, and is started again", self.name)
+        self.lost_since = self.lost_since or time.monotonic()
         self.gone = isinstance(error, ActorDiedError | ActorUnschedulableError)
         self.generations.clear()
         self.problems.clear()

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _STARTING = 120.0  # seconds within which all actors run
 _OPENING = 3600.0  # seconds within which all parts have opened a generation; they may build approximate indexes
 _LOOK = 0.2  # seconds between two looks at parts that open one
+_NODES = 1.0  # seconds between two looks at the nodes of Ray, while an actor does not come again
 _UNUSED = 60.0  # seconds after which a generation that nobody uses is let go
 
 
@@ -93,6 +94,7 @@ class Parts:
         self._released: deque[Pointer] = deque()
         self._generations: dict[Pointer, _Generation] = {}
         self._next = 0
+        self._looked = 0.0  # at the nodes of Ray
         place = place_of(folder_at(path))
         places = placed(parts, replicas, nodes)
         self._arguments = str(place if is_url(place) else place.absolute()), ann_min_rows, device
@@ -207,7 +209,7 @@ class Parts:
             for part, replicas in enumerate(self._replicas):
                 for number, replica in enumerate(replicas):
                     replica.look()
-                    if replica.gone:
+                    if replica.gone or self._has_lost_node(replica):
                         replicas[number] = self._instead_of(replica, number)
                 for pointer, generation in sorted(self._generations.items(), reverse=True):  # the newest first
                     if generation.names[part]:
@@ -276,6 +278,13 @@ class Parts:
         free = [replica for replica in replicas if replica not in tried and replica.can_answer(pointer)]
         self._next += 1
         return free[self._next % len(free)] if free else None
+
+    def _has_lost_node(self, replica: Replica) -> bool:
+        """Whether a replica does not come again because of its node, for which Ray would wait."""
+        if replica.lost_since is None or time.monotonic() - max(self._looked, replica.lost_since) < _NODES:
+            return False
+        self._looked = time.monotonic()
+        return replica.node not in alive_nodes()
 
     def _instead_of(self, lost: Replica, number: int) -> Replica:
         """A new actor in place of one that Ray does not start again; on its node, or another if that was lost too."""

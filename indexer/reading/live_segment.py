@@ -206,7 +206,7 @@ class LiveSegment:
     def _has_codes(self) -> bool:
         """Whether it has so many tokens that they get codes."""
         tokens = self.stored("tokens")
-        return len(tokens) * tokens.shape[1] >= self._ann_min_rows
+        return bool(len(tokens) * tokens.shape[1] >= self._ann_min_rows)
 
     def _nothing_to_load(self) -> bool:
         """Whether there is no approximate index and none can be made, or it would be made for nothing."""
