@@ -185,6 +185,12 @@ export function notes(answer) {
   if (answer.damaged) {
     lines.push(`${counted(answer.damaged, "picture was", "pictures were")} left out: a part of the index is damaged.`);
   }
+  if (answer.coverage < 1) {
+    const share = Math.min(99, Math.floor(100 * answer.coverage));
+    lines.push(
+      `Only ${share} % of the gallery was searched: the rest did not answer in time. Search again in a moment.`,
+    );
+  }
   return lines;
 }
 
