@@ -13,6 +13,7 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,15 @@ from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.report import BuildReport
 from cir.models import load_model
 
-ROWS = 512
-
 
 @click.command()
 @click.argument("photos", type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=2048, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--segment-rows", default=256, show_default=True)
 @click.option("--model", default="small", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path))
-def build(photos: Path, count: int, rounds: int, model: str, output: Path | None) -> None:
+def build(photos: Path, count: int, rounds: int, segment_rows: int, model: str, output: Path | None) -> None:
     """Throughput of builds by one process, and by 2 and 4 processes of a local cluster."""
     found = scan(photos)
     images = Scan(found.images[:count])
@@ -55,10 +55,11 @@ def build(photos: Path, count: int, rounds: int, model: str, output: Path | None
                 out = Path(folder) / f"{number} {name}"
                 taken: dict[str, float] = {}
                 if name.startswith("one"):
-                    options = BuildOptions(segment_rows=ROWS if "cut" in name else None)
+                    options = BuildOptions(segment_rows=segment_rows if "cut" in name else None)
                     report = build_index(images, out, encoder, options=options)
                 else:
-                    report = _spread(images, out, encoder, model, int(name[0]), taken)
+                    make = partial(build_index, images, out, encoder, options=BuildOptions(segment_rows=segment_rows))
+                    report = _spread(make, model, int(name[0]), taken)
                 taken |= {"build": report.seconds, "decode_cpu": report.decode_seconds}
                 taken["encode_cpu"] = report.encode_seconds
                 if number:
@@ -75,7 +76,7 @@ def build(photos: Path, count: int, rounds: int, model: str, output: Path | None
         "load_after": os.getloadavg(),
         "photos": len(images),
         "model": encoder.card.name,
-        "segment_rows": ROWS,
+        "segment_rows": segment_rows,
         "contenders": {
             name: {
                 "images_per_second": round(len(images) / median(each["build"] for each in taken), 1),
@@ -92,7 +93,7 @@ def build(photos: Path, count: int, rounds: int, model: str, output: Path | None
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _spread(images: Scan, out: Path, encoder: Any, model: str, processes: int, taken: dict[str, float]) -> BuildReport:
+def _spread(make: Callable[..., BuildReport], model: str, processes: int, taken: dict[str, float]) -> BuildReport:
     """A build by some processes of a cluster that is started for it; notes what joining and starting took."""
     started = time.perf_counter()
     with joined("local", processes) as ray:
@@ -101,5 +102,4 @@ def _spread(images: Scan, out: Path, encoder: Any, model: str, processes: int, t
         started = time.perf_counter()
         spread.start(processes)
         taken["start"] = time.perf_counter() - started
-        report = build_index(images, out, encoder, options=BuildOptions(segment_rows=ROWS), spread=spread)
-    return report
+        return make(spread=spread)
