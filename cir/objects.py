@@ -37,6 +37,7 @@ TIMEOUT = "CIR_STORE_TIMEOUT"
 PART = 8 << 20  # bytes of one request; each must arrive within the timeout
 _PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # requests for parts of one file
+_process = 0  # the one that has used obstore: its threads are there, and in a fork it would wait without end
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,11 +67,11 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     """
     url = url_of(place)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return Store(url, endpoint, _client(url, endpoint, _seconds(), os.environ.get("AWS_ALLOW_HTTP", ""), os.getpid()))
+    return Store(url, endpoint, _client(url, endpoint, _seconds(), os.environ.get("AWS_ALLOW_HTTP", "")))
 
 
 class Store:
-    """The objects below a URL, by their keys. Safe to share between threads; another process opens its own.
+    """The objects below a URL, by their keys. Safe to share between threads; a forked process cannot use it.
 
     Every method raises StoreError in one line: the server cannot be reached, refuses, or is too slow.
 
@@ -172,7 +173,7 @@ class Store:
 
         size = path.stat().st_size
         part = max(PART, -(-size // _PARTS))
-        with self._asking(key), path.open("rb") as file:
+        with path.open("rb") as file, self._asking(key):
             obstore.put(self._client, key, file, chunk_size=part, max_concurrency=_AT_ONCE)
 
     def listed(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -209,7 +210,12 @@ class Store:
         """Turn the errors of obstore into ours; FileNotFoundError, of a missing object, stays one while reading."""
         from obstore import exceptions
 
-        name = self._name(key)
+        name, where = self._name(key), f" at {self.endpoint}" if self.endpoint else ""
+        no_bucket = StoreError(f"{name}: there is no bucket {self.url.split('/')[2]}{where}; make it, or check the URL")
+        global _process
+        _process = _process or os.getpid()
+        if os.getpid() != _process:
+            raise StoreError(f"{name}: a process that was forked cannot use the store; start it by spawn")
         try:
             yield
         except (StoreError, DataError):
@@ -220,7 +226,7 @@ class Store:
             ) from None
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error) or writing:
-                raise StoreError(f"{name}: {self._no_bucket()}") from None
+                raise no_bucket from None
             raise FileNotFoundError(name) from None
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise StoreError(
@@ -229,25 +235,18 @@ class Store:
             ) from None
         except exceptions.BaseError as error:
             if "NoSuchBucket" in str(error):
-                raise StoreError(f"{name}: {self._no_bucket()}") from None
+                raise no_bucket from None
             if "invalid path" in str(error):
                 raise StoreError(
                     f"{name}: an object there has a name that cannot be used ({_reason(error)}); rename it, or give a "
                     "place without it"
                 ) from None
-            where = f" at {self.endpoint}" if self.endpoint else ""
             raise StoreError(
                 f"{name}: the store{where} cannot be used ({_reason(error)}); check AWS_ENDPOINT_URL and the network, "
                 "then run the same command again"
             ) from None
         except ValueError as error:  # a key that obstore cannot spell
             raise StoreError(f"{name}: no name that can be used in a store ({_reason(error)})") from None
-
-    def _no_bucket(self) -> str:
-        bucket = self.url.split("/")[2]
-        return (
-            f"there is no bucket {bucket}{f' at {self.endpoint}' if self.endpoint else ''}; make it, or check the URL"
-        )
 
 
 class _Ranges(io.RawIOBase):
@@ -297,8 +296,8 @@ def _seconds() -> float:
 
 
 @lru_cache(maxsize=16)
-def _client(url: str, endpoint: str, seconds: float, allow_http: str, process: int) -> S3Store:
-    """The client of a place; one per process, since its threads do not survive a fork."""
+def _client(url: str, endpoint: str, seconds: float, allow_http: str) -> S3Store:
+    """The client of a place."""
     try:
         from obstore.store import S3Store
     except ImportError:

@@ -103,7 +103,7 @@ def build_index(
 
     Run it again to add new images: a file whose bytes are in the index is not encoded again, even under another name. A
     build that was stopped is resumed. Images that cannot be read are counted, and listed in skipped.jsonl in the index;
-    other files are counted by kind.
+    other files are counted by kind. PATH and the index may also be places in an object store, s3://BUCKET/PREFIX.
 
     The table of --metadata may use commas, semicolons, tabs or bars, in UTF-8 or UTF-16. Its ids may be file names or
     paths from any folder on, with or without suffix, in any letter case where that is unambiguous.

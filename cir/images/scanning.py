@@ -259,7 +259,7 @@ class _StoreWalk(_Walk):
         keys = [info.key for info in objects_below(self.root)]
         if not keys:
             raise DataError(f"there is nothing at {shown(self.root)}; check the URL")
-        if self.base == "s3:/":  # one bucket of several paths; ids would be relative to no place
+        if self.base != self.root and self.root.count("/") == 2:  # ids would be relative to no place
             raise UsageError(f"{shown(self.root)}: a whole bucket is indexed alone; name a place in it")
         for key in sorted(keys, key=lambda key: (not _composed(key), key)):
             parts = key.split("/")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cir.indexer.reading.gallery import Gallery
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.mappings import write_mapping
 from cir.indexer.storage.writer import writing
@@ -64,7 +64,7 @@ MAPPINGS = (RIDGE, GALLERY_MLP, PROCRUSTES, QUERY_MLP, HEAD)
 
 def serve_new(index: Path, mapping: SpaceMapping | None) -> None:
     """Publish a generation that the new model serves, through a mapping or without one."""
-    folder = IndexFolder(index)
+    folder = index_folder(index)
     with writing(folder) as writer:
         mappings = {OLD.card.space.id: write_mapping(folder, mapping)} if mapping else {}
         writer.publish(read_manifest(folder).succeed(card=NEW.card, mappings=mappings))

@@ -140,7 +140,7 @@ def fetch_one(folder: MirrorFolder, entry: SegmentEntry) -> None:
 
 def keep_in_cache(folder: IndexFolder, segments: Mapping[str, object]) -> None:
     """Let open segments, by name, keep their files in the cache for as long as they are open."""
-    for name, pin in folder.pins.items() if isinstance(folder, MirrorFolder) else ():
+    for name, pin in list(folder.pins.items()) if isinstance(folder, MirrorFolder) else ():
         if name in segments:
             pin.keep_for(segments[name])
 

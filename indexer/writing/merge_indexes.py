@@ -94,8 +94,7 @@ def merge(indexes: Iterable[str | Path], out: str | Path, *, ann_min_rows: int =
         IndexLockedError: another process is merging to the same place.
         DataError: the disk is full or refuses; then there is nothing at `out`.
     """
-    given, target = paths(indexes, "indexes"), path_of(out, "the path of an index")
-    on_disk(target, "the result of a merge")
+    given, target = paths(indexes, "indexes"), on_disk(path_of(out, "the path of an index"), "a merged index").root
     if len(given) < 2 or len({os.path.realpath(path) for path in given}) < len(given):
         raise UsageError("name at least two indexes to merge, and each once")
     _check_free(target)

@@ -23,7 +23,7 @@ from cir.indexer.storage.mirror import fetch_segment, folder_at, place_of, uploa
 from cir.indexer.storage.writer import writing
 from cir.indexer.writing.remove import remove
 from cir.objects import open_store
-from cir.testing.fakes import Answer, answer, build, paint, queries_for
+from cir.testing.fakes import Answer, FakeEncoder, answer, build, paint, queries_for
 from cir.testing.store_server import SpoiltLine
 
 Machine = Callable[[str], None]
@@ -135,6 +135,25 @@ def test_an_open_index_goes_on_with_what_is_published(
     later = caught_up(gallery, 2)
     assert len(later) == 21
     assert len(gallery) == 20
+
+
+def test_a_server_goes_on_with_what_is_published(index: str, photos: Path, machine: Machine) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    from cir.search import Searcher
+    from cir.testing.served import Served
+
+    build(photos, Path(index))
+    machine("server")
+    with Served(Searcher(Gallery.open(index), lambda card: FakeEncoder(card.name))) as served:
+        assert served.request("GET", "/info").json()["name"] == "my.index"
+        assert len(served.search(text="red", k=100)["hits"]) == 20
+        machine("writer")
+        remove(index, ids=["0001.png"])
+        machine("server")
+        deadline = time.monotonic() + 60
+        while (answered := served.search(text="red", k=100))["generation"] == 1:
+            assert time.monotonic() < deadline
+        assert len(answered["hits"]) == 19
 
 
 def test_an_open_index_answers_without_its_store(

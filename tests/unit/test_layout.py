@@ -135,8 +135,9 @@ def test_the_arrows_are_those_of_the_contributing_page() -> None:
     assert found == {name: allowed for name, allowed in ARROWS.items() if name not in GROUND}
 
 
-def test_h5py_and_faiss_have_each_one_home() -> None:
-    for library, home in (("h5py", "cir.indexer.storage.segment"), ("faiss", "cir.indexer.reading.ann")):
+def test_some_libraries_have_each_one_home() -> None:
+    homes = {"h5py": "cir.indexer.storage.segment", "faiss": "cir.indexer.reading.ann", "obstore": "cir.objects"}
+    for library, home in homes.items():
         users = [name for name, path in modules() if any(i.split(".")[0] == library for i in imports(path))]
         assert users == [home]
 
