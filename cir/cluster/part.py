@@ -38,7 +38,6 @@ class Replica:
         problems: why it could not open others.
         name, node: as given.
         gone: whether it does not come again by itself.
-        lost_since: when it was lost, if it has not come again; None if it is there.
     """
 
     def __init__(self, name: str, node: str, arguments: tuple[str, int, str]) -> None:
@@ -47,7 +46,7 @@ class Replica:
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         self._actor = kind.options(scheduling_strategy=where).remote(*arguments)
         self.name, self.node, self.gone = name, node, False
-        self.lost_since: float | None = None
+        self._lost_since: float | None = None
         self.generations: dict[Pointer, tuple[DamagedSegment, ...]] = {}
         self.problems: dict[Pointer, CirError] = {}
         self._again: dict[Pointer, float] = {}  # when those are tried again
@@ -122,6 +121,11 @@ class Replica:
         """Ask it nothing more until it has answered this."""
         self._late = self._late or (call, time.monotonic())
 
+    @property
+    def missing_since(self) -> float | None:
+        """When it was lost, or was asked what it has not answered in time; None if it is there."""
+        return self._late[1] if self._late is not None else self._lost_since
+
     def look(self) -> None:
         """See what has come of calls that nobody waits for."""
         if self._late is not None and _is_done(self._late[0]):
@@ -141,7 +145,7 @@ class Replica:
             try:
                 self.generations[pointer] = ray.get(call)
                 self.problems.pop(pointer, None)
-                self.lost_since = None
+                self._lost_since = None
             except LOST as error:
                 self._lost(error)
             except CirError as error:
@@ -154,7 +158,7 @@ class Replica:
     def _lost(self, error: Exception | None) -> None:
         if self.generations:
             log.warning("%s was lost, and is started again", self.name)
-        self.lost_since = self.lost_since or time.monotonic()
+        self._lost_since = self._lost_since or time.monotonic()
         self.gone = isinstance(error, ActorDiedError | ActorUnschedulableError)
         self.generations.clear()
         self.problems.clear()

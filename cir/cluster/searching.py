@@ -281,7 +281,8 @@ class Parts:
 
     def _has_lost_node(self, replica: Replica) -> bool:
         """Whether a replica does not come again because of its node, for which Ray would wait."""
-        if replica.lost_since is None or time.monotonic() - max(self._looked, replica.lost_since) < _NODES:
+        since = replica.missing_since
+        if since is None or time.monotonic() - max(self._looked, since) < _NODES:
             return False
         self._looked = time.monotonic()
         return replica.node not in alive_nodes()

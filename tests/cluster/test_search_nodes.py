@@ -57,6 +57,7 @@ def test_two_nodes_of_which_one_is_lost(tmp_path: Path) -> None:
                     found = search_covered(gallery, wanted, options)
                     assert found.coverage == 1
                     assert found.hits == whole.search(wanted, options)
+            parts.deadline = 10.0  # after half of it another replica is called
             cluster.remove_node(second, allow_graceful=False)
             options = RankingOptions(10)
             for _ in attempts("those of the lost node are started on the other"):
