@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayActorErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cir.cluster.shard import Measured, Shard
-from cir.errors import CirError
+from cir.errors import CirError, ServerError
 from cir.indexer.reading.spread import Offers, Pointer
 from cir.indexer.storage.generations import DamagedSegment
 
@@ -35,7 +35,7 @@ class Replica:
 
     Attributes:
         generations: those that it can search, with the segments that it has found damaged.
-        problems: why it could not open others.
+        problems: why it could not open others, and when it tries again.
         name, node: as given.
         gone: whether it does not come again by itself.
     """
@@ -48,18 +48,13 @@ class Replica:
         self.name, self.node, self.gone = name, node, False
         self._lost_since: float | None = None
         self.generations: dict[Pointer, tuple[DamagedSegment, ...]] = {}
-        self.problems: dict[Pointer, CirError] = {}
-        self._again: dict[Pointer, float] = {}  # when those are tried again
+        self.problems: dict[Pointer, tuple[CirError, float]] = {}
         self._opening: tuple[Any, Pointer] | None = None
         self._late: tuple[Any, float] | None = None
 
     def measure(self) -> Any:
         """A reference to what it measures (`Measured`)."""
         return self._actor.measure.remote()
-
-    def where(self) -> Any:
-        """A reference to the id of the node where it runs."""
-        return self._actor.where.remote()
 
     @property
     def opening(self) -> tuple[Any, Pointer] | None:
@@ -74,8 +69,8 @@ class Replica:
             manifest: a reference to its manifest.
             names: of the segments.
         """
-        early = time.monotonic() < self._again.get(pointer, 0)
-        if pointer in self.generations or self._opening is not None or early:
+        failed = self.problems.get(pointer)
+        if pointer in self.generations or self._opening is not None or (failed and time.monotonic() < failed[1]):
             return False
         call = self._actor.open.options(concurrency_group=_OPENING)
         self._opening = (call.remote(pointer, manifest, names), pointer)
@@ -83,15 +78,11 @@ class Replica:
 
     def refuse(self, pointer: Pointer, problem: CirError) -> None:
         """Do not use what it has of a generation; it is opened again a little later."""
-        if str(problem) != str(self.problems.get(pointer)):
+        before = self.problems.get(pointer)
+        if before is None or str(before[0]) != str(problem):
             log.warning("%s: %s", self.name, problem)
         self.close(pointer)
-        self.problems[pointer], self._again[pointer] = problem, time.monotonic() + _AGAIN
-
-    def forgive(self, pointer: Pointer) -> None:
-        """Try a generation again that could not be opened."""
-        self.problems.pop(pointer, None)
-        self._again.pop(pointer, None)
+        self.problems[pointer] = problem, time.monotonic() + _AGAIN
 
     def close(self, pointer: Pointer) -> None:
         """Have it let a generation go."""
@@ -148,8 +139,10 @@ class Replica:
                 self._lost_since = None
             except LOST as error:
                 self._lost(error)
-            except CirError as error:
-                self.refuse(pointer, error)
+            except RayError as error:  # what the actor raised is within
+                cause = getattr(error, "cause", None)
+                known = isinstance(cause, CirError)
+                self.refuse(pointer, cause if known else ServerError(f"a generation was not opened: {_line(error)}"))
 
     def kill(self) -> None:
         """End it for good."""
@@ -162,7 +155,6 @@ class Replica:
         self.gone = isinstance(error, ActorDiedError | ActorUnschedulableError)
         self.generations.clear()
         self.problems.clear()
-        self._again.clear()
         self._opening = self._late = None
 
 
