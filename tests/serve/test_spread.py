@@ -55,7 +55,7 @@ def test_what_needs_a_part_that_does_not_answer_is_refused(
     api = serve(spread)
     hit = api.search(text="red")["hits"][0]["id"]
     parts.silent = {0, 1}
-    response = api.request("POST", "/explain", json={"text": "red", "images": [hit]})
+    response = api.request("POST", "/explain", json={"text": "red", "hit": hit})
     assert response.status_code == 503
     assert "a part of the gallery does not answer at the moment; try again" in response.json()["detail"]
 
