@@ -31,6 +31,7 @@ from index_parts.base import RESULTS, check_idle, commit, load, machine, ms, per
 
 from cir.arrays import Floats, Stored, unit
 from cir.files import make_folder, write_json
+from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.coverage import search_covered
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
@@ -176,14 +177,15 @@ def search(
 
     from cir.cluster.searching import Parts
     from cir.cluster.session import joined
+    from cir.cluster.shard import available_memory
 
     before = load()
     check_idle(busy)
     need = int(rows * (2 * dims + 32 + dims / 4 + 24))  # vectors, digests, codes, ids
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    available = available_memory()
     free = shutil.disk_usage(work.parent if work.parent.exists() else Path.cwd()).free
     click.echo(
-        f"needs {need / 1e9:.1f} GB of files; {available / 1e9:.1f} GB of memory free, {free / 1e9:.0f} GB of disk"
+        f"needs {need / 1e9:.1f} GB; there are {available / 1e9:.1f} GB of memory and {free / 1e9:.0f} GB on the disk"
     )
     path = work / f"{rows}x{dims}-{segment_rows}.index"
     if not is_index(path) and need * 1.3 > free:
@@ -193,25 +195,26 @@ def search(
         "files_gb": round(need / 1e9, 2),
     }
     figures["fits_in_memory"] = need + OPENING_ROOM < available
+    least = min(ANN_MIN_ROWS, segment_rows)
     with joined(address, 2):
         started = time.perf_counter()
-        with Parts(path, parts=parts, replicas=replicas, deadline=600) as spread:
+        with Parts(path, parts=parts, replicas=replicas, deadline=600, ann_min_rows=least) as spread:
             figures["actors_started_s"] = round(time.perf_counter() - started, 2)
             figures["capacities"] = [
                 {"memory_gb": round(each.memory / 1e9, 1), "gb_per_s": round(each.speed / 1e9, 1)}
                 for each in spread._capacities
             ]
             started = time.perf_counter()
-            there = Gallery.open(path, spread=spread)
+            there = Gallery.open(path, ann_min_rows=least, spread=spread)
             figures["spread_opened_first_s"] = round(time.perf_counter() - started, 2)  # approximate indexes are made
             figures["parts_segments"] = [len(names) for names in spread.parts(there._opened.pointer)]
             started = time.perf_counter()
-            here = Gallery.open(path)
+            here = Gallery.open(path, ann_min_rows=least)
             for segment in here._segments:
                 segment.load()
             figures["one_process_opened_s"] = round(time.perf_counter() - started, 2)
             wanted = queries_of(here, rows, dims, count)
-            actors = [replicas[0] for replicas in spread._replicas]
+            actors = [of_part[0] for of_part in spread._replicas]
             figures["ways"] = {}
             mask = here.select("colour=red")
             for name, options in (
@@ -227,10 +230,10 @@ def search(
             figures["memory"] = {name: memory(process) for name, process in processes.items()}
             figures["memory"]["head and one process"] = memory(os.getpid())
         started = time.perf_counter()
-        with Parts(path, parts=parts, replicas=replicas, deadline=600) as spread:
+        with Parts(path, parts=parts, replicas=replicas, deadline=600, ann_min_rows=least) as spread:
             figures["actors_started_again_s"] = round(time.perf_counter() - started, 2)
             started = time.perf_counter()
-            Gallery.open(path, spread=spread)
+            Gallery.open(path, ann_min_rows=least, spread=spread)
             figures["spread_opened_again_s"] = round(time.perf_counter() - started, 2)
     date = datetime.now(UTC)
     place = output or RESULTS / f"{date.date().isoformat()}-spread-search-{rows:.0e}.json".replace("e+0", "e")
@@ -247,6 +250,7 @@ def search(
         "parts": parts,
         "replicas": replicas,
         "queries": count,
+        "ann_min_rows": least,
         **figures,
     }
     make_folder(place.parent)
@@ -280,11 +284,11 @@ def _both(here: Gallery, there: Gallery, wanted: QueryVectors, options: RankingO
 
 
 def _fan_out(ray: Any, actors: list[Any], count: int) -> list[float]:
-    """Seconds of calls of all parts that do nothing."""
+    """Seconds of a call to each part about a generation that none has: nothing is computed."""
     times = []
     for _ in range(count):
         started = time.perf_counter()
-        ray.get([actor.where() for actor in actors])
+        ray.get([actor.ask((0, ""), None) for actor in actors])
         times.append(time.perf_counter() - started)
     return times
 

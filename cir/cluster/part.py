@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayActorErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cir.cluster.shard import Measured, Shard
-from cir.errors import CirError
+from cir.errors import CirError, ServerError
 from cir.indexer.reading.spread import Offers, Pointer
 from cir.indexer.storage.generations import DamagedSegment
 
@@ -35,10 +35,9 @@ class Replica:
 
     Attributes:
         generations: those that it can search, with the segments that it has found damaged.
-        problems: why it could not open others.
+        problems: why it could not open others, and when it tries again.
         name, node: as given.
         gone: whether it does not come again by itself.
-        lost_since: when it was lost, if it has not come again; None if it is there.
     """
 
     def __init__(self, name: str, node: str, arguments: tuple[str, int, str]) -> None:
@@ -47,20 +46,15 @@ class Replica:
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         self._actor = kind.options(scheduling_strategy=where).remote(*arguments)
         self.name, self.node, self.gone = name, node, False
-        self.lost_since: float | None = None
+        self._lost_since: float | None = None
         self.generations: dict[Pointer, tuple[DamagedSegment, ...]] = {}
-        self.problems: dict[Pointer, CirError] = {}
-        self._again: dict[Pointer, float] = {}  # when those are tried again
+        self.problems: dict[Pointer, tuple[CirError, float]] = {}
         self._opening: tuple[Any, Pointer] | None = None
         self._late: tuple[Any, float] | None = None
 
     def measure(self) -> Any:
         """A reference to what it measures (`Measured`)."""
         return self._actor.measure.remote()
-
-    def where(self) -> Any:
-        """A reference to the id of the node where it runs."""
-        return self._actor.where.remote()
 
     @property
     def opening(self) -> tuple[Any, Pointer] | None:
@@ -75,8 +69,8 @@ class Replica:
             manifest: a reference to its manifest.
             names: of the segments.
         """
-        early = time.monotonic() < self._again.get(pointer, 0)
-        if pointer in self.generations or self._opening is not None or early:
+        failed = self.problems.get(pointer)
+        if pointer in self.generations or self._opening is not None or (failed and time.monotonic() < failed[1]):
             return False
         call = self._actor.open.options(concurrency_group=_OPENING)
         self._opening = (call.remote(pointer, manifest, names), pointer)
@@ -84,15 +78,11 @@ class Replica:
 
     def refuse(self, pointer: Pointer, problem: CirError) -> None:
         """Do not use what it has of a generation; it is opened again a little later."""
-        if str(problem) != str(self.problems.get(pointer)):
+        before = self.problems.get(pointer)
+        if before is None or str(before[0]) != str(problem):
             log.warning("%s: %s", self.name, problem)
         self.close(pointer)
-        self.problems[pointer], self._again[pointer] = problem, time.monotonic() + _AGAIN
-
-    def forgive(self, pointer: Pointer) -> None:
-        """Try a generation again that could not be opened."""
-        self.problems.pop(pointer, None)
-        self._again.pop(pointer, None)
+        self.problems[pointer] = problem, time.monotonic() + _AGAIN
 
     def close(self, pointer: Pointer) -> None:
         """Have it let a generation go."""
@@ -122,6 +112,11 @@ class Replica:
         """Ask it nothing more until it has answered this."""
         self._late = self._late or (call, time.monotonic())
 
+    @property
+    def missing_since(self) -> float | None:
+        """When it was lost, or was asked what it has not answered in time; None if it is there."""
+        return self._late[1] if self._late is not None else self._lost_since
+
     def look(self) -> None:
         """See what has come of calls that nobody waits for."""
         if self._late is not None and _is_done(self._late[0]):
@@ -141,11 +136,13 @@ class Replica:
             try:
                 self.generations[pointer] = ray.get(call)
                 self.problems.pop(pointer, None)
-                self.lost_since = None
+                self._lost_since = None
             except LOST as error:
                 self._lost(error)
-            except CirError as error:
-                self.refuse(pointer, error)
+            except RayError as error:  # what the actor raised is within
+                cause = getattr(error, "cause", None)
+                known = isinstance(cause, CirError)
+                self.refuse(pointer, cause if known else ServerError(f"a generation was not opened: {_line(error)}"))
 
     def kill(self) -> None:
         """End it for good."""
@@ -154,11 +151,10 @@ class Replica:
     def _lost(self, error: Exception | None) -> None:
         if self.generations:
             log.warning("%s was lost, and is started again", self.name)
-        self.lost_since = self.lost_since or time.monotonic()
+        self._lost_since = self._lost_since or time.monotonic()
         self.gone = isinstance(error, ActorDiedError | ActorUnschedulableError)
         self.generations.clear()
         self.problems.clear()
-        self._again.clear()
         self._opening = self._late = None
 
 

@@ -118,14 +118,23 @@ class Parts:
         for replica in self._every():
             replica.kill()
 
-    def open(self, folder: IndexFolder, pointer: Pointer, manifest: Manifest) -> tuple[DamagedSegment, ...]:
+    def open(
+        self, folder: IndexFolder, pointer: Pointer, manifest: Manifest, seconds: float | None = None
+    ) -> tuple[DamagedSegment, ...]:
         """Have every part open a generation, beside those that are open; returns the segments that are damaged.
 
+        Args:
+            folder: the index.
+            pointer: of the generation.
+            manifest: of the generation.
+            seconds: how long to wait. Parts that take longer go on; None for as long as it takes to make what is
+                derived.
+
         Raises:
-            ServerError: a part does not answer.
+            ServerError: a part has not done so in this time.
             CorruptIndexError: a part cannot read a mapping.
         """
-        until = time.monotonic() + _OPENING
+        until = time.monotonic() + (_OPENING if seconds is None else seconds)
         with self._lock:
             self._plan(folder, pointer, manifest)
         while True:
@@ -136,13 +145,13 @@ class Parts:
                 if all(number in generation.damaged for number in held):
                     return tuple(segment for number in held for segment in generation.damaged[number])
                 for number in held:
-                    problems = [replica.problems.get(pointer) for replica in self._replicas[number]]
-                    if number not in generation.damaged and problems[0] is not None and all(problems):
+                    failed = [replica.problems.get(pointer) for replica in self._replicas[number]]
+                    if number not in generation.damaged and failed[0] is not None and all(failed):
                         del self._generations[pointer]
-                        raise problems[0]
+                        raise failed[0][0]
                 calls = [replica.opening[0] for replica in self._every() if replica.opening is not None]
             if time.monotonic() > until:
-                raise ServerError(f"{folder}: not all parts have opened generation {pointer[0]}; see `ray status`")
+                raise ServerError(f"{folder}: not all parts have opened generation {pointer[0]} yet; try again later")
             if calls:
                 ray.wait(calls, timeout=_LOOK)
             else:
@@ -230,7 +239,7 @@ class Parts:
     def _plan(self, folder: IndexFolder, pointer: Pointer, manifest: Manifest) -> None:
         """Say which part gets which segments of a generation."""
         for replica in self._every():
-            replica.forgive(pointer)
+            replica.problems.pop(pointer, None)  # it is tried again at once
         if pointer in self._generations:
             self._generations[pointer].since = time.monotonic()
             return
@@ -281,7 +290,8 @@ class Parts:
 
     def _has_lost_node(self, replica: Replica) -> bool:
         """Whether a replica does not come again because of its node, for which Ray would wait."""
-        if replica.lost_since is None or time.monotonic() - max(self._looked, replica.lost_since) < _NODES:
+        since = replica.missing_since
+        if since is None or time.monotonic() - max(self._looked, since) < _NODES:
             return False
         self._looked = time.monotonic()
         return replica.node not in alive_nodes()

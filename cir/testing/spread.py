@@ -42,7 +42,9 @@ class PartsHere:
         self._open: dict[Pointer, list[Gallery]] = {}
         self._names: dict[Pointer, list[list[str]]] = {}
 
-    def open(self, folder: IndexFolder, pointer: Pointer, manifest: Manifest) -> tuple[DamagedSegment, ...]:
+    def open(
+        self, folder: IndexFolder, pointer: Pointer, manifest: Manifest, seconds: float | None = None
+    ) -> tuple[DamagedSegment, ...]:
         """Open all parts of a generation."""
         names = [entry.name for entry in manifest.segments]
         self._names[pointer] = dealt = [names[part :: self._count] for part in range(self._count)]

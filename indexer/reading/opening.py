@@ -92,7 +92,8 @@ def open_earlier(live: Opened, generation: int, *, strict: bool, spread: Spread 
         )
     manifest = read_earlier(live.folder, entry)
     fetch_generation(live.folder, manifest)
-    return _checked(_open(live.folder, (generation, entry.sha256), manifest, live, spread), strict)
+    seconds = spread.deadline if spread else None  # whoever wants it waits for it, and others behind them
+    return _checked(_open(live.folder, (generation, entry.sha256), manifest, live, spread, seconds), strict)
 
 
 def open_part(
@@ -134,13 +135,18 @@ def _checked(opened: Opened, strict: bool) -> Opened:
 
 
 def _open(
-    folder: IndexFolder, pointer: tuple[int, str], manifest: Manifest, before: Opened | None, spread: Spread | None
+    folder: IndexFolder,
+    pointer: tuple[int, str],
+    manifest: Manifest,
+    before: Opened | None,
+    spread: Spread | None,
+    seconds: float | None = None,
 ) -> Opened:
     kept = _still_open(before, manifest) if before else {}
     if spread is None:
         sound, damaged = open_segments(folder, manifest, kept)
     else:  # whoever searches a segment has read all of it, and knows whether it is sound
-        damaged = spread.open(folder, pointer, manifest)
+        damaged = spread.open(folder, pointer, manifest, seconds)
         bad = {segment.name for segment in damaged}
         names = (entry.name for entry in manifest.segments if entry.name not in bad)
         sound = {name: kept.get(name) or Segment(checked(folder, folder.gallery(name))) for name in names}

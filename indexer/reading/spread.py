@@ -61,11 +61,19 @@ class Spread(Protocol):
     def deadline(self) -> float:
         """Seconds after which a search goes on without the parts that have not answered."""
 
-    def open(self, folder: IndexFolder, pointer: Pointer, manifest: Manifest) -> tuple[DamagedSegment, ...]:
+    def open(
+        self, folder: IndexFolder, pointer: Pointer, manifest: Manifest, seconds: float | None = None
+    ) -> tuple[DamagedSegment, ...]:
         """Have every part open a generation, beside those that are open; returns the segments that are damaged.
 
+        Args:
+            folder: the index.
+            pointer: of the generation.
+            manifest: of the generation.
+            seconds: how long to wait; None for as long as it takes.
+
         Raises:
-            ServerError: a part cannot.
+            ServerError: a part has not done so in this time.
             CorruptIndexError: a part cannot read a mapping.
         """
 

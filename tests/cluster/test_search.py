@@ -77,6 +77,7 @@ def test_a_thousand_queries(index: Path, in_one_process: dict[tuple[bool, bool],
             assert found.hits == expected
 
 
+@pytest.mark.slow
 def test_approximate_indexes_are_made_by_the_actors(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     index = make_index(tmp_path / "x.index", [random_rows(IDS[start:600:2], seed=start) for start in range(2)])
@@ -125,16 +126,16 @@ def test_a_lost_actor_is_left_out_and_comes_again(index: Path) -> None:
     with Parts(index, parts=3, deadline=WAIT) as parts:
         gallery = Gallery.open(index, spread=parts)
         (replica,) = parts._replicas[1]
-        for _ in range(2):
-            os.kill(ray.get(replica.measure()).process, signal.SIGKILL)
-            found = next(found for _ in attempts("it is gone") if (found := covered(gallery)).coverage < 1)
-            lost = set(parts.parts(gallery._opened.pointer)[1])
-            left = sum(entry.rows for entry in gallery.entries if entry.name not in lost)
-            assert found.coverage == pytest.approx(left / len(gallery))
-            assert found.searched == left
-            assert until_covered(gallery) == expected
+        os.kill(ray.get(replica.measure()).process, signal.SIGKILL)
+        found = next(found for _ in attempts("it is gone") if (found := covered(gallery)).coverage < 1)
+        lost = set(parts.parts(gallery._opened.pointer)[1])
+        left = sum(entry.rows for entry in gallery.entries if entry.name not in lost)
+        assert found.coverage == pytest.approx(left / len(gallery))
+        assert found.searched == left
+        assert until_covered(gallery) == expected
 
 
+@pytest.mark.slow
 def test_another_replica_answers_for_a_lost_one(index: Path) -> None:
     expected = covered(Gallery.open(index))
     with Parts(index, parts=2, replicas=2, deadline=WAIT) as parts:
@@ -162,6 +163,7 @@ def test_an_actor_that_is_late_is_left_out_at_the_deadline(index: Path) -> None:
         assert until_covered(gallery) == expected
 
 
+@pytest.mark.slow
 def test_a_slow_replica_is_joined_by_another(index: Path) -> None:
     expected = covered(Gallery.open(index))
     with Parts(index, parts=1, replicas=2, deadline=WAIT) as parts:
@@ -176,6 +178,7 @@ def test_a_slow_replica_is_joined_by_another(index: Path) -> None:
             os.kill(process, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_damage_is_found_by_the_actors(index: Path, tmp_path: Path) -> None:
     other = make_index(tmp_path / "x.index", [random_rows(IDS[start:300:2], seed=start) for start in range(2)])
     path = IndexFolder(other).gallery("000002")

@@ -49,7 +49,7 @@ def test_two_nodes_of_which_one_is_lost(tmp_path: Path) -> None:
             gallery = Gallery.open(index, spread=parts)
             pointer = gallery._opened.pointer
             until_ready(parts, pointer)
-            nodes = [{ray.get(replica.where()) for replica in replicas} for replicas in parts._replicas]
+            nodes = [{ray.get(replica.measure()).node for replica in replicas} for replicas in parts._replicas]
             assert nodes == [{head.node_id, second.node_id}] * 2
             for exact in (True, False):
                 for where in ("", "colour=red"):
@@ -57,6 +57,7 @@ def test_two_nodes_of_which_one_is_lost(tmp_path: Path) -> None:
                     found = search_covered(gallery, wanted, options)
                     assert found.coverage == 1
                     assert found.hits == whole.search(wanted, options)
+            parts.deadline = 10.0  # after half of it another replica is called
             cluster.remove_node(second, allow_graceful=False)
             options = RankingOptions(10)
             for _ in attempts("those of the lost node are started on the other"):

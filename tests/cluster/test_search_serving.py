@@ -18,7 +18,6 @@ pytest.importorskip("httpx")
 import ray
 
 import cir
-from cir.client import Client
 from cir.cluster.searching import Parts
 from cir.cluster.session import joined
 from cir.indexer.reading.gallery import Gallery
@@ -169,20 +168,3 @@ def test_a_replacement_goes_through_without_an_answer_that_mixes(
         assert model == ("old-1" if generation == 1 else "new-1")
     makers = [{model for _, _, model in expected[generation]} for generation in sorted(expected)]
     assert makers == [{"old-1"}, {"old-1"}, {"old-1", "new-1"}, {"new-1"}]
-
-
-def test_the_client_is_given_the_coverage(index: Path, parts: Parts) -> None:
-    from cir.testing.served import Running
-
-    searcher = cir.Searcher(Gallery.open(index, spread=parts), load)
-    with Running(searcher, Settings(port=0, limits=Limits(rate=0))) as api, Client(api.url) as client:
-        assert client.search(Query(text="red")).coverage == 1
-        process = ray.get(parts._replicas[1][0].measure()).process
-        parts.deadline = 0.3
-        os.kill(process, signal.SIGSTOP)
-        try:
-            result = client.search(Query(text="red"))
-            assert 0 < result.coverage < 1
-            assert result.confident is None
-        finally:
-            os.kill(process, signal.SIGCONT)
