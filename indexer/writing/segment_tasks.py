@@ -221,7 +221,7 @@ def _finished(task: SegmentTask, recipe: Recipe, place: SegmentPlace) -> Segment
     """What an earlier build has made of a task, if its record is there and its segment is as it was."""
     try:
         data = place.record(task.name, task.key)
-        values = parse_json(data) if data else {"key": None}
+        values: Any = parse_json(data) if data else {"key": None}
         if values["key"] != task.key:
             return None
         encoded = tuple(values["encoded"])
