@@ -25,6 +25,7 @@ setup(
     packages=[
         "cir",
         "cir.cli",
+        "cir.cluster",
         "cir.data",
         "cir.data.mining",
         "cir.data.wardrobe",
@@ -78,6 +79,7 @@ setup(
         "heic": ["pillow-heif>=1.0"],
         "hub": ["sentencepiece>=0.2"],  # the vocabulary of SigLIP's first version
         "parquet": ["pyarrow>=18"],
+        "ray": ["ray>=2.50"],  # --ray
         "s3": ["obstore>=0.8"],  # an index or pictures in an object store
         # cir serve
         "serve": [
@@ -111,8 +113,8 @@ setup(
             "httpx>=0.27",
             "hypothesis>=6.100",
             "ir_measures>=0.4",
+            "moto[s3,server]>=5.1",
             "mypy>=1.13",
-            "moto[server]>=5.1",  # the S3 server of tests/objects
             "obstore>=0.8",
             "onnx>=1.16",
             "onnxscript>=0.3",
@@ -123,6 +125,7 @@ setup(
             "pytest-cov>=6",
             "pytest-xdist>=3.6",
             "python-multipart>=0.0.18",
+            "ray>=2.50",
             "ruff>=0.11",
             "sentencepiece>=0.2",
             "setuptools>=77",

@@ -274,6 +274,7 @@ def _result(query: Query, answer: Reply) -> SearchResult:
         answer["unsearched"],
         tuple(answer["unread"]),
         answer["damaged"],
+        answer["coverage"],
     )
 
 

@@ -98,6 +98,11 @@ def full_precision() -> Iterator[None]:
         _full_precision = before
 
 
+def is_full_precision() -> bool:
+    """Whether models of this process run in float32 now."""
+    return _full_precision
+
+
 def backbone_precision(device: torch.device) -> torch.dtype:
     """Precision of the image backbone, the costly part: bfloat16 where the hardware multiplies it, else float32.
 

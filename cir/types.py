@@ -148,6 +148,8 @@ class SearchResult:
         unsearched: number of images left out, because no validated mapping leads to their space.
         damaged: number of images left out, because their part of the index is damaged (`cir repair`).
         unread: the ends of the caption and of negatives that are longer than the model reads; empty if all was read.
+        coverage: share of the gallery that was searched; below 1 where a part of a gallery that is spread over several
+            processes (`cir serve --ray`) did not answer in time.
     """
 
     query: Query
@@ -159,3 +161,4 @@ class SearchResult:
     unsearched: int = 0
     unread: tuple[str, ...] = ()
     damaged: int = 0
+    coverage: float = 1.0

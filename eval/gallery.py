@@ -9,6 +9,7 @@ from cir.data.benchmark import Benchmark
 from cir.errors import DataError, UsageError
 from cir.images import ImageFile
 from cir.indexer.writing.build import BuildOptions, build_index
+from cir.indexer.writing.spreading import Spread
 from cir.types import GalleryEncoder, Progress
 
 
@@ -36,6 +37,7 @@ def index_galleries(
     options: BuildOptions | None = None,
     allow_missing: bool = False,
     progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> list[Benchmark]:
     """Build one index of the images of some benchmarks, or resume building it. What several have is encoded once.
 
@@ -46,6 +48,7 @@ def index_galleries(
         options: how to build.
         allow_missing: accept pictures that cannot be read.
         progress: called with (images done, images in all).
+        spread: what encodes, as in `build_index`.
 
     Returns:
         The benchmarks, with unreadable pictures as absent.
@@ -54,7 +57,7 @@ def index_galleries(
         UsageError: two benchmarks give one id to different pictures.
         DataError: a picture cannot be read and that is not allowed. As `build_index` besides.
     """
-    built = build_index(_all_images(benchmarks), path, encoder, options=options, progress=progress)
+    built = build_index(_all_images(benchmarks), path, encoder, options=options, progress=progress, spread=spread)
     if built.skipped and not allow_missing:
         first, reason = built.skipped[0]
         raise DataError(

@@ -17,6 +17,7 @@ from cir.cli.options import (
     trust_roots_option,
 )
 from cir.cli.progress import ProgressBar
+from cir.cli.spreading import ray_options, spreading
 from cir.errors import UsageError
 
 STOPPED = 1
@@ -35,6 +36,7 @@ SHOWN = 3
     help="Stop only when recall has dropped significantly (95 %) by more than PP percentage points; a half re-indexed "
     "gallery can be worse than both the old and the re-indexed one.",
 )
+@ray_options
 @device_option
 @model_dir_option
 @trust_roots_option
@@ -47,6 +49,8 @@ def backfill(
     count: int | None,
     part: int,
     accept_noninferior: float,
+    address: str | None,
+    processes: int | None,
     device: str,
     model_dirs: tuple[Path, ...],
     trust_roots: bool,
@@ -57,7 +61,8 @@ def backfill(
     The most retrieved images come first. Every part is published as a generation: stop it at any time, and run it again
     to go on. Photos are read where they were indexed; images without a photo stay as they are, and are counted. Judged
     queries that INDEX stores are evaluated again at 25, 50 and 75 %; if recall has dropped significantly, the backfill
-    stops with exit code 1.
+    stops with exit code 1. With --ray a part is encoded by many processes, so it should be larger: a few thousand
+    images for each.
 
     \b
     Example:
@@ -76,11 +81,14 @@ def backfill(
     guard = RegressionGuard(searcher, margin=accept_noninferior / 100)
     bar, started, state = ProgressBar("encoding again"), time.monotonic(), None
     regression = guard.regression()  # also that of a backfill that was stopped
-    for state in () if regression else parts(index, encoder, count=count, part=part, trust_roots=trust_roots):
-        bar(state.done, max(state.done, min(state.older, count or state.older)))
-        regression = guard.regression()
-        if regression or (limit is not None and time.monotonic() - started >= limit):
-            break
+    model = encoder.directory or encoder.card.name
+    with spreading(address, processes, model, device=device, model_dirs=model_dirs) as spread:
+        states = parts(index, encoder, count=count, part=part, trust_roots=trust_roots, spread=spread)
+        for state in () if regression else states:
+            bar(state.done, max(state.done, min(state.older, count or state.older)))
+            regression = guard.regression()
+            if regression or (limit is not None and time.monotonic() - started >= limit):
+                break
     done, skipped = (state.done, state.skipped) if state else (0, ())
     left = state.left if state else len(gallery) - gallery.count_in(gallery.space.id)
     if as_json:

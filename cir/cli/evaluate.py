@@ -23,12 +23,14 @@ from cir.cli.options import (
     trust_roots_option,
 )
 from cir.cli.progress import ProgressBar
+from cir.cli.spreading import ray_options, spreading
 from cir.errors import UsageError
 
 if TYPE_CHECKING:
     from cir.data.benchmark import Benchmark
     from cir.eval.report import Report
     from cir.eval.runs import Run
+    from cir.indexer.writing.spreading import Spread
     from cir.search.searcher import Searcher
 
 
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write the files for the CIRR or CIRCO server into this folder.",
 )
+@ray_options
 @device_option
 @search_device_option
 @model_dir_option
@@ -89,6 +92,8 @@ def evaluate(
     tables: tuple[Path, ...],
     run_file: Path | None,
     submission: Path | None,
+    address: str | None,
+    processes: int | None,
     device: str,
     search_device: str,
     model_dirs: tuple[Path, ...],
@@ -106,7 +111,8 @@ def evaluate(
     questions that a program made of those captions. The others are the official benchmarks, in the layout of their
     authors; `cir data check` says what is missing. What each one measures is in docs/benchmarks.md.
 
-    Several benchmarks, separated by commas, share one index: a picture is encoded once.
+    Several benchmarks, separated by commas, share one index: a picture is encoded once. With --ray and several machines
+    --index names a place that all of them see.
 
     \b
     Example:
@@ -132,6 +138,8 @@ def evaluate(
     built, official = index is not None and live_manifest(index) is not None, any(source.official for source in sources)
     if model and built:
         raise UsageError("--model and --index exclude each other: an index names its model; give one")
+    if address and index is not None and (built or not official):
+        raise UsageError("--ray encodes the gallery, and this index has it; leave out --ray")
     for path in tables:
         check_format(path)
     for source in sources if submission else ():
@@ -151,9 +159,10 @@ def evaluate(
             # Official figures are compared with those of programs that round nothing.
             stored = "float32" if official else "float16"
             path = index or Path(scratch) / "index"
-            benchmarks, searcher = _build(
-                benchmarks, path, model, model_dirs, device, search_device, stored, systems, allow_missing
-            )
+            with spreading(address, processes, model or "small", device=device, model_dirs=model_dirs) as spread:
+                benchmarks, searcher = _build(
+                    benchmarks, path, model, model_dirs, device, search_device, stored, systems, allow_missing, spread
+                )
         stored = searcher.gallery.layout.precision
         reports: list[Report] = []
         runs: dict[str, Run] = {}
@@ -218,6 +227,7 @@ def _build(
     stored: str,
     systems: Sequence[str] | None,
     allow_missing: bool,
+    spread: Spread | None,
 ) -> tuple[list[Benchmark], Searcher]:
     """A new index of the benchmarks' galleries, and the benchmarks without their unreadable pictures."""
     from cir import models
@@ -236,5 +246,6 @@ def _build(
         options=BuildOptions(precision=stored),
         allow_missing=allow_missing,
         progress=ProgressBar("encoding the gallery"),
+        spread=spread,
     )
     return indexed, Searcher(Gallery.open(path, device=search_device), lambda card: encoder)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from cir.cli.options import (
 from cir.errors import DataError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
+    from cir.cluster.searching import Parts
     from cir.search.searcher import Searcher
     from cir.serve.pools import Pools
 
@@ -93,6 +95,35 @@ _LONGEST_TOKEN = 1000
     help="Let people judge the first ten of both models for every marked query, as `cir replace-model --judge-pool` "
     "does on a terminal.",
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Search the gallery on Ray: local for processes on this machine, auto for the cluster that it is part of, or "
+    "HOST:PORT of a cluster's head.",
+)
+@click.option(
+    "--parts",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="With --ray: how many parts the segments of INDEX are spread over.  [default: one for each node, at least 2]",
+)
+@click.option(
+    "--replicas",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    metavar="N",
+    help="With --ray: processes that hold each part, on different nodes where possible.",
+)
+@click.option(
+    "--deadline",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 60_000),
+    metavar="MS",
+    help="With --ray: how long a search waits for its parts. Then it goes on without those that are missing, and the "
+    "answer says which share of the gallery it covers.",
+)
 @click.option("--log-queries", is_flag=True, help="Log texts and names of pictures too.")
 @click.option("--model", metavar="NAME", help="The index's own model, if it is not located by itself.")
 @device_option
@@ -112,6 +143,10 @@ def serve(
     thumbnails: Path | None,
     thumbnails_size: int,
     judge_pool: str | None,
+    ray: str | None,
+    parts: int | None,
+    replicas: int,
+    deadline: int,
     log_queries: bool,
     model: str | None,
     device: str,
@@ -127,10 +162,14 @@ def serve(
     Only this machine can reach it unless --host says otherwise, and then it needs a token. Photos are read only where
     they were indexed. Needs the extra `serve`: pip install 'cir-engine[serve]'.
 
+    With --ray the segments of a gallery that is too large for one machine are searched by processes of a Ray cluster,
+    which all reach INDEX at the same place; the answers are the same. Needs the extra `ray` too.
+
     \b
     Example:
       cir serve my.index
       cir serve my.index --host 0.0.0.0 --token-file token.txt --allowed-host pictures.example.org
+      cir serve my.index --ray local --parts 4 --replicas 2
       curl -F references=@shirt.jpg -F text="in red" http://127.0.0.1:8000/api/v1/search
     """
     quiet_libraries()
@@ -161,7 +200,7 @@ def serve(
         log_queries=log_queries,
     )
 
-    def opened() -> Searcher:
+    def opened(spread: Parts | None) -> Searcher:
         return open_index(
             index,
             model=model,
@@ -169,10 +208,13 @@ def serve(
             device=device,
             search_device=search_device,
             trust_roots=trust_roots,
+            spread=spread,
         )
 
-    with bind(settings) as bound:
-        service = Service(opened(), settings, _pools(opened, judge_pool, device, model_dirs) if judge_pool else None)
+    spread_over = _spread(ray, index, parts, replicas, deadline, search_device)
+    with bind(settings) as bound, spread_over as spread:
+        pools = _pools(lambda: opened(spread), judge_pool, device, model_dirs) if judge_pool else None
+        service = Service(opened(spread), settings, pools)
         service.engine.warm_up()
         logging.getLogger("cir.serve").setLevel(logging.INFO)
         run(service, bound, lambda: click.echo(url_of(settings, bound)))
@@ -192,6 +234,25 @@ def _token(file: Path | None) -> str | None:
     if not token:
         raise UsageError(f"{file}: there is no token in it; make one: openssl rand -hex 16")
     return token
+
+
+@contextmanager
+def _spread(
+    ray: str | None, index: Path, parts: int | None, replicas: int, deadline: int, device: str
+) -> Iterator[Parts | None]:
+    """Who searches the segments in place of this process, if that is wanted."""
+    if ray is None:
+        if parts is not None or replicas != 1:
+            raise UsageError("--parts and --replicas are about --ray, which is not given; add --ray local")
+        yield None
+        return
+    from cir.cluster.session import joined
+
+    with joined(ray):
+        from cir.cluster.searching import Parts
+
+        with Parts(index, parts=parts, replicas=replicas, deadline=deadline / 1000, device=device) as spread:
+            yield spread
 
 
 def _pools(opened: Callable[[], Searcher], name: str, device: str, model_dirs: tuple[Path, ...]) -> Pools:

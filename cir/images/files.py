@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import struct
+import tarfile
 import unicodedata
 import zipfile
 import zlib
@@ -15,9 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from cir.errors import ImageDecodeError, MissingImageError
+from cir.errors import ImageDecodeError, MissingDependencyError, MissingImageError
 from cir.files import read_regular
-from cir.images import zips
+from cir.images import archives
+from cir.images.archives import ZIP_SUFFIX as ZIP_SUFFIX
 from cir.images.crops import Box, split_box, square_crop
 from cir.images.decode import reason_of
 from cir.images.names import canonical_id, shown
@@ -30,30 +32,29 @@ SUFFIXES = HEIC_SUFFIXES | {
     *(".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".ico"),
     *(".tif", ".tiff", ".jp2", ".j2k", ".jpf", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
-ZIP_SUFFIX = ".zip"
 MAX_BYTES = 256_000_000  # of one picture's file
 
-# What reading raises: a file that may not be read, a broken zip, a member that is damaged, a name that is not UTF-8.
+# What reading raises: a file that may not be read, a broken archive, a damaged member, a name that is not UTF-8.
 UNREADABLE = (
     *(OSError, EOFError, MemoryError, OverflowError, RuntimeError, ValueError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image of a folder or zip, not yet read.
+    """One image of a folder or archive (zip, tar, parquet file), not yet read.
 
     Of a picture in an object store, `root` and `path` are URLs.
 
     Attributes:
-        id: POSIX path relative to the root, down into zips, in canonical form (`canonical_id`): `folder/name.jpg`,
+        id: POSIX path relative to the root, down into archives, in canonical form (`canonical_id`): `folder/name.jpg`,
             `photos.zip/name.jpg`.
-        root: real path that the id is relative to: the folder or zip given, or its parent if several are given
+        root: real path that the id is relative to: the folder or archive given, or its parent if several are given
             and ids start with the name of each; or the image file itself, if ids are not paths. A hint for locating
             the photo later.
         path: the file that holds the bytes.
-        member: canonical name inside `path` when that is a zip.
+        member: canonical name inside `path` when that is an archive.
         box: the part of the picture that is meant; None for all of it. The root then is the file, with the box
             (`crops.with_box`).
     """
@@ -70,6 +71,7 @@ class ImageFile:
         Raises:
             MissingImageError: it is gone.
             ImageDecodeError: it cannot be read, is too large, or has no such part.
+            MissingDependencyError: it is in a parquet file, and pyarrow is not installed.
             StoreError: the object store that it is in cannot be reached, or refuses: that says nothing of the picture.
         """
         data = self._read(limit)
@@ -79,7 +81,7 @@ class ImageFile:
         try:
             if self.member is None:
                 return read_object(self.path, limit) if is_url(self.path) else read_regular(self.path, limit)
-            return zips.read_member(self.path, self.member, limit)
+            return archives.read_member(self.path, self.member, limit)
         except (FileNotFoundError, KeyError):
             raise MissingImageError(f"{shown(self.id)}: no longer at {shown(self.path)}") from None
         except UNREADABLE as error:
@@ -93,8 +95,8 @@ def locate(root: str, image_id: str) -> ImageFile:
     another Unicode form than that of ids are found.
 
     Raises:
-        MissingImageError: there is no file or zip member of that name any more.
-        ImageDecodeError: a zip on the way is broken, or a folder may not be entered.
+        MissingImageError: there is no file or member of that name any more.
+        ImageDecodeError: an archive on the way is broken, or a folder may not be entered.
 
     Whether there is one in an object store is not asked; reading it tells, and `is_there`.
     """
@@ -118,9 +120,9 @@ def locate(root: str, image_id: str) -> ImageFile:
                     waiting += [(child, parts[1:]) for child in reversed(list(children))]
                 elif not parts:
                     return ImageFile(image_id, root, path)
-                elif has_suffix(path, {ZIP_SUFFIX}) and "/".join(parts) in zips.directory(path).members:
+                elif archives.is_member(path, "/".join(parts)):
                     return ImageFile(image_id, root, path, "/".join(parts))
-            except UNREADABLE as error:
+            except (*UNREADABLE, MissingDependencyError) as error:
                 where = f"the photo of {shown(image_id)} cannot be read: {shown(path)}"
                 raise ImageDecodeError(f"{where}: {_reason(error)}") from None
     raise MissingImageError(
@@ -133,7 +135,7 @@ def _locate_object(root: str, image_id: str) -> ImageFile:
     parts = image_id.split("/")
     for number in range(len(parts)):
         path = "/".join([root, *parts[:number]])
-        if has_suffix(path, {ZIP_SUFFIX}):
+        if archives.suffix_of(path):
             return ImageFile(image_id, root, path, "/".join(parts[number:]))
     return ImageFile(image_id, root, root if has_suffix(root, SUFFIXES) else f"{root}/{image_id}")
 
@@ -144,7 +146,7 @@ def is_there(image: ImageFile) -> bool:
         return True
     try:
         if image.member is not None:
-            return image.member in zips.directory(image.path).members
+            return archives.is_member(image.path, image.member)
         return spelled(image.path) is not None
     except FileNotFoundError:
         return False
@@ -153,17 +155,17 @@ def is_there(image: ImageFile) -> bool:
 
 
 def file_at(path: str | Path) -> ImageFile:
-    """The image file at a path, which may lead into a zip: `folder/photos.zip/a.jpg`. Its id is the path as given.
+    """The image file at a path, which may lead into an archive: `folder/photos.zip/a.jpg`. Its id is the path as given.
 
     Raises:
-        MissingImageError: there is no such file or zip member.
-        ImageDecodeError: the zip is broken, or a folder may not be entered.
+        MissingImageError: there is no such file or member.
+        ImageDecodeError: the archive is broken, or a folder may not be entered.
         StoreError: the object store that it is in cannot be reached, or refuses.
     """
     name = os.fspath(path)
     if is_url(name):
         url = url_of(name)
-        inside = re.search(r"\.zip/", url, re.IGNORECASE)
+        inside = re.search(r"\.(zip|tar|parquet)/", url, re.IGNORECASE)
         cut = inside.end() - 1 if inside else url.rindex("/")
         found = replace(locate(url[:cut], canonical_id(url[cut + 1 :])), id=name)
         if is_there(found):
@@ -181,7 +183,7 @@ def file_at(path: str | Path) -> ImageFile:
                 if not parts:
                     return ImageFile(name, root, file)
                 member = canonical_id("/".join(reversed(parts)))
-                if has_suffix(head, {ZIP_SUFFIX}) and member in zips.directory(head).members:
+                if archives.is_member(head, member):
                     return ImageFile(name, file, file, member)
                 break
             shorter, part = os.path.split(head)
@@ -191,7 +193,7 @@ def file_at(path: str | Path) -> ImageFile:
             head = shorter
     except ValueError:  # a NUL character, or ".." inside a zip
         pass
-    except UNREADABLE as error:
+    except (*UNREADABLE, MissingDependencyError) as error:
         raise ImageDecodeError(f"{shown(name)}: cannot be read: {_reason(error)}") from None
     raise MissingImageError(f"{shown(name)}: no such image file; check the path")
 

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from cir.files import open_regular
 from cir.objects import ObjectInfo, Store, open_store
 from cir.places import is_url, url_of
 
@@ -38,6 +39,20 @@ def open_object(url: str, buffer: int) -> tuple[BinaryIO, tuple[str, int]]:
     if info is None:
         raise FileNotFoundError(url)
     return store.reader(info, buffer), (info.version, info.bytes)
+
+
+def open_archive(path: str, buffer: int) -> tuple[BinaryIO, tuple[object, ...]]:
+    """A file of pictures, and what changes with its content; one in a store is read by ranges of `buffer` bytes.
+
+    Raises:
+        OSError: it is gone, or not a regular file.
+        StoreError: the store cannot be reached, or refuses.
+    """
+    if is_url(path):
+        return open_object(path, buffer)
+    file = open_regular(path)
+    state = os.fstat(file.fileno())
+    return file, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 def is_object(url: str) -> bool:

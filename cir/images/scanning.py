@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import overload
 
 from cir import given
-from cir.errors import DataError, UsageError
-from cir.images import zips
+from cir.errors import DataError, MissingDependencyError, UsageError
+from cir.images import archives, parquets
+from cir.images.archives import PARQUET_SUFFIX, suffix_of
 from cir.images.decode import reason_of
-from cir.images.files import HEIC_SUFFIXES, SUFFIXES, UNREADABLE, ZIP_SUFFIX, ImageFile, has_suffix
+from cir.images.files import HEIC_SUFFIXES, SUFFIXES, UNREADABLE, ImageFile, has_suffix
 from cir.images.names import canonical_id, shown
 from cir.images.remote import is_object, objects_below
 from cir.places import is_url, url_of
@@ -24,6 +25,7 @@ from cir.places import is_url, url_of
 # What other programs leave among photos, by lower-case name.
 _LITTER = {name.lower(): f"files in {name}" for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")}
 _EXCLUDED = "files excluded on request"
+_NEEDS_PYARROW = "parquet files (pip install 'cir-engine[parquet]' reads them)"
 _NEEDS_HEIF = "HEIC pictures (pip install 'cir-engine[heic]' reads them)"
 
 
@@ -34,8 +36,8 @@ class Scan(Sequence[ImageFile]):
     Attributes:
         images: the images.
         passed_over: kind in plain words -> number of files: of other suffixes, hidden, excluded, ...
-        unusable: (name, reason) of what should be an image but cannot become one: members of a zip without a usable
-            name, broken zips, folders that cannot be listed, a second file of the same name.
+        unusable: (name, reason) of what should be an image but cannot become one: members of an archive without a
+            usable name, broken archives, folders that cannot be listed, a second file of the same name.
     """
 
     images: tuple[ImageFile, ...]
@@ -54,25 +56,27 @@ class Scan(Sequence[ImageFile]):
 
 
 def scan(paths: str | Path | Iterable[str | Path], *, exclude: str | Iterable[str] = ()) -> Scan:
-    """All image files under folders (recursive), inside zips, or given one by one; sorted by id.
+    """All image files under folders (recursive), inside archives, or given one by one; sorted by id.
 
-    Files are chosen by suffix. Links to folders are followed once. Hidden files are passed over, as are thumbnails and
-    deleted files that NAS and operating systems keep.
+    Files are chosen by suffix. Archives are zips, tars and parquet files; below a folder only those parquet files count
+    that hold the pictures themselves, and not where they are. Links to folders are followed once. Hidden files are
+    passed over, as are thumbnails and deleted files that NAS and operating systems keep.
 
     Args:
-        paths: folders, zips and image files, or URLs of such in an object store; a root is its real path, however it
-            is spelled.
+        paths: folders, archives and image files, or URLs of such in an object store; a root is its real path, however
+            it is spelled.
         exclude: patterns such as "*.gif", "thumbs" or "2019/*.png"; a file is left out if one matches its path below
             the folder given, or the name of the file or of a folder on the way.
 
     Raises:
         UsageError: no path given, or two paths whose images would get the same ids.
-        DataError: a path that does not exist, a zip that is broken, or a folder that cannot be listed.
+        DataError: a path that does not exist, an archive that is broken, or a folder that cannot be listed.
+        MissingDependencyError: a parquet file is given, and pyarrow is not installed.
         StoreError: an object store cannot be reached, or refuses.
     """
     places = given.paths(paths, "paths")
     if not places:
-        raise UsageError("no images given; name a folder, a zip or image files")
+        raise UsageError("no images given; name a folder, an archive or image files")
     globs = tuple(glob.removeprefix("./").rstrip("/") for glob in given.strings(exclude, "exclude"))
     if not all(globs):
         raise UsageError("an empty pattern to exclude; write one such as '*.gif' or thumbs")
@@ -104,17 +108,17 @@ def _real(path: str | Path) -> str:
     if not os.path.exists(spelled):
         raise DataError(f"no such file or folder: {shown(str(path))}; check the path")
     real = os.path.realpath(spelled)
-    if os.path.isdir(spelled) or (has_suffix(spelled, {ZIP_SUFFIX}) and has_suffix(real, {ZIP_SUFFIX})):
+    if os.path.isdir(spelled) or (suffix_of(spelled) and suffix_of(spelled) == suffix_of(real)):
         return real
     return os.path.join(os.path.realpath(os.path.dirname(spelled)), os.path.basename(spelled))
 
 
 def kind_of(name: str) -> str | None:
-    """Why a file of that name is passed over: the kind it is counted as; None for an image or a zip."""
+    """Why a file of that name is passed over: the kind it is counted as; None for an image or an archive."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in HEIC_SUFFIXES:
         return None if find_spec("pillow_heif") else _NEEDS_HEIF
-    if suffix in SUFFIXES or suffix == ZIP_SUFFIX:
+    if suffix in SUFFIXES or suffix in archives.ARCHIVES:
         return None
     if not suffix:
         return "files without a suffix"
@@ -132,14 +136,14 @@ class _Walk:
     """One root: collects its images and counts the rest.
 
     Args:
-        root: real path of a folder, a zip or an image file.
+        root: real path of a folder, an archive or an image file.
         alone: whether ids are relative to the root itself; else they start with its name.
         exclude: patterns.
     """
 
     def __init__(self, root: str, alone: bool, exclude: tuple[str, ...]) -> None:
         self.root, self.exclude = root, exclude
-        whole = alone and (_is_place(root) or has_suffix(root, {ZIP_SUFFIX}))
+        whole = alone and (_is_place(root) or bool(suffix_of(root)))
         self.base, self.prefix = (root, "") if whole else (os.path.dirname(root), os.path.basename(root) + "/")
         self.images: dict[str, ImageFile] = {}
         self.passed_over: Counter[str] = Counter()
@@ -148,14 +152,16 @@ class _Walk:
     def run(self) -> None:
         if _is_place(self.root):
             self._folders()
-        elif has_suffix(self.root, {ZIP_SUFFIX}):
+        elif archive := suffix_of(self.root)[1:]:
             try:
-                self._zip(self.root, "")
+                self._archive(self.root, "")
             except UNREADABLE as error:
-                raise DataError(f"{shown(self.root)}: not a readable zip: {_why(error)}; repair or remove it") from None
+                raise DataError(
+                    f"{shown(self.root)}: not a readable {archive}: {_why(error)}; repair or remove it"
+                ) from None
         elif not has_suffix(self.root, SUFFIXES):
             suffixes = ", ".join(sorted(SUFFIXES))
-            raise DataError(f"neither an image, a folder nor a zip: {shown(self.root)}; images end in {suffixes}")
+            raise DataError(f"neither an image, a folder nor an archive: {shown(self.root)}; images end in {suffixes}")
         elif kind := kind_of(self.root):
             raise DataError(f"{shown(self.root)}: one of the {kind}")
         else:
@@ -199,21 +205,28 @@ class _Walk:
         kind = kind or kind_of(name)
         if kind:
             self.passed_over[kind] += 1
-        elif has_suffix(name, {ZIP_SUFFIX}):
+        elif suffix := suffix_of(name):
             try:
-                self._zip(path, name + "/")
+                if suffix == PARQUET_SUFFIX and not _holds_pictures(path):
+                    self.passed_over[f"{suffix} files"] += 1
+                else:
+                    self._archive(path, name + "/")
+            except MissingDependencyError:
+                self.passed_over[_NEEDS_PYARROW] += 1
             except UNREADABLE as error:
-                self.unusable.append((self.prefix + name, f"not a readable zip: {_why(error)}"))
+                self.unusable.append((self.prefix + name, f"not a readable {suffix[1:]}: {_why(error)}"))
         else:
             self._take(name, path)
 
-    def _zip(self, path: str, name: str) -> None:
-        listed = zips.directory(path)
+    def _archive(self, path: str, name: str) -> None:
+        listed = archives.directory(path)
+        rows = suffix_of(path) == PARQUET_SUFFIX  # whose names need no suffix
         for member, reason in (*((member, None) for member in listed.members), *listed.refused):
             inner = name + member
-            kind = next(filter(None, map(_hidden, _parts(member))), None) or self._excluded(inner) or kind_of(member)
-            if not kind and has_suffix(member, {ZIP_SUFFIX}):
-                kind = "zips inside zips"
+            hidden = None if rows else next(filter(None, map(_hidden, _parts(member))), None)
+            kind = hidden or self._excluded(inner) or (None if rows else kind_of(member))
+            if not kind and not rows and suffix_of(member):
+                kind = "archives inside archives"
             if kind:
                 self.passed_over[kind] += 1
             elif reason:
@@ -232,6 +245,11 @@ class _Walk:
     def _excluded(self, name: str) -> str | None:
         names = (name, *_parts(name))
         return _EXCLUDED if any(fnmatchcase(part, glob) for glob in self.exclude for part in names) else None
+
+
+def _holds_pictures(path: str) -> bool:
+    columns = parquets.columns_of(path)
+    return columns is not None and columns.stored
 
 
 class _StoreWalk(_Walk):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
-import os
 import struct
 import zipfile
 import zlib
@@ -19,10 +18,8 @@ from functools import lru_cache
 from typing import BinaryIO, Protocol
 
 from cir.errors import ImageDecodeError
-from cir.files import open_regular
 from cir.images.names import canonical_id
-from cir.images.remote import open_object
-from cir.places import is_url
+from cir.images.remote import open_archive
 
 CHUNK = 1 << 16
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of name and extra field
@@ -69,7 +66,7 @@ def directory(path: str) -> Directory:
     Raises:
         OSError, zipfile.BadZipFile, RuntimeError, UnicodeError: it is gone, not a regular file, or broken.
     """
-    file, stamp = _opened(path, _DIRECTORY)
+    file, stamp = open_archive(path, _DIRECTORY)
     with file:
         return _remembered(path, stamp)
 
@@ -89,7 +86,7 @@ def read_member(path: str, name: str, limit: int) -> bytes:
     """
     member = directory(path).members[name]
     # Of a zip in a store, all of the member is one request: its data follow its header and its name.
-    file, _ = _opened(path, min(member.packed, limit) + _AROUND)
+    file, _ = open_archive(path, min(member.packed, limit) + _AROUND)
     with file:
         if member.encrypted:
             raise ImageDecodeError("encrypted; unpack it")
@@ -101,20 +98,11 @@ def read_member(path: str, name: str, limit: int) -> bytes:
         return _unpack(file, member, limit)
 
 
-def _opened(path: str, buffer: int) -> tuple[BinaryIO, tuple[object, ...]]:
-    """A zip, and what changes with its content; one in a store is read by ranges of `buffer` bytes."""
-    if is_url(path):
-        return open_object(path, buffer)
-    file = open_regular(path)
-    state = os.fstat(file.fileno())
-    return file, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
 @lru_cache(maxsize=8)
 def _remembered(path: str, stamp: tuple[object, ...]) -> Directory:
     members: dict[str, Member] = {}
     refused = []
-    with _opened(path, _DIRECTORY)[0] as file, zipfile.ZipFile(file) as archive:
+    with open_archive(path, _DIRECTORY)[0] as file, zipfile.ZipFile(file) as archive:
         overlapping = _overlapping(archive.infolist())
         for info in archive.infolist():
             if info.is_dir():

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from cir.errors import ServerError
 from cir.indexer.reading.gallery import Gallery
 from cir.model_card import ModelCard
 from cir.query_vectors import QueryVectors
@@ -30,7 +31,11 @@ def calibrated(gallery: Gallery) -> ModelCard:
     are present; where many pictures are of no kind, or some have vectors of an older model, it is that of the card.
     """
     if gallery not in _known:
-        floors, card = _floors(gallery), gallery.card
+        card = gallery.card
+        try:
+            floors = _floors(gallery)
+        except ServerError:  # a part of the gallery does not answer at the moment
+            return card
         _known[gallery] = card if floors == card.min_scores else replace(card, min_scores=floors)
     return _known[gallery]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cir.indexer.reading.earlier import at_generation
+from cir.indexer.reading.earlier import at_generation, is_live
 from cir.search.searcher import Searcher
 from cir.types import Query
 
@@ -17,6 +17,15 @@ def newest(searcher: Searcher) -> Searcher | None:
     """
     other = searcher._fixed()
     return other if other.refresh() else None
+
+
+def is_newest(searcher: Searcher) -> bool:
+    """Whether the generation that is open is the one that is live now; reads a line.
+
+    Raises:
+        IndexFormatError: that cannot be told.
+    """
+    return is_live(searcher.gallery)
 
 
 def earlier(searcher: Searcher, generation: int) -> Searcher:

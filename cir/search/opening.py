@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cir.given import paths
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.spread import Spread
 from cir.search.encoding import check_space
 from cir.search.searcher import Searcher
 from cir.types import Encoder, ModelCard
@@ -22,6 +23,7 @@ def open_index(
     search_device: str = "auto",
     trust_roots: bool = False,
     strict: bool = False,
+    spread: Spread | None = None,
 ) -> Searcher:
     """Open an index for searching. The index names its model, which is loaded when first needed.
 
@@ -35,6 +37,7 @@ def open_index(
         trust_roots: read photos also below folders that this user has not indexed (`Gallery.open`).
         strict: refuse an index with a damaged part; otherwise that is left out, and every result says how many images
             are missing (`SearchResult.damaged`).
+        spread: who searches the gallery in place of this process (`cir.cluster.searching.Parts`).
 
     The searcher can be pickled, as these arguments: another process opens the index again. A fork needs no pickle.
 
@@ -46,7 +49,7 @@ def open_index(
     """
     from cir import models
 
-    gallery = Gallery.open(path, trust_roots=trust_roots, strict=strict, device=search_device)
+    gallery = Gallery.open(path, trust_roots=trust_roots, strict=strict, device=search_device, spread=spread)
     # Absolute, because another process that opens it again may have another working directory.
     folders = [folder.absolute() for folder in paths(model_dirs, "model_dirs")]
     given = None
@@ -64,6 +67,8 @@ def open_index(
         return models.load_model(folder, device=device)
 
     asker = given if given is not None and given.digest != gallery.card.digest else None
+    if spread is not None:  # which belongs to this process
+        return Searcher(gallery, load, asker=asker, keep_usage=True)
     reopen = partial(
         open_index,
         gallery.folder.root.absolute(),

@@ -16,6 +16,7 @@ from cir.errors import CirError, UsageError
 from cir.forks import no_fork
 from cir.given import Names, instance, kind, names
 from cir.images.reference import as_references
+from cir.indexer.reading.coverage import search_covered
 from cir.indexer.reading.gallery import Gallery, refreshed
 from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.reading.usage import log_usage
@@ -258,12 +259,20 @@ class Searcher:
         results: dict[int, SearchResult] = {}
         asker = self._asker or self.card
         for options, rows in groups:
-            searched, unsearched = self.gallery.searched(options.allowed)
-            ranked = self.gallery.search(vectors[rows], options, exclude=[prepared[row].excluded for row in rows])
-            for row, pairs in zip(rows, ranked, strict=True):
+            exclude = [prepared[row].excluded for row in rows]
+            found = search_covered(self.gallery, vectors[rows], options, exclude)
+            for row, pairs in zip(rows, found.hits, strict=True):
                 hits = tuple(self._hit(rank, image_id, score) for rank, (image_id, score) in enumerate(pairs, start=1))
-                confident = self._confident(prepared[row], hits)
-                results[row] = SearchResult(prepared[row].query, hits, searched, asker.name, 0.0, confident, unsearched)
+                results[row] = SearchResult(
+                    prepared[row].query,
+                    hits,
+                    found.searched,
+                    asker.name,
+                    0.0,
+                    self._confident(prepared[row], hits, found.coverage),
+                    found.unsearched,
+                    coverage=found.coverage,
+                )
         if self._keep_usage:
             self._log_usage(results.values())
         return [results[row] for row in range(len(prepared))]
@@ -277,14 +286,15 @@ class Searcher:
             path = None  # vectors outlive photos, and some may not be read
         return Hit(rank, image_id, score, path, image.metadata)
 
-    def _confident(self, query: PreparedQuery, hits: Sequence[Hit]) -> bool | None:
+    def _confident(self, query: PreparedQuery, hits: Sequence[Hit], coverage: float) -> bool | None:
         asker = self._asker or self.card
         least = asker.min_scores.get("composed" if query.references else "text")
         if asker.space.id != self.gallery.space.id:  # its scores there were not calibrated
             least = None
         if least is None or query.query.negatives or not query.caption or not hits:
             return None
-        return hits[0].score >= least
+        fits = hits[0].score >= least
+        return fits if fits or coverage == 1 else None  # what was not searched may fit
 
     def _unread(self, query: Query) -> tuple[str, ...]:
         """The ends of its texts that some model does not read; models that it needs are loaded by now."""

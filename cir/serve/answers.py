@@ -70,6 +70,7 @@ class Describer:
             "searched": result.searched,
             "unsearched": result.unsearched,
             "damaged": result.damaged,
+            "coverage": round(result.coverage, 6),
             "unread": list(result.unread),
             "model": result.model,
             "generation": self.gallery.manifest.generation,

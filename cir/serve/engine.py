@@ -17,7 +17,7 @@ from typing import Any
 from cir.errors import CirError
 from cir.indexer.reading.gallery import Gallery
 from cir.query_json import answer_each
-from cir.search.generations import earlier, has_model, newest, warm_up
+from cir.search.generations import earlier, has_model, is_newest, newest, warm_up
 from cir.search.prepare import prepare, unknown
 from cir.search.searcher import Searcher
 from cir.serve.jobs import Found, Uploaded, Wanted
@@ -62,15 +62,22 @@ class Engine:
             if coming.problem:
                 self._report(coming.problem)
             else:
+                self._newest = coming.searcher
                 self._go_on(coming.searcher, coming.texts)
         try:
-            other = newest(self._newest)
+            spread = self._newest.gallery.spread is not None
+            other = None if is_newest(self._newest) else self._newest if spread else newest(self._newest)
         except CirError as error:
             self._report(str(error))
             return
         if other is None:
             if self._newest is self.searcher:
                 self.problem = ""
+            return
+        if spread:  # its parts open the newer generation, which may take a while
+            if self._coming is None:
+                self._coming = _Coming(other, open_newest=True)
+                self._coming.start()
             return
         self._newest = other
         if has_model(other) or other.card.only_named:
@@ -120,19 +127,26 @@ class Engine:
 class _Coming(threading.Thread):
     """A newer generation whose model is being loaded.
 
-    Attributes:
+    Args:
         searcher: of that generation.
+        open_newest: open the newest generation first; `searcher` is of an older one.
+
+    Attributes:
+        searcher: of the newer generation, once the thread has ended.
         texts: whether its model can encode queries.
         problem: why it cannot be used, in one line; else empty.
     """
 
-    def __init__(self, searcher: Searcher) -> None:
+    def __init__(self, searcher: Searcher, *, open_newest: bool = False) -> None:
         super().__init__(name="cir-coming", daemon=True)
+        self._open_newest = open_newest
         self.searcher, self.texts, self.problem = searcher, False, ""
 
     def run(self) -> None:
         """Load the model."""
         try:
+            if self._open_newest:
+                self.searcher = newest(self.searcher) or self.searcher
             self.texts = warm_up(self.searcher)
         except CirError as error:
             self.problem = str(error)

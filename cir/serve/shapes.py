@@ -126,6 +126,7 @@ class Answer(Shape):
     searched: Count
     unsearched: Count
     damaged: Count
+    coverage: float = Field(ge=0, le=1, description="Share of the gallery that was searched; 1 unless it is spread.")
     unread: list[str]
     model: str
     generation: int

@@ -33,6 +33,7 @@ from cir.indexer.storage.writer import writing
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.plan import Metadata
 from cir.indexer.writing.report import BuildReport
+from cir.indexer.writing.spreading import Spread
 from cir.query_vectors import QueryVectors
 from cir.types import Encoded, ModelCard, Progress
 
@@ -175,6 +176,7 @@ def build(
     *,
     metadata: Metadata | None = None,
     progress: Progress | None = None,
+    spread: Spread | None = None,
     **options: Any,
 ) -> BuildReport:
     """Scan folders and build an index with small batches and parts; `options` are `BuildOptions`."""
@@ -187,6 +189,7 @@ def build(
         options=BuildOptions(**{**small, **options}),
         metadata=metadata,
         progress=progress,
+        spread=spread,
     )
 
 

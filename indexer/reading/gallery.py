@@ -13,16 +13,18 @@ import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
 from cir.conditions import Conditions, as_conditions
-from cir.errors import SpaceMismatchError, UsageError
-from cir.given import Names, instance, items, kind, names, path_of, printable, shown
+from cir.errors import ServerError, UsageError
+from cir.given import Names, items, kind, names, path_of, printable, shown
 from cir.given import image_id as canonical
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.device_scan import search_device
+from cir.indexer.reading.gallery_checks import check_options, check_queries
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.opening import Opened, open_live
 from cir.indexer.reading.product import ranked, scored, scored_instead
 from cir.indexer.reading.ranking import Ranking, RankingOptions
 from cir.indexer.reading.rows import GalleryRows
+from cir.indexer.reading.spread import Spread, SpreadRanking
 from cir.indexer.reading.stored_image import StoredImage
 from cir.indexer.storage.columns import check_comparable
 from cir.indexer.storage.fetching import catch_up, index_folder
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _How:
+class How:
     """How a gallery is opened, and opened again: arguments of `Gallery.open`."""
 
     ann_min_rows: int
     trust_roots: bool
     device: torch.device | None
     strict: bool
+    spread: Spread | None = None
 
 
 class Gallery:
@@ -64,9 +67,10 @@ class Gallery:
         untrusted_roots: where images were indexed, as far as this user has not done so; no photo is read there.
         entries: what the manifest says about the segments that the gallery has, in the order of `rows`.
         damaged: the segments that are left out since they are damaged; the gallery has none of their images.
+        spread: where the segments are searched; None in this process.
     """
 
-    def __init__(self, opened: Opened, how: _How, before: Gallery | None = None) -> None:
+    def __init__(self, opened: Opened, how: How, before: Gallery | None = None) -> None:
         """Use `Gallery.open`."""
         self._opened = opened
         self._how = how
@@ -91,6 +95,9 @@ class Gallery:
             self._live_segment(entry, counted, before) for entry, counted in zip(self.entries, live, strict=True)
         ]
         self._ranking = Ranking(self._segments, self.rows)
+        self.spread = how.spread
+        if how.spread is not None:
+            self._ranking = SpreadRanking(self._segments, self.rows, how.spread, opened.pointer, self.entries)
         self.query_spaces = self._ranking.query_spaces or (self.space.id,)
 
     @classmethod
@@ -102,6 +109,7 @@ class Gallery:
         trust_roots: bool = False,
         device: str = "cpu",
         strict: bool = False,
+        spread: Spread | None = None,
     ) -> Gallery:
         """Open the live generation of an index. Damaged segments are left out, with a warning each (`damaged`).
 
@@ -112,6 +120,7 @@ class Gallery:
                 have made the index.
             device: where large segments are compared: "cpu", "cuda", "mps", or "auto" for a GPU where there is one.
             strict: refuse an index with a damaged segment.
+            spread: who searches the segments in place of this process (`cir.cluster`).
 
         Raises:
             UsageError: not a path, or a device that this machine does not have.
@@ -119,8 +128,8 @@ class Gallery:
             CorruptIndexError: the manifest, a mapping or all segments are damaged; or one segment, with `strict`.
         """
         folder = index_folder(path_of(path, "the path of an index"))
-        how = _How(ann_min_rows, trust_roots, search_device(device), strict)
-        return cls(open_live(folder, strict=strict), how)
+        how = How(ann_min_rows, trust_roots, search_device(device), strict, spread)
+        return cls(open_live(folder, strict=strict, spread=spread), how)
 
     def __len__(self) -> int:
         return sum(self.rows.live_counts)
@@ -227,14 +236,20 @@ class Gallery:
 
         Raises:
             SpaceMismatchError, UsageError: as for `search`, or an id that the gallery does not hold.
+            ServerError: the gallery is spread, and a part of it does not answer.
         """
-        self._check_queries(queries)
+        check_queries(self, queries)
+        ranking = self._ranking.begun()
         rows = np.array([self.row(image_id) for image_id in names(ids, "ids")], np.int64)
         if instead is None:
-            return scored(self._ranking, self.rows, queries, rows)
-        if len(rows) != 1:
+            scores = scored(ranking, self.rows, queries, rows)
+        elif len(rows) == 1:
+            scores = scored_instead(ranking, self.rows, queries, int(rows[0]), instead)
+        else:
             raise UsageError(f"pictures in place of {len(rows)} images; name one")
-        return scored_instead(self._ranking, self.rows, queries, int(rows[0]), instead)
+        if ranking.missing:
+            raise ServerError(f"{self.folder}: a part of the gallery does not answer at the moment; try again")
+        return scores
 
     def search(
         self, queries: QueryVectors, options: RankingOptions, *, exclude: Sequence[Collection[str]] | None = None
@@ -259,38 +274,22 @@ class Gallery:
             SpaceMismatchError: the queries are in other spaces than the vectors.
             UsageError: k below 1, queries of another shape or with NaN, a mask or exclusions that do not fit.
         """
-        self._check_queries(queries)
-        self._check_options(options)
+        return self._search(queries, options, exclude)[0]
+
+    def _search(
+        self, queries: QueryVectors, options: RankingOptions, exclude: Sequence[Collection[str]] | None
+    ) -> tuple[list[list[tuple[str, float]]], AbstractSet[int]]:
+        """What `search` gives, and the numbers of the segments that nobody has answered for in time."""
+        check_queries(self, queries)
+        check_options(self, options)
         barred = self._barred(exclude, len(queries))
-        found = ranked(self._ranking, self.rows, queries, options, barred)
-        return [
+        ranking = self._ranking.begun()
+        found = ranked(ranking, self.rows, queries, options, barred)
+        hits = [
             [(self.rows.id_of(row), score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
             for rows, scores in found
         ]
-
-    def _check_queries(self, queries: QueryVectors) -> None:
-        instance(queries, QueryVectors, "queries", "give what `Searcher.encode` returned")
-        given, needed = set(queries.by_space), set(self.query_spaces)
-        if given != needed:
-            raise SpaceMismatchError(
-                f"the query is in space {', '.join(sorted(given)) or 'none'}, but {self.folder} is served by model "
-                f"{self.card.name} and searched in {', '.join(self.query_spaces)}; query with that model, or rebuild: "
-                "cir build-index IMAGES -o NEW.index --model YOUR_MODEL"
-            )
-        pairs = [*queries.by_space.items(), *(queries.texts or {}).items()]
-        for space, vectors in pairs:
-            dims = self.manifest.spaces[space].dims
-            if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape != (len(queries), dims):
-                raise UsageError(f"queries have shape {np.shape(vectors)}; {self.folder} needs (B, {dims})")
-            if not np.isfinite(vectors).all():
-                raise UsageError("a query has values that are not finite; check the model and its input")
-
-    def _check_options(self, options: RankingOptions) -> None:
-        allowed = instance(options, RankingOptions, "options", "write RankingOptions(k)").allowed
-        if allowed is not None and (allowed.shape != (len(self.rows),) or allowed.dtype != np.bool_):
-            raise UsageError(
-                f"the mask has shape {allowed.shape}, type {allowed.dtype}; it needs ({len(self.rows)},) bool"
-            )
+        return hits, ranking.missing
 
     def _barred(self, exclude: Sequence[Collection[str]] | None, count: int) -> list[Rows]:
         """For each of `count` queries the rows that may not be hits."""
@@ -325,6 +324,7 @@ class Gallery:
             None if entry.space == self.space.id else self.mappings.get(entry.space),
             self._how.ann_min_rows,
             self._how.device,
+            here=self._how.spread is None,
         )
 
     def _reaches(self, entry: SegmentEntry) -> tuple[str, str]:
@@ -342,8 +342,9 @@ def refreshed(gallery: Gallery) -> Gallery:
     Raises:
         IndexFormatError: as for `Gallery.open`; the given gallery can still be used.
     """
+    how = gallery._how
     catch_up(gallery.folder)
     if gallery._opened.is_live:
         return gallery
-    opened = open_live(gallery.folder, strict=gallery._how.strict, before=gallery._opened)
-    return Gallery(opened, gallery._how, gallery)
+    opened = open_live(gallery.folder, strict=how.strict, before=gallery._opened, spread=how.spread)
+    return Gallery(opened, how, gallery)

@@ -45,6 +45,7 @@ class LiveSegment:
             no mapping and the segment is not searched.
         ann_min_rows: from how many vectors, or tokens without them, on an approximate index is used.
         device: the accelerator that scans exactly; None for the CPU.
+        here: whether it is searched in this process. Elsewhere nothing that grows with its rows is read or made here.
 
     Attributes:
         segment: as given.
@@ -62,6 +63,7 @@ class LiveSegment:
         mapping: SpaceMapping | None,
         ann_min_rows: int,
         device: torch.device | None = None,
+        here: bool = True,
     ) -> None:
         self.segment = segment
         self._live = live
@@ -71,7 +73,9 @@ class LiveSegment:
         self._vectors = segment.vectors
         stored_space = segment.layout.space
         self.query_space = mapping.query_space(native) if mapping else stored_space
-        if mapping is not None and mapping.maps is Maps.GALLERY and segment.vectors is not None:
+        self._maps = mapping is not None and mapping.maps is Maps.GALLERY and segment.vectors is not None
+        self._here = here
+        if mapping is not None and segment.vectors is not None and self._maps and here:
             self._derived = mapped_folder(self._derived, mapping)
             self._vectors, self._digest = mapped_vectors(self._derived, self._digest, segment.vectors, mapping)
         self.searchable = mapping is not None or stored_space == native
@@ -91,6 +95,15 @@ class LiveSegment:
         other = copy(self)
         other._live = live
         return other
+
+    def load(self) -> None:
+        """Load what an approximate search needs, or make it; without this call the first search does."""
+        if not self.searchable:
+            return
+        if self.candidate_field == "vectors" and suits(len(self.segment), self._ann_min_rows):
+            self._load_ann()
+        elif self.candidate_field == "tokens" and self._has_codes():
+            self._load_codes()
 
     def scores(self, field: str, rows: Rows, query: Floats) -> Floats:
         """(n,) float32 scores of rows of the segment for one query, on the serving model's scale."""
@@ -116,6 +129,8 @@ class LiveSegment:
         stored = self.segment.tokens if self._vectors is None else self._vectors
         assert stored is not None  # a segment has at least one of the two
         values = stored[row].astype(np.float32)
+        if self._maps and not self._here and self._mapping is not None:  # as `mapped_vectors` stores them
+            values = self._mapping.map(stored[row : row + 1])[0].astype(np.float16).astype(np.float32)
         return unit(values if values.ndim == 1 else values.mean(axis=0))
 
     def stored(self, field: str) -> Stored:
@@ -160,8 +175,7 @@ class LiveSegment:
         self, queries: Floats, count: int, recall: float, left: int, usable: Mask | None
     ) -> list[Rows] | None:
         """Candidates by the token codes; None where a scan is quicker."""
-        tokens = self.stored("tokens")
-        if len(tokens) * tokens.shape[1] < self._ann_min_rows:
+        if not self._has_codes():
             return None
         codes = self._load_codes()
         if codes is None or not codes.pay(left):
@@ -188,6 +202,11 @@ class LiveSegment:
             else:
                 near.append(best_of(self.stored("vectors"), some, queries[number], count))
         return near
+
+    def _has_codes(self) -> bool:
+        """Whether it has so many tokens that they get codes."""
+        tokens = self.stored("tokens")
+        return bool(len(tokens) * tokens.shape[1] >= self._ann_min_rows)
 
     def _nothing_to_load(self) -> bool:
         """Whether there is no approximate index and none can be made, or it would be made for nothing."""

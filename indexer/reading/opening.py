@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from cir.errors import CorruptIndexError, UsageError
+from cir.indexer.reading.spread import Spread
 from cir.indexer.storage.fetching import fetch_generation
-from cir.indexer.storage.folder import IndexFolder
+from cir.indexer.storage.folder import IndexFolder, checked
 from cir.indexer.storage.generations import (
     DamagedSegment,
     open_segments,
@@ -47,22 +48,26 @@ class Opened:
         return read_pointer(self.folder) == self.pointer
 
 
-def open_live(folder: IndexFolder, *, strict: bool, before: Opened | None = None) -> Opened:
+def open_live(
+    folder: IndexFolder, *, strict: bool, before: Opened | None = None, spread: Spread | None = None
+) -> Opened:
     """Open the live generation.
 
     Args:
         folder: the index.
         strict: refuse an index with a damaged segment, in place of a warning.
         before: a generation that is open; what both name is not opened again.
+        spread: who searches it; opens it first, and says which segments are damaged.
 
     Raises:
+        ServerError: a part of it does not answer.
         IndexFormatError: there is no index at this path; IndexVersionError: another version wrote it.
         CorruptIndexError: the manifest is damaged; or a segment, with `strict`; or all of them.
     """
     while True:
         pointer = read_pointer(folder)
         try:
-            opened = _open(folder, pointer, before)
+            opened = _open(folder, pointer, read_manifest(folder, pointer), before, spread)
         except CorruptIndexError:
             if read_pointer(folder) == pointer:
                 raise
@@ -72,7 +77,7 @@ def open_live(folder: IndexFolder, *, strict: bool, before: Opened | None = None
             return _checked(opened, strict)
 
 
-def open_earlier(live: Opened, generation: int, *, strict: bool) -> Opened:
+def open_earlier(live: Opened, generation: int, *, strict: bool, spread: Spread | None = None) -> Opened:
     """Open a generation that an open one names and that is kept; what both name is not opened again.
 
     Raises:
@@ -87,8 +92,31 @@ def open_earlier(live: Opened, generation: int, *, strict: bool) -> Opened:
         )
     manifest = read_earlier(live.folder, entry)
     fetch_generation(live.folder, manifest)
-    sound, damaged = open_segments(live.folder, manifest, _still_open(live, manifest))
-    return _checked(Opened(live.folder, (generation, entry.sha256), manifest, sound, damaged), strict)
+    seconds = spread.deadline if spread else None  # whoever wants it waits for it, and others behind them
+    return _checked(_open(live.folder, (generation, entry.sha256), manifest, live, spread, seconds), strict)
+
+
+def open_part(
+    folder: IndexFolder,
+    pointer: tuple[int, str],
+    manifest: Manifest,
+    names: Collection[str],
+    before: Opened | None,
+) -> Opened:
+    """Open some segments of a generation, by name; the others are as if they were not there.
+
+    Args:
+        folder: the index. Of one in a store only these segments are fetched.
+        pointer: of the generation.
+        manifest: of the generation.
+        names: of the segments; a damaged one is left out.
+        before: a generation that is open; what both name is not opened again.
+    """
+    part = replace(manifest, segments=tuple(entry for entry in manifest.segments if entry.name in names))
+    fetch_generation(folder, part)
+    sound, damaged = open_segments(folder, part, _still_open(before, manifest) if before else {})
+    keep_in_cache(folder, sound)
+    return Opened(folder, pointer, manifest, sound, damaged)
 
 
 def _checked(opened: Opened, strict: bool) -> Opened:
@@ -106,10 +134,22 @@ def _checked(opened: Opened, strict: bool) -> Opened:
     return opened
 
 
-def _open(folder: IndexFolder, pointer: tuple[int, str], before: Opened | None) -> Opened:
-    manifest = read_manifest(folder, pointer)
+def _open(
+    folder: IndexFolder,
+    pointer: tuple[int, str],
+    manifest: Manifest,
+    before: Opened | None,
+    spread: Spread | None,
+    seconds: float | None = None,
+) -> Opened:
     kept = _still_open(before, manifest) if before else {}
-    sound, damaged = open_segments(folder, manifest, kept)
+    if spread is None:
+        sound, damaged = open_segments(folder, manifest, kept)
+    else:  # whoever searches a segment has read all of it, and knows whether it is sound
+        damaged = spread.open(folder, pointer, manifest, seconds)
+        bad = {segment.name for segment in damaged}
+        names = (entry.name for entry in manifest.segments if entry.name not in bad)
+        sound = {name: kept.get(name) or Segment(checked(folder, folder.gallery(name))) for name in names}
     return Opened(folder, pointer, manifest, sound, damaged)
 
 

@@ -7,14 +7,13 @@ than those to a picture, so each is first shifted by its low quantile over the g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from cir.arrays import Floats, Mask, Rows
-from cir.indexer.reading.ranking import Ranking, RankingOptions
+from cir.indexer.reading.ranking import Hits, Ranking, RankingOptions, Scores, Search, best
 from cir.indexer.reading.rows import GalleryRows
 from cir.query_vectors import QueryVectors
 from cir.types import Encoded
@@ -27,7 +26,7 @@ LEAST = 1000
 
 def ranked(
     ranking: Ranking, gallery: GalleryRows, queries: QueryVectors, options: RankingOptions, excluded: Sequence[Rows]
-) -> list[tuple[Rows, Floats]]:
+) -> Hits:
     """The best k rows and their scores for each query, of one vector or of two; best first.
 
     Args:
@@ -39,11 +38,14 @@ def ranked(
     """
     two = queries.two
     if not two.any():
-        return ranking.search(QueryVectors(queries.by_space), options, excluded)
-    found: list[tuple[Rows, Floats]] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    for rows, search in ((np.flatnonzero(~two).tolist(), ranking.search), (np.flatnonzero(two).tolist(), None)):
+        return ranking.answer([Search(QueryVectors(queries.by_space), options, excluded)])[0][0]
+    found: Hits = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
+    for rows, product in ((np.flatnonzero(~two).tolist(), False), (np.flatnonzero(two).tolist(), True)):
         part, barred = queries[rows], [excluded[row] for row in rows]
-        hits = search(part, options, barred) if search else _products(ranking, gallery.live(), part, options, barred)
+        if product:
+            hits = _products(ranking, gallery, part, options, barred)
+        else:
+            hits = ranking.answer([Search(part, options, barred)])[0][0]
         for row, hit in zip(rows, hits, strict=True):
             found[row] = hit
     return found
@@ -51,13 +53,13 @@ def ranked(
 
 def scored(ranking: Ranking, gallery: GalleryRows, queries: QueryVectors, rows: Rows) -> Floats:
     """(B, n) float32 scores of some rows, as `ranked` gives them; -inf for rows that are not searched."""
-    scores = ranking.scores(queries, rows)
+    scores = ranking.answer(scores=[Scores(queries, rows)])[1][0]
     two = np.flatnonzero(queries.two).tolist()
     if two:
-        products = queries[two]
-        scores[two] = _multiplied(
-            products, _floors(ranking, gallery.live(), products), partial(_of_rows, ranking, rows)
-        )
+        products, sample = queries[two], _sample(gallery.live())
+        wanted = [Scores(part, each) for each in (sample, rows) for part in _parts(products)]
+        _, (*of_sample, first, second) = ranking.answer(scores=wanted)
+        scores[two] = _multiplied(products, _floors(of_sample), (first, second))
     return scores
 
 
@@ -71,60 +73,67 @@ def scored_instead(ranking: Ranking, gallery: GalleryRows, queries: QueryVectors
         row: whose place they take.
         encoded: the n pictures, by the model that made the row.
     """
-
-    def of_pictures(part: QueryVectors) -> Floats:
-        return ranking.scores_of(part, row, encoded)
-
-    scores = of_pictures(queries)
+    scores = ranking.scores_of(queries, row, encoded)
     two = np.flatnonzero(queries.two).tolist()
     if two:
-        products = queries[two]
-        scores[two] = _multiplied(products, _floors(ranking, gallery.live(), products), of_pictures)
+        products, sample = queries[two], _sample(gallery.live())
+        _, of_sample = ranking.answer(scores=[Scores(part, sample) for part in _parts(products)])
+        values = [ranking.scores_of(part, row, encoded) for part in _parts(products)]
+        scores[two] = _multiplied(products, _floors(of_sample), values)
     return scores
 
 
 def _products(
-    ranking: Ranking, live: Mask, queries: QueryVectors, options: RankingOptions, excluded: Sequence[Rows]
-) -> list[tuple[Rows, Floats]]:
+    ranking: Ranking, gallery: GalleryRows, queries: QueryVectors, options: RankingOptions, excluded: Sequence[Rows]
+) -> Hits:
+    live = gallery.live()
+    parts, sample = _parts(queries), _sample(live)
+    of_sample = [Scores(part, sample) for part in parts]
     if options.exact:
         every = np.flatnonzero(live if options.allowed is None else live & options.allowed)
         candidates = [np.setdiff1d(every, barred) for barred in excluded]
+        _, low = ranking.answer(scores=of_sample)
     else:
         wanted = replace(options, k=max(LEAST, CANDIDATES * options.k))
-        found = [ranking.search(part, wanted, excluded) for part in _parts(queries)]
+        found, low = ranking.answer([Search(part, wanted, excluded) for part in parts], of_sample)
         candidates = [np.union1d(first, second) for (first, _), (second, _) in zip(*found, strict=True)]
-    floors = _floors(ranking, live, queries)
-    hits = []
-    for number, rows in enumerate(candidates):
-        scores = _multiplied(queries[[number]], floors[:, [number]], partial(_of_rows, ranking, rows))[0]
-        searched = np.isfinite(scores)
-        rows, scores = rows[searched], scores[searched]
-        best = np.argsort(-scores, kind="stable")[: options.k]
-        hits.append((rows[best], scores[best]))
+    floors = _floors(low)
+    hits: Hits = []
+    # All queries at once, unless each scores every row: their scores would not fit in memory.
+    step = 1 if options.exact else max(1, len(candidates))
+    for start in range(0, len(candidates), step):
+        numbers = range(start, min(start + step, len(candidates)))
+        each = [Scores(part[[number]], candidates[number]) for number in numbers for part in parts]
+        _, values = ranking.answer(scores=each)
+        for place, number in enumerate(numbers):
+            pair = values[2 * place : 2 * place + 2]
+            scores = _multiplied(queries[[number]], floors[:, [number]], pair)[0]
+            searched = np.isfinite(scores)
+            rows, scores = candidates[number][searched], scores[searched]
+            order = best(gallery, rows, scores, options.k)
+            hits.append((rows[order], scores[order]))
     return hits
 
 
-def _of_rows(ranking: Ranking, rows: Rows, part: QueryVectors) -> Floats:
-    return ranking.scores(part, rows)
-
-
-def _multiplied(queries: QueryVectors, floors: Floats, score: Callable[[QueryVectors], Floats]) -> Floats:
-    """(B, n) products of what n images score by either vector; `score` gives (B, n) for queries of one."""
+def _multiplied(queries: QueryVectors, floors: Floats, values: Sequence[Floats]) -> Floats:
+    """(B, n) products of what n images score by either vector; `values` are those two, (B, n) each."""
     scores = np.ones((len(queries), 1), np.float32)
-    for part, floor, share in zip(_parts(queries), floors, (queries.weight, 1 - queries.weight), strict=True):
-        values = score(part)
-        above = np.clip((values - floor[:, None]) / (1 - floor[:, None]), 0, None)
-        scores = np.where(np.isfinite(values), scores * above**share, -np.inf).astype(np.float32)
+    for by_vector, floor, share in zip(values, floors, (queries.weight, 1 - queries.weight), strict=True):
+        above = np.clip((by_vector - floor[:, None]) / (1 - floor[:, None]), 0, None)
+        scores = np.where(np.isfinite(by_vector), scores * above**share, -np.inf).astype(np.float32)
     return scores
 
 
-def _floors(ranking: Ranking, live: Mask, queries: QueryVectors) -> Floats:
-    """(2, B) the low quantile of the similarities of an even sample of the gallery to either vector."""
+def _sample(live: Mask) -> Rows:
+    """An even sample of the rows that count."""
     rows = np.flatnonzero(live)
-    rows = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)] if len(rows) else rows
-    floors = np.zeros((2, len(queries)), np.float32)
-    for number, part in enumerate(_parts(queries)):
-        scores = ranking.scores(part, rows)
+    return rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)] if len(rows) else rows
+
+
+def _floors(of_sample: Sequence[Floats]) -> Floats:
+    """(2, B) the low quantile of the similarities of a sample of the gallery to either vector, (B, n) each."""
+    floors = np.zeros((2, len(of_sample[0])), np.float32)
+    for number, scores in enumerate(of_sample):
         searched = scores[:, np.isfinite(scores).all(axis=0)]
         if searched.shape[1]:
             floors[number] = np.quantile(searched, QUANTILE, axis=1)

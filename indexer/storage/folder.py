@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cir.errors import CorruptIndexError
-from cir.files import is_temporary, read_regular
+from cir.files import is_temporary, parse_json, read_regular
 
 GALLERY = "gallery.h5"
 QUARANTINE = "quarantine"
@@ -30,6 +30,7 @@ class IndexFolder:
         backfill.json               what the regression guard of a backfill has measured
         quarantine/                 damaged files that a repair has put aside; lost.jsonl: what was lost with them
         work/                       partial output of a running or interrupted build
+        work/segments/000001.json   what a build that is cut into segments has made of the photos of one
         LOCK                        held by the writer
 
     Attributes:
@@ -128,8 +129,8 @@ def read_file(folder: IndexFolder, path: Path, limit: int = LARGEST_JSON) -> byt
 def has_lost_pointer(folder: IndexFolder) -> bool:
     """Whether generations were published here, but nothing says which one is live.
 
-    A first build that is killed leaves encoded parts, and at most one segment and its own generation. Whatever else
-    is there was published.
+    A first build that is killed leaves encoded parts, and at most one segment and its own generation; one that is cut
+    into segments leaves some of those that it has planned. Whatever else is there was published.
     """
     if folder.current.is_file():
         return False
@@ -143,14 +144,35 @@ def has_lost_pointer(folder: IndexFolder) -> bool:
         folder.guard,
         folder.root / QUARANTINE,
     )
+    planned = planned_segments(folder)
     first = (
-        all(int(path.stem) == 1 for path in (*manifests, *segments))
+        all(int(path.stem) == 1 for path in manifests)
+        and all(int(path.stem) == 1 or int(path.stem) in planned for path in segments)
         and not any(path.exists() for path in later)
         and all(file.name == GALLERY for path in segments for file in path.glob("[!.]*"))
     )
     held = bool(manifests) or any(folder.gallery(path.name).exists() for path in segments)
     # Once more: a first build may have published meanwhile, and removed its parts.
     return held and not (working and first) and not folder.current.is_file()
+
+
+def records(folder: IndexFolder) -> Path:
+    """Folder of the records of segments that an unfinished build has made."""
+    return folder.work / "segments"
+
+
+def record(folder: IndexFolder, segment: str) -> Path:
+    """The record of such a segment."""
+    return records(folder) / f"{segment}.json"
+
+
+def planned_segments(folder: IndexFolder) -> range:
+    """The numbers that an unfinished build has given to its segments, whether they are there yet or not."""
+    try:
+        plan = parse_json(read_regular(record(folder, "plan"), LARGEST_JSON))
+        return range(int(plan["first"]), int(plan["last"]) + 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return range(0)
 
 
 def is_index(path: Path) -> bool:

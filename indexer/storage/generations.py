@@ -17,7 +17,15 @@ from pathlib import Path
 from cir.checked import agrees, is_checked
 from cir.errors import CorruptIndexError, IndexFormatError, IndexVersionError
 from cir.files import disk_errors, make_folder, move, parse_json, sha256_bytes, sha256_file, sync
-from cir.indexer.storage.folder import IndexFolder, checked, has_lost_pointer, numbered, read_file, way_out
+from cir.indexer.storage.folder import (
+    IndexFolder,
+    checked,
+    has_lost_pointer,
+    numbered,
+    planned_segments,
+    read_file,
+    way_out,
+)
 from cir.indexer.storage.lock import writer_of
 from cir.indexer.storage.manifest import FORMAT, EarlierGeneration, Manifest, SegmentEntry
 from cir.indexer.storage.segment import Segment
@@ -124,12 +132,17 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
 def adopt_segment(folder: IndexFolder, finished: Path) -> str:
     """Move a finished segment folder to its final place, synced; returns its name. Raises DataError."""
     make_folder(folder.segments)
-    taken = (int(path.name) for path in numbered(folder.segments))
-    name = f"{1 + max(taken, default=0):06d}"
+    name = f"{1 + last_segment(folder):06d}"
     with disk_errors(folder.segments / name):
         sync(finished)
         move(finished, folder.segments / name)
     return name
+
+
+def last_segment(folder: IndexFolder) -> int:
+    """The highest number of a segment that is there or planned; 0 for none."""
+    numbers = (int(path.name) for path in numbered(folder.segments))
+    return max([*numbers, *planned_segments(folder)[-1:]], default=0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from cir.errors import IndexFormatError
 from cir.files import remove_temporaries, remove_tree, sha256_bytes, write_bytes
-from cir.indexer.storage.folder import IndexFolder, has_lost_pointer, is_index, numbered
+from cir.indexer.storage.folder import IndexFolder, has_lost_pointer, is_index, numbered, record
 from cir.indexer.storage.generations import files_of_earlier, parse_manifest, read_manifest, read_pointer
 from cir.indexer.storage.lock import WriterLock, writer_lock
 from cir.indexer.storage.manifest import EarlierGeneration, Manifest, kept
@@ -103,6 +103,8 @@ def writing(folder: IndexFolder) -> Iterator[Writer]:
 def remove_unreachable(folder: IndexFolder) -> None:
     """Remove manifests, segments and mappings that cannot be reached from `CURRENT`; only the writer may.
 
+    Segments that an unfinished build has recorded stay for it.
+
     Their writer died before it published them, or their generation is no longer kept. Where a manifest cannot be read,
     segments and mappings stay: it may name any of them, and vectors are worth more than disk space. So does everything
     where generations were published and nothing says which one is live.
@@ -134,7 +136,7 @@ def remove_unreachable(folder: IndexFolder) -> None:
             remove_tree(path)
     if sound:
         for path in numbered(folder.segments):
-            if path.name not in segments:
+            if path.name not in segments and not record(folder, path.name).is_file():
                 remove_tree(path)
         for path in folder.mappings.glob("*"):
             if path.name not in mappings:

@@ -15,6 +15,7 @@ from cir.indexer.reading import ann, token_codes
 from cir.indexer.storage.folder import GALLERY, IndexFolder
 from cir.indexer.storage.generations import open_segment
 from cir.indexer.storage.manifest import Manifest, SegmentEntry
+from cir.indexer.storage.mirror import fetch_segment
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.judged_vectors import judged_vectors
 from cir.indexer.writing.merging import (
@@ -150,6 +151,7 @@ def build_derived(
         wanted = ann.suits(entry.rows * (1 if entry.vectors else entry.tokens), min_rows)
         if not wanted or (entry.vectors and entry.space in manifest.mappings):
             continue
+        fetch_segment(folder, entry)  # workers may have written it into a store
         segment, digest = open_segment(folder, entry), entry.files[GALLERY].sha256
         asked = encoder if entry.space == manifest.space.id else None
         queries = partial(judged_vectors, folder, asked)

@@ -16,7 +16,7 @@ from cir.files import remove_tree
 from cir.images.names import shown
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.reading.gallery import Gallery
-from cir.indexer.reading.stored_image import StoredImage
+from cir.indexer.reading.stored_image import KeptPhoto, StoredImage
 from cir.indexer.reading.usage import read_usage
 from cir.indexer.storage.fetching import index_folder
 from cir.indexer.storage.folder import IndexFolder
@@ -29,10 +29,12 @@ from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
 from cir.indexer.writing.plan import NewRow
 from cir.indexer.writing.preconditions import choose_layout
+from cir.indexer.writing.spreading import Cut, Made, Spread, forget_segments, make_segments, usual_rows
 from cir.indexer.writing.stored_rows import StoredRow, StoredRows
 from cir.types import GalleryEncoder
 
 PART = 8192
+_LEAST_ROWS = 64  # photos that a process of a cluster is given at least: a part is small, and all shall have some
 _PART_ROWS = 1024  # encoded images that are held in memory at most
 
 
@@ -69,6 +71,7 @@ def backfill(
     workers: int | None = None,
     ann_min_rows: int = ANN_MIN_ROWS,
     trust_roots: bool = False,
+    spread: Spread | None = None,
 ) -> Iterator[BackfillProgress]:
     """Encode images of older models again with the serving one.
 
@@ -80,6 +83,7 @@ def backfill(
         workers: threads that decode and encode; default one per core.
         ann_min_rows: segments of at least this many vectors get an approximate index.
         trust_roots: read photos also below folders that this user has not indexed.
+        spread: what encodes, such as workers on other machines (`cir.cluster`); threads of this process if None.
 
     Yields:
         Progress after each generation that was published, and at least once if there is anything to encode. Close the
@@ -104,19 +108,30 @@ def backfill(
         state = BackfillProgress(manifest.rows, len(waiting), generation=manifest.generation)
         limit = len(waiting) if count is None else count
         while state.done < limit and waiting:
-            parts = Parts(task.work, task.layout, _PART_ROWS)  # with what an interrupted backfill had encoded
-            encoded, skipped, waiting = task.encode(waiting, min(part, limit - state.done), parts)
+            size = min(part, limit - state.done)
+            vectors: Parts | Made
+            if spread:
+                encoded, skipped, waiting, vectors = task.encode_elsewhere(waiting, size, spread)
+            else:
+                vectors = parts = Parts(task.work, task.layout, _PART_ROWS)  # with what an interrupted one had encoded
+                encoded, skipped, waiting = task.encode(waiting, size, parts)
             state = replace(state, skipped=(*state.skipped, *skipped))
             if encoded:
-                manifest = task.publish(manifest, encoded, parts)
+                manifest = task.publish(manifest, encoded, vectors)
                 state = replace(state, done=state.done + len(encoded), generation=manifest.generation)
             if encoded or not state.done:  # also if none of the photos can be used
                 yield state
         if not state.left:
             remove_tree(folder.usage)
         if not waiting:
+            forget_segments(folder)
             remove_tree(task.work)
             clean_work(folder)
+
+
+def _identity(photo: KeptPhoto) -> object:
+    """What a photo's record is compared by: a photo is only read if it is the one that was indexed."""
+    return photo.digest.hex()
 
 
 def _older_rows(folder: IndexFolder, manifest: Manifest) -> list[StoredRow]:
@@ -193,12 +208,31 @@ class _Task:
         broken = [photo for photo in photos if photo.digest in undecodable]
         return reasons | {photo.id: f"{shown(photo.id)}: {undecodable[photo.digest]}" for photo in broken}
 
-    def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts) -> Manifest:
+    def encode_elsewhere(
+        self, waiting: Sequence[StoredRow], count: int, spread: Spread
+    ) -> tuple[list[StoredRow], list[tuple[str, str]], list[StoredRow], Made]:
+        """Have the photos of the first `count` rows encoded; returns as `encode`, and where the vectors are."""
+        rows = {row.id: row for row in sorted(waiting[:count], key=lambda row: row.id)}
+        photos = [self.gallery.image(image_id).photo for image_id in rows]
+        cut = Cut(self.layout, usual_rows(len(photos), self.layout, least=_LEAST_ROWS))
+        made = make_segments(self.folder, photos, lambda photo: {}, _identity, spread, cut)
+        reasons: dict[str, str] = {}
+        for task, result in made.pairs:
+            reasons |= {task.photos[number].id: reason for number, reason in result.unreadable.items()}
+            for number, digest in result.digests.items():
+                if digest in result.undecodable:
+                    image_id = task.photos[number].id
+                    reasons[image_id] = f"{shown(image_id)}: {result.undecodable[digest]}"
+        encoded = [row for image_id, row in rows.items() if image_id not in reasons]
+        return encoded, list(reasons.items()), list(waiting[count:]), made
+
+    def publish(self, manifest: Manifest, rows: Sequence[StoredRow], parts: Parts | Made) -> Manifest:
         """Publish the encoded rows in a new segment, and delete them where they were."""
         stored = StoredRows(self.folder, manifest)
         added = write_rows(self.folder, stored, list(map(NewRow.copy, rows)), parts.find, rows)
         manifest = self.writer.publish(next_manifest(manifest, self.encoder.card, added, rows))
         build_derived(self.folder, manifest, self.ann_min_rows, self.encoder)
+        forget_segments(self.folder)
         remove_tree(self.work)
         clean_work(self.folder)
         return manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,30 @@ from cir.given import MOST_KEPT, instance, path_of, whole_number
 from cir.images import ImageFile, Scan
 from cir.indexer.reading.ann import ANN_MIN_ROWS
 from cir.indexer.storage.fetching import index_folder
-from cir.indexer.storage.folder import IndexFolder, is_index
+from cir.indexer.storage.folder import GALLERY, IndexFolder, is_index
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
 from cir.indexer.storage.mirror import place_of
 from cir.indexer.storage.segment import Layout, Segment
 from cir.indexer.storage.writer import Writer, writing
-from cir.indexer.writing.assemble import build_derived, next_manifest, write_rows
+from cir.indexer.writing.assemble import Added, build_derived, next_manifest, write_rows
 from cir.indexer.writing.parts import Parts
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
-from cir.indexer.writing.plan import Found, Metadata, Plan, make_plan
+from cir.indexer.writing.plan import Found, Metadata, Plan, make_plan, merged
 from cir.indexer.writing.preconditions import as_images, check_request, choose_layout, refuse_foreign
 from cir.indexer.writing.report import BuildReport, write_skipped
+from cir.indexer.writing.segment_tasks import KnownDigests, RootedPhoto, SegmentResult, SegmentTask
+from cir.indexer.writing.spreading import (
+    BATCH,
+    Cut,
+    InProcess,
+    Made,
+    Spread,
+    file_identity,
+    forget_segments,
+    make_segments,
+    usual_rows,
+)
 from cir.indexer.writing.stored_rows import StoredRows
 from cir.known import remember_model, remember_roots
 from cir.types import GalleryEncoder, ModelCard, Progress
@@ -37,13 +49,15 @@ class BuildOptions:
 
     Attributes:
         workers: threads that decode and encode; default one per core.
-        batch_size: images per call of the encoder.
+        batch_size: images per call of the encoder; if None 32, or as many as workers elsewhere were measured to want.
         tokens: store the model's tokens, if it gives any. An index that has none stays without.
         precision: how a new index stores numbers. "float16" moves scores by 5e-5 at most, which no person notices;
             "float32" is for rankings that must equal another program's, at twice the size.
         prune: delete images whose file is gone; otherwise they are kept.
         dry_run: read and compare only.
         part_rows: encoded images after which a resumable part is written.
+        segment_rows: write a segment for each so many images, in the order of their ids, so that what is written
+            depends neither on the number of workers nor on who they are; None for one segment with all new images.
         ann_min_rows: segments of at least this many vectors get an approximate index; those of tokens alone get token
             codes from this many tokens on.
         keep: earlier generations that the index keeps for a rollback from now on; as before if None, else
@@ -54,7 +68,7 @@ class BuildOptions:
     """
 
     workers: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     tokens: bool = True
     precision: str = "float16"
     prune: bool = False
@@ -62,9 +76,10 @@ class BuildOptions:
     part_rows: int = 1024
     ann_min_rows: int = ANN_MIN_ROWS
     keep: int | None = None
+    segment_rows: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("workers", "batch_size", "part_rows"):
+        for name in ("workers", "batch_size", "part_rows", "segment_rows"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(value, name))
@@ -81,6 +96,7 @@ def build_index(
     options: BuildOptions | None = None,
     metadata: Metadata | None = None,
     progress: Progress | None = None,
+    spread: Spread | None = None,
 ) -> BuildReport:
     """Build an index of images, or bring one up to date.
 
@@ -96,6 +112,7 @@ def build_index(
         options: how to build.
         metadata: id -> column -> value to set; merged into what the index has, "" removes a value.
         progress: called with (images done, images in all).
+        spread: what encodes, such as workers on other machines (`cir.cluster`); threads of this process if None.
 
     Raises:
         UsageError: duplicate ids, metadata that cannot be stored, no tokens wanted from a model that gives only tokens,
@@ -127,20 +144,28 @@ def build_index(
         remember_roots(image.root for image in images)
         if encoder.directory is not None:
             remember_model(encoder.card.digest, encoder.directory.resolve())
-        parts = Parts(folder.work, existing.layout, options.part_rows)
-        scan.encode(existing, encoder, parts)
+        encoded: Parts | Made
+        if spread or options.segment_rows:
+            encoded = scan.spread(folder, existing, spread or InProcess(encoder, options.workers), columns)
+        else:
+            forget_segments(folder)
+            encoded = Parts(folder.work, existing.layout, options.part_rows)
+            scan.encode(existing, encoder, encoded)
         plan = make_plan(scan.found, existing.rows, columns, options.prune)
         if existing.manifest is None and not plan.rows:
+            remove_tree(folder.work)
             remove_tree(folder.lock)
             if fresh:
                 with suppress(OSError):
                     folder.root.rmdir()
             raise DataError(f"none of the {len(images)} images can be used; the first: {plan.skipped[0].reason}")
         write_skipped(folder, plan.skipped)
-        manifest = _publish_plan(writer, scan, encoder, existing, plan, parts)
+        manifest = _publish_plan(writer, scan, encoder, existing, plan, encoded)
         build_derived(folder, manifest, options.ann_min_rows, encoder)
+        forget_segments(folder)
         remove_tree(folder.work)
-    scan.resumed = sum(row.digest in parts.resumed and row.digest not in existing.rows for row in plan.rows)
+    if isinstance(encoded, Parts):
+        scan.resumed = sum(row.digest in encoded.resumed and row.digest not in existing.rows for row in plan.rows)
     return _report(folder, manifest, existing, plan, scan, time.perf_counter() - started)
 
 
@@ -178,6 +203,33 @@ class _Scan:
         finally:
             parts.flush()  # also when the user interrupts: what is encoded is kept
 
+    def spread(self, folder: IndexFolder, existing: _Existing, spread: Spread, metadata: Metadata) -> Made:
+        """Have all images read and encoded in segments, but for what the index holds."""
+        self.found.unusable = self.images.unusable if isinstance(self.images, Scan) else ()
+        images = sorted(self.images, key=lambda image: image.id)
+        stored = existing.rows.find([image.id for image in images])
+        rows = self.options.segment_rows or usual_rows(len(images), existing.layout)
+
+        def columns(image: RootedPhoto) -> Mapping[str, str]:
+            old = stored.get(image.id)
+            return merged(old.metadata if old else {}, metadata.get(image.id, {}))
+
+        cut = Cut(existing.layout, rows, self.options.batch_size, KnownDigests.of(existing.rows))
+        by_id = {image.id: image for image in images}
+
+        def note(task: SegmentTask, result: SegmentResult) -> None:
+            of = [by_id[photo.id] for photo in task.photos]
+            self.found.files += [(of[number], digest) for number, digest in result.digests.items()]
+            self.found.unreadable += [(of[number], reason) for number, reason in result.unreadable.items()]
+            self.found.undecodable |= result.undecodable
+            self.decode_seconds += result.decode_seconds
+            self.encode_seconds += result.encode_seconds
+            self.resumed += len(result.encoded) if result.resumed else 0
+            if self.progress:
+                self.progress(len(self.found.files) + len(self.found.unreadable), len(self.images))
+
+        return make_segments(folder, images, columns, file_identity(), spread, cut, note)
+
     def read(self, existing: _Existing) -> None:
         """Read all images and encode nothing."""
         self._run(existing, None, None)
@@ -191,7 +243,7 @@ class _Scan:
             existing.layout,
             registry,
             workers=self.options.workers,
-            batch_size=self.options.batch_size,
+            batch_size=self.options.batch_size or BATCH,
         )
         with closing(batches):
             for batch in batches:
@@ -207,7 +259,7 @@ class _Scan:
 
 
 def _publish_plan(
-    writer: Writer, scan: _Scan, encoder: GalleryEncoder, existing: _Existing, plan: Plan, parts: Parts
+    writer: Writer, scan: _Scan, encoder: GalleryEncoder, existing: _Existing, plan: Plan, encoded: Parts | Made
 ) -> Manifest:
     """Publish the next generation; without changes the old one stays."""
     old = existing.manifest or Manifest.empty(encoder.card)
@@ -217,18 +269,22 @@ def _publish_plan(
 
     def find(digest: bytes) -> tuple[Segment, int]:
         stored = existing.rows.holding(digest)
-        return (stored.segment.segment, stored.row) if stored else parts.find(digest)
+        return (stored.segment.segment, stored.row) if stored else encoded.find(digest)
 
-    added = write_rows(writer.folder, existing.rows, plan.rows, find, plan.tombstones)
+    made, unwanted, rows = encoded.entries(plan.rows) if isinstance(encoded, Made) else ([], {}, plan.rows)
+    added = write_rows(writer.folder, existing.rows, rows, find, plan.tombstones)
+    added = Added((*made, *added.entries), added.absorbed)
     roots = [image.root for image in scan.images]
-    return writer.publish(next_manifest(old, encoder.card, added, plan.tombstones, roots=roots, keep=scan.options.keep))
+    manifest = next_manifest(old, encoder.card, added, plan.tombstones, roots=roots, keep=scan.options.keep)
+    return writer.publish(manifest.succeed(deleted=manifest.without(unwanted)) if unwanted else manifest)
 
 
 def _report(
     folder: IndexFolder, manifest: Manifest | None, existing: _Existing, plan: Plan, scan: _Scan, seconds: float
 ) -> BuildReport:
-    names = [entry.name for entry in manifest.segments] if manifest else []
-    used = sum(size_of(folder.gallery(name).parent) for name in names)
+    # What workers have written into a store need not be here.
+    entries = manifest.segments if manifest else ()
+    used = sum(size_of(folder.gallery(entry.name).parent) or entry.files[GALLERY].bytes for entry in entries)
     rows = manifest.rows if manifest else 0
     return BuildReport(
         path=place_of(folder),

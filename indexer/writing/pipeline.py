@@ -48,7 +48,8 @@ class Batch(Generic[PhotoT]):
         files: photos that could be read, with the SHA-256 of their bytes.
         unreadable: photos that could not be read, with the reason.
         undecodable: contents that are not usable images, digest -> reason, without a name.
-        digests: contents that were encoded here.
+        encoded: photos that were encoded here.
+        digests: their contents.
         vectors: (n, D) of those in the layout's precision, or None.
         tokens: (n, T, D) likewise, or None.
         decode_seconds: CPU time of reading, hashing, decoding and preprocessing.
@@ -58,6 +59,7 @@ class Batch(Generic[PhotoT]):
     files: list[tuple[PhotoT, bytes]] = field(default_factory=list)
     unreadable: list[tuple[PhotoT, str]] = field(default_factory=list)
     undecodable: dict[bytes, str] = field(default_factory=dict)
+    encoded: list[PhotoT] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     vectors: Stored | None = None
     tokens: Stored | None = None
@@ -66,11 +68,18 @@ class Batch(Generic[PhotoT]):
 
 
 class DigestRegistry:
-    """Contents that need no encoding, or that a worker has taken on: each content is encoded once."""
+    """Contents that need no encoding, or that a worker has taken on."""
 
-    def __init__(self, *known: Container[bytes]) -> None:
-        """Start from the contents whose vectors exist."""
+    def __init__(self, *known: Container[bytes], once: bool = True) -> None:
+        """Start from the contents whose vectors exist.
+
+        Args:
+            known: these contents.
+            once: encode each content once, in whichever batch comes first; otherwise as often as there are photos of
+                it, so that what is in a batch depends on the photos alone.
+        """
         self._known = known
+        self._once = once
         self._taken: set[bytes] = set()
         self._lock = Lock()
 
@@ -79,7 +88,8 @@ class DigestRegistry:
         with self._lock:
             if digest in self._taken or any(digest in known for known in self._known):
                 return False
-            self._taken.add(digest)
+            if self._once:
+                self._taken.add(digest)
             return True
 
 
@@ -143,6 +153,7 @@ def _encode_chunk(
             continue
         try:
             pixels.append(encoder.preprocess(decode(data, photo.id, encoder.min_side)))
+            batch.encoded.append(photo)
             batch.digests.append(digest)
         except ImageDecodeError as error:
             # Other photos may have the same content.

@@ -107,7 +107,7 @@ def make_plan(found: Found, rows: StoredRows, metadata: Metadata, prune: bool) -
             root = image.root if old.root in moved else old.root
             if root != old.root or given:
                 stored_values = old.metadata
-                row = NewRow(image.id, digest, root, _merged(stored_values, given))
+                row = NewRow(image.id, digest, root, merged(stored_values, given))
                 if root != old.root or row.metadata != stored_values:
                     plan.rows.append(row)
                     plan.tombstones.append(old)
@@ -128,7 +128,7 @@ def make_plan(found: Found, rows: StoredRows, metadata: Metadata, prune: bool) -
             plan.renamed.append((old.id, image.id))
         else:
             plan.added.append(image.id)
-        plan.rows.append(NewRow(image.id, digest, image.root, _merged(old.metadata if old else {}, given)))
+        plan.rows.append(NewRow(image.id, digest, image.root, merged(old.metadata if old else {}, given)))
         if old:
             plan.tombstones.append(old)
 
@@ -217,5 +217,6 @@ def _renames(files: Sequence[tuple[ImageFile, bytes]], gone: Mapping[str, Stored
     return renames
 
 
-def _merged(old: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+def merged(old: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of a row with what is given for it; an empty value removes one."""
     return {column: value for column, value in {**old, **given}.items() if value}

@@ -11,6 +11,8 @@ import pytest
 
 import cir
 from cir.indexer.reading.gallery import Gallery
+from cir.testing.fakes import FakeEncoder, build, folder_of
+from cir.testing.spread import PartsHere
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -198,3 +200,17 @@ def test_an_image_that_is_not_there_is_said(open_page: Any, site: Running) -> No
     expect(page.locator("#toast")).to_contain_text("nope.jpg")
     expect(page.locator("#results .card").first).to_be_visible()
     assert "show=" not in page.url
+
+
+def test_what_could_not_be_searched_is_said(tmp_path: Path, serve: Any, open_page: Any) -> None:
+    from playwright.sync_api import expect
+
+    index = tmp_path / "x.index"
+    build(folder_of(tmp_path / "photos", 20), index, segment_rows=10)
+    parts = PartsHere(index, 2, 10**9)
+    page = open_page(serve(cir.Searcher(Gallery.open(index, spread=parts), lambda card: FakeEncoder())).url)
+    parts.silent = {1}
+    page.get_by_label("What to find").fill("red")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .notice")).to_contain_text("Only 50 % of the gallery was searched")
+    expect(page.locator("#results .card")).to_have_count(10)

@@ -16,6 +16,7 @@ from cir.indexer.reading.ranking import RankingOptions
 from cir.query_vectors import QueryVectors
 from cir.testing.fakes import DIMS, TOKENS, Rows, make_index, random_rows, unit_rows
 from cir.testing.gallery import ExpectedImage, GalleryTests, Made, assert_same_hits, rank_naively
+from cir.testing.spread import PartsHere
 
 IDS = [f"shop/{number * 7919 % 83:03d}.jpg" for number in range(80)]
 
@@ -29,6 +30,7 @@ class IndexGalleryTests(GalleryTests):
 
     vectors = True
     ann_min_rows = 10**9
+    parts = 0  # over which it is spread
 
     @classmethod
     def segments(cls) -> list[Rows]:
@@ -45,7 +47,8 @@ class IndexGalleryTests(GalleryTests):
             assert segment.metadata is not None
             live = (row for row in range(len(segment.ids)) if row not in segment.deleted)
             images += [ExpectedImage(segment.ids[row], values[row], segment.metadata[row]) for row in live]
-        return Made(Gallery.open(index, ann_min_rows=cls.ann_min_rows), images)
+        spread = PartsHere(index, cls.parts, cls.ann_min_rows) if cls.parts else None
+        return Made(Gallery.open(index, ann_min_rows=cls.ann_min_rows, spread=spread), images)
 
     def test_what_is_stored(self, made: Made) -> None:
         layout = made.gallery.layout
@@ -113,6 +116,18 @@ class TestApproximateTokens(TestThreeSegmentsWithDeletions):
     vectors = False
     tokens = TOKENS
     ann_min_rows = 10
+
+
+class TestSpread(TestThreeSegmentsWithDeletions):
+    parts = 2
+
+
+class TestSpreadOfBoth(TestThreeSegmentsOfBoth):
+    parts = 2
+
+
+class TestSpreadApproximately(TestApproximateSegments):
+    parts = 3
 
 
 @settings(max_examples=25, deadline=None)

@@ -52,6 +52,7 @@ ARROWS: dict[str, set[str] | None] = {
     "data": {*GROUND, "stats"},
     "models": {*GROUND, "text", "devices"},
     "indexer": {*GROUND, "data", "devices"},
+    "cluster": {*GROUND, "devices", "indexer"},
     "search": {*GROUND, "text", "models", "indexer", "data"},
     "fonts": GROUND,
     "sheet": GROUND | {"fonts"},
@@ -139,6 +140,11 @@ def test_some_libraries_have_each_one_home() -> None:
     for library, home in homes.items():
         users = [name for name, path in modules() if any(i.split(".")[0] == library for i in imports(path))]
         assert users == [home]
+
+
+def test_only_the_cluster_imports_ray() -> None:
+    users = {part(name) for name, path in modules() if any(i.split(".")[0] == "ray" for i in imports(path))}
+    assert users == {"cluster"}
 
 
 def test_no_test_imports_another() -> None:

@@ -71,7 +71,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path, monkeypatch: pytest.Monk
         "files of other suffixes": 1,
         "files without a suffix": 1,
         "hidden files": 3,
-        "zips inside zips": 1,
+        "archives inside archives": 1,
     }
     with pytest.raises(DataError, match="HEIC pictures"):
         scan(tmp_path / "e.heic")

@@ -123,7 +123,7 @@ export class Results {
       ...notes(answer).map((note) => h("p", { class: "notice" }, note)),
     );
     const found = answer.hits.length;
-    if (!found) announce(`${noneWords(listing.query)}.`);
+    if (!found) announce(`${noneWords(answer, listing.query)}.`);
     else if (answer.confident === false) announce(`Nothing fits ${words}. The nearest pictures are shown.`);
     else announce(`${words}: ${counted(answer.searched, "picture")} searched, the best ${count(found)} are shown`);
   }
@@ -140,10 +140,13 @@ function action(sign, name, onclick) {
 
 /**
  * Why there is no hit at all: of an index without pictures nobody chose a filter.
+ * @param {Answer} answer
  * @param {import("./types.js").Query} query
  */
-const noneWords = (query) =>
-  query.where.length ? "No picture meets these filters" : "There is no picture to be found";
+function noneWords(answer, query) {
+  if (answer.coverage < 1) return "No picture was found in the part that was searched";
+  return query.where.length ? "No picture meets these filters" : "There is no picture to be found";
+}
 
 /**
  * @param {Answer} answer
@@ -151,11 +154,12 @@ const noneWords = (query) =>
  */
 function nothingFits(answer, query) {
   if (!answer.hits.length) {
+    const filtered = query.where.length > 0 && answer.coverage === 1;
     return h(
       "div",
       { class: "banner" },
-      h("h3", {}, noneWords(query)),
-      query.where.length > 0 && h("p", {}, "Remove one of them above, and the search is done again."),
+      h("h3", {}, noneWords(answer, query)),
+      filtered && h("p", {}, "Remove one of them above, and the search is done again."),
     );
   }
   if (answer.confident !== false) return null;
@@ -184,6 +188,12 @@ export function notes(answer) {
   }
   if (answer.damaged) {
     lines.push(`${counted(answer.damaged, "picture was", "pictures were")} left out: a part of the index is damaged.`);
+  }
+  if (answer.coverage < 1) {
+    const share = Math.min(99, Math.floor(100 * answer.coverage));
+    lines.push(
+      `Only ${share} % of the gallery was searched: the rest did not answer in time. Search again in a moment.`,
+    );
   }
   return lines;
 }

@@ -63,6 +63,7 @@
  * @property {number} searched
  * @property {number} unsearched
  * @property {number} damaged
+ * @property {number} coverage
  * @property {string[]} unread
  * @property {string} model
  * @property {number} generation

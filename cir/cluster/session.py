@@ -1,0 +1,74 @@
+"""Joining a Ray cluster, or starting one on this machine for the time of a command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cir.errors import DataError, MissingDependencyError, UsageError
+from cir.threads import default_workers
+
+LOCAL, AUTO = "local", "auto"
+_STORE = 200_000_000  # bytes of the object store of a local cluster: tasks and results pass through it, never pictures
+
+
+def ray_module() -> Any:
+    """The module `ray`, which reports nothing to anybody. Raises MissingDependencyError."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else every actor without a GPU warns
+    try:
+        import ray
+    except ImportError:
+        raise MissingDependencyError("--ray needs Ray; install it: pip install 'cir-engine[ray]'") from None
+    return ray
+
+
+@contextmanager
+def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
+    """The module `ray`, connected; left again afterwards, unless this process was connected before.
+
+    Args:
+        address: "local" for a cluster of this machine alone, which ends with the context; "auto" for the one that this
+            machine is a node of; HOST:PORT of the head of one.
+        cpus: how many cores a local cluster hands out; those that there are if None.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        UsageError: not an address.
+        DataError: there is no cluster.
+    """
+    if address not in (LOCAL, AUTO) and not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", address):
+        raise UsageError(f"--ray {address!r}: write local, auto, or HOST:PORT of a cluster's head")
+    ray = ray_module()
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        options |= {"num_cpus": cpus or default_workers(), "object_store_memory": _STORE, "include_dashboard": False}
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # Ray raises bare ones, such as when a node does not start in time
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`, or take --ray local"
+        ) from None
+    _be_quiet()
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _be_quiet() -> None:
+    """Keep Ray from printing what happens to its processes to standard output, which is the command's own.
+
+    Whoever needs a process learns of its end from the call that fails.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False  # no public setting covers the messages about lost processes
