@@ -195,6 +195,7 @@ def search(
         "files_gb": round(need / 1e9, 2),
     }
     figures["fits_in_memory"] = need + OPENING_ROOM < available
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as `cir serve` does
     least = min(ANN_MIN_ROWS, segment_rows)
     with joined(address, 2):
         started = time.perf_counter()
