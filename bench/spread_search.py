@@ -44,6 +44,7 @@ from cir.query_vectors import QueryVectors
 from cir.types import ModelCard
 
 CHUNK = 65_536  # rows that are made at once
+RECALL = 0.95  # of approximate searches: more is not reached on these vectors at so few dims
 CLUSTERS, INNER = 400, 20
 COLOURS = ("red", "green", "blue")
 OPENING_ROOM = 1_500_000_000  # bytes that head, Ray and batches take beside the mapped vectors
@@ -195,6 +196,7 @@ def search(
         "files_gb": round(need / 1e9, 2),
     }
     figures["fits_in_memory"] = need + OPENING_ROOM < available
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as `cir serve` does
     least = min(ANN_MIN_ROWS, segment_rows)
     with joined(address, 2):
         started = time.perf_counter()
@@ -219,9 +221,9 @@ def search(
             mask = here.select("colour=red")
             for name, options in (
                 ("exact", RankingOptions(10, exact=True)),
-                ("ann", RankingOptions(10)),
+                ("ann", RankingOptions(10, recall=RECALL)),
                 ("exact, filtered", RankingOptions(10, mask, exact=True)),
-                ("ann, filtered", RankingOptions(10, mask)),
+                ("ann, filtered", RankingOptions(10, mask, recall=RECALL)),
             ):
                 figures["ways"][name] = way = _both(here, there, wanted, options, timed)
                 way["fan_out"] = percentiles(_fan_out(ray, actors, timed))
@@ -251,6 +253,7 @@ def search(
         "replicas": replicas,
         "queries": count,
         "ann_min_rows": least,
+        "recall": RECALL,
         **figures,
     }
     make_folder(place.parent)

@@ -248,6 +248,7 @@ def _spread(
         return
     from cir.cluster.session import joined
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else actors on this machine run 15 below what waits for them
     with joined(ray):
         from cir.cluster.searching import Parts
 

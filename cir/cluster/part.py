@@ -141,8 +141,9 @@ class Replica:
                 self._lost(error)
             except RayError as error:  # what the actor raised is within
                 cause = getattr(error, "cause", None)
-                known = isinstance(cause, CirError)
-                self.refuse(pointer, cause if known else ServerError(f"a generation was not opened: {_line(error)}"))
+                if not isinstance(cause, CirError):
+                    cause = ServerError(f"a generation was not opened: {_line(error)}")
+                self.refuse(pointer, cause)
 
     def kill(self) -> None:
         """End it for good."""

@@ -29,13 +29,15 @@ from cir.testing.spread import attempts
 
 IDS = [f"{number * 7919 % 10007:05d}" for number in range(900)]
 ANN_MIN_ROWS = 150
-WAIT = 60.0  # seconds within which an actor answers, however busy the machine is
+WAIT = 300.0  # seconds within which an actor answers, however busy the machine is
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with joined("local", 2):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # as `cir serve` does; else a busy machine hardly runs the actors
+        with joined("local", 2):
+            yield
 
 
 @pytest.fixture(scope="module")

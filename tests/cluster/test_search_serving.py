@@ -31,14 +31,16 @@ from cir.types import ModelCard, Query
 if TYPE_CHECKING:
     from cir.testing.served import Served
 
-WAIT = 60.0
+WAIT = 300.0
 UNLIMITED = Settings(limits=Limits(rate=0))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with joined("local", 2):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # as `cir serve` does; else a busy machine hardly runs the actors
+        with joined("local", 2):
+            yield
 
 
 @pytest.fixture
