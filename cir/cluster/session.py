@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from cir.errors import DataError, MissingDependencyError, UsageError
 from cir.threads import default_workers
 
 LOCAL, AUTO = "local", "auto"
+_ANSWERS = 10.0  # seconds within which the head of a cluster accepts a connection
 _STORE = 200_000_000  # bytes of the object store of a local cluster: tasks and results pass through it, never pictures
 
 
@@ -50,6 +52,8 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {"num_cpus": cpus or default_workers(), "object_store_memory": _STORE, "include_dashboard": False}
+    elif address != AUTO:
+        _check_listens(address)
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises bare ones, such as when a node does not start in time
@@ -62,6 +66,17 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """See that something listens there, since Ray itself goes on trying for minutes. Raises DataError, UsageError."""
+    host, _, port = address.rpartition(":")
+    if int(port) > 65535:
+        raise UsageError(f"--ray {address!r}: {port} is not a port; the highest is 65535")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS).close()
+    except OSError as error:
+        raise DataError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`") from None
 
 
 def _be_quiet() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,10 @@ def test_mistakes(
     mistake(cli(*words, "--processes", 2), "--processes is for --ray")
     mistake(cli(*words, "--ray", "local", "--dry-run"), "leave out --ray")
     mistake(cli(*words, "--ray", "nowhere"), "HOST:PORT")
+    mistake(cli(*words, "--ray", "127.0.0.1:99999"), "not a port")
+    with socket.socket() as taken:  # bound, and listening to nobody
+        taken.bind(("127.0.0.1", 0))
+        mistake(cli(*words, "--ray", f"127.0.0.1:{taken.getsockname()[1]}"), "no Ray cluster answers")
     monkeypatch.setitem(sys.modules, "ray", None)
     mistake(cli(*words, "--ray", "local"), "pip install 'cir-engine[ray]'")
     assert not (tmp_path / "x.index").exists()

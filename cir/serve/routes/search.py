@@ -102,8 +102,9 @@ async def upload(request: Request) -> Response:
     for data in files:
         sha256 = (await service.on_pictures(partial(uploaded, data, _CHECKED, limits))).sha256
         service.uploads.keep(data)
-        same = await asyncio.to_thread(service.gallery.ids_of, bytes.fromhex(sha256))
-        found.append({"upload": sha256, "bytes": len(data), "same": same, "preview": f"{API}/uploads/{sha256}"})
+        digest = bytes.fromhex(sha256)
+        same = await asyncio.to_thread(service.gallery.ids_of, [digest])
+        found.append({"upload": sha256, "bytes": len(data), "same": same[digest], "preview": f"{API}/uploads/{sha256}"})
     return Json({"uploads": found})
 
 
