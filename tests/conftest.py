@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from cir.testing.commands import Outcome, Run
 from cir.testing.fakes import FakeEncoder, build, folder_of, paint
+from cir.testing.long_tests import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -46,14 +46,14 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
     if address not in (LOCAL, AUTO) and not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[\da-fA-F:]+\]:\d{1,5}", address):
         raise UsageError(f"--ray {address!r}: write local, auto, or HOST:PORT of a cluster's head")
     ray = ray_module()
+    if address not in (LOCAL, AUTO):
+        _check_listens(address)
     if ray.is_initialized():
         yield ray
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {"num_cpus": cpus or default_workers(), "object_store_memory": _STORE, "include_dashboard": False}
-    elif address != AUTO:
-        _check_listens(address)
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises bare ones, such as when a node does not start in time

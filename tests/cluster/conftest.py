@@ -1,4 +1,4 @@
-"""One small Ray cluster for all tests of this folder: starting one takes seconds."""
+"""One small Ray cluster for all tests of a file: starting one takes seconds, and some files have their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cir.testing.fakes import FakeEncoder
 pytest.importorskip("ray")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """The module `ray`, connected to a cluster of this machine that hands out four cores."""
     from cir.cluster.session import joined

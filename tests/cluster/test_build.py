@@ -45,7 +45,7 @@ def same(out: Path, wanted: Path) -> bool:
     return tidy and verify(out) == [] and digests(out) == digests(wanted) and answer(out) == answer(wanted)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_processes_make_the_index_of_one(spread: Make, photos: Path, tmp_path: Path, processes: int) -> None:
     (photos / "broken.png").write_text("no picture")
     shutil.copy(photos / "0002.png", photos / "again.png")
@@ -74,7 +74,7 @@ def test_a_gallery_of_zips_and_tars(spread: Make, photos: Path, tmp_path: Path) 
     assert same(tmp_path / "many.index", tmp_path / "one.index")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bringing_up_to_date(spread: Make, photos: Path, tmp_path: Path) -> None:
     for name, where in (("one.index", None), ("many.index", spread())):
         shutil.rmtree(photos)
@@ -132,7 +132,7 @@ def fatal(pixel: tuple[int, ...]) -> FakeEncoder:
     return encoder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_picture_that_kills_every_process_is_named_and_the_rest_is_resumed(
     spread: Make, photos: Path, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ def test_build(cli: Run, cluster: Any, wardrobe_folder: Path, tiny_model: Path, 
     assert same_rows(many, usual)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_backfill(
     cli: Run,
     cluster: Any,
@@ -81,7 +81,7 @@ def test_backfill(
     assert not (out["many"] / "work").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluate(cli: Run, cluster: Any, tiny_model: Path, tmp_path: Path, wardrobe_folder: Path) -> None:
     queries = [
         {"id": str(n), "reference": f"images/{n + 1:05d}.jpg", "caption": "red", "targets": [f"images/{n + 2:05d}.jpg"]}

@@ -79,7 +79,7 @@ def test_a_thousand_queries(index: Path, in_one_process: dict[tuple[bool, bool],
             assert found.hits == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_approximate_indexes_are_made_by_the_actors(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     index = make_index(tmp_path / "x.index", [random_rows(IDS[start:600:2], seed=start) for start in range(2)])
@@ -137,7 +137,7 @@ def test_a_lost_actor_is_left_out_and_comes_again(index: Path) -> None:
         assert until_covered(gallery) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_replica_answers_for_a_lost_one(index: Path) -> None:
     expected = covered(Gallery.open(index))
     with Parts(index, parts=2, replicas=2, deadline=WAIT) as parts:
@@ -165,7 +165,7 @@ def test_an_actor_that_is_late_is_left_out_at_the_deadline(index: Path) -> None:
         assert until_covered(gallery) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_slow_replica_is_joined_by_another(index: Path) -> None:
     expected = covered(Gallery.open(index))
     with Parts(index, parts=1, replicas=2, deadline=WAIT) as parts:
@@ -180,7 +180,7 @@ def test_a_slow_replica_is_joined_by_another(index: Path) -> None:
             os.kill(process, signal.SIGCONT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_damage_is_found_by_the_actors(index: Path, tmp_path: Path) -> None:
     other = make_index(tmp_path / "x.index", [random_rows(IDS[start:300:2], seed=start) for start in range(2)])
     path = IndexFolder(other).gallery("000002")

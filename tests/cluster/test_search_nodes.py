@@ -32,7 +32,7 @@ def until_ready(parts: Parts, pointer: tuple[int, str]) -> None:
             return
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_of_which_one_is_lost(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 

@@ -15,7 +15,7 @@ from cir.testing.fakes import folder_of
 from cir.testing.store_server import is_installed, store_server
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROGRAM = """
 import sys

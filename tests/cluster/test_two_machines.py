@@ -12,7 +12,7 @@ from cir.indexer.reading.verify import verify
 from cir.testing.fakes import answer, build, contents, folder_of
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROGRAM = """
 import os, sys, time

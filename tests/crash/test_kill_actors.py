@@ -35,7 +35,7 @@ from cir.types import ModelCard
 if TYPE_CHECKING:
     from cir.testing.served import Served
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 KILLS = int(os.environ.get("CIR_KILLS", "4"))
 ROWS = 600

@@ -25,7 +25,7 @@ from cir.testing.fakes import FakeEncoder, answer, answer_or_none, build, folder
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 KILLS = int(os.environ.get("CIR_KILLS", "3"))
 IMAGES, ROWS = 240, 8  # 30 segments of a tenth of a second

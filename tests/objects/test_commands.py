@@ -59,7 +59,7 @@ def test_commands(
     mistake(cli("query", f"{bucket}/nothing", "-t", "red"), f"no CURRENT in {bucket}/nothing")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_model_serves_and_encodes_again(index: str, photos: Path, out: Path, machine: Machine) -> None:
     for place in (Path(index), out):
         machine("writer")

@@ -148,7 +148,7 @@ def test_cut_off_while_fetching(
         assert answer(Path(index)) == answers[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("moment", [rng.uniform(0, 1) for _ in range(20)])
 def test_killed_while_publishing(
     moment: float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,11 @@ def test_a_model_that_is_missing(own: Searcher) -> None:
 def test_another_generation_meanwhile(own: Searcher, tmp_path: Path) -> None:
     """One generation is used from start to end."""
 
+    first = threading.Lock()  # several threads encode
+
     class Appending(FakeEncoder):
         def encode_images(self, pixels: Floats) -> Encoded:
-            if not (tmp_path / "photos/9999.png").exists():
+            if first.acquire(blocking=False):
                 paint(tmp_path / "photos/9999.png", 9999)
                 (tmp_path / "photos/0002.png").unlink()
                 build(tmp_path / "photos", tmp_path / "x.index", FakeEncoder(tokens=0), prune=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from cir import Query, build_index, load_model, open_index
 from cir.arrays import Floats
 from cir.errors import MissingImageError, UsageError
 from cir.images import scan
+from cir.indexer.reading.coverage import Covered, search_covered
 from cir.indexer.reading.gallery import Gallery
 from cir.indexer.reading.ranking import RankingOptions
 from cir.models.encoder import SprcEncoder
+from cir.query_vectors import QueryVectors
 from cir.search import Searcher
 from cir.search.encoding import BATCH
 from cir.types import SearchResult
@@ -39,15 +42,14 @@ def searcher(path: Path) -> Searcher:
 
 @pytest.fixture
 def rankings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """(number of queries, k) of each call of `Gallery.search`."""
+    """(number of queries, k) of each search of the gallery."""
     calls: list[tuple[int, int]] = []
-    search = Gallery.search
 
-    def counted(self: Gallery, queries: object, options: RankingOptions, **rest: object) -> object:
-        calls.append((len(queries), options.k))  # type: ignore[arg-type]
-        return search(self, queries, options, **rest)  # type: ignore[arg-type]
+    def counted(gallery: Gallery, queries: QueryVectors, options: RankingOptions, exclude: Any = None) -> Covered:
+        calls.append((len(queries), options.k))
+        return search_covered(gallery, queries, options, exclude)
 
-    monkeypatch.setattr(Gallery, "search", counted)
+    monkeypatch.setattr("cir.search.searcher.search_covered", counted)
     return calls
 
 
