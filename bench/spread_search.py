@@ -44,7 +44,6 @@ from cir.query_vectors import QueryVectors
 from cir.types import ModelCard
 
 CHUNK = 65_536  # rows that are made at once
-RECALL = 0.95  # of approximate searches: more is not reached on these vectors at so few dims
 CLUSTERS, INNER = 400, 20
 COLOURS = ("red", "green", "blue")
 OPENING_ROOM = 1_500_000_000  # bytes that head, Ray and batches take beside the mapped vectors
@@ -156,6 +155,9 @@ def cli() -> None:
 @click.option("--replicas", default=1, show_default=True)
 @click.option("--queries", "count", default=1000, show_default=True, help="How many are compared.")
 @click.option("--timed", default=100, show_default=True, help="How many are timed one by one in each way.")
+@click.option(
+    "--recall", default=0.95, show_default=True, help="That approximate searches want; more is not reached at 128 dims."
+)
 @click.option("--work", default=Path("work/spread"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--ray", "address", default="local", show_default=True)
 @click.option("--busy", is_flag=True, help="Measure although other jobs run; the result says so.")
@@ -168,6 +170,7 @@ def search(
     replicas: int,
     count: int,
     timed: int,
+    recall: float,
     work: Path,
     address: str,
     busy: bool,
@@ -221,9 +224,9 @@ def search(
             mask = here.select("colour=red")
             for name, options in (
                 ("exact", RankingOptions(10, exact=True)),
-                ("ann", RankingOptions(10, recall=RECALL)),
+                ("ann", RankingOptions(10, recall=recall)),
                 ("exact, filtered", RankingOptions(10, mask, exact=True)),
-                ("ann, filtered", RankingOptions(10, mask, recall=RECALL)),
+                ("ann, filtered", RankingOptions(10, mask, recall=recall)),
             ):
                 figures["ways"][name] = way = _both(here, there, wanted, options, timed)
                 way["fan_out"] = percentiles(_fan_out(ray, actors, timed))
@@ -253,7 +256,7 @@ def search(
         "replicas": replicas,
         "queries": count,
         "ann_min_rows": least,
-        "recall": RECALL,
+        "recall": recall,
         **figures,
     }
     make_folder(place.parent)

@@ -24,6 +24,7 @@ from cir.explain.explanation import HeatMap, scaled
 from cir.explain.pictures import picture_of
 from cir.explain.torch_twin import torch_twin
 from cir.mappings import Maps
+from cir.models.computing import compute
 from cir.search.encoding import NEGATIVE_WEIGHT
 from cir.search.prepare import PreparedQuery, prepare
 
@@ -75,27 +76,33 @@ class Gradients:
         (prepared,) = prepare(gallery, [query])
         encoder = torch_twin(self.searcher.encoder)
         every = [pictures.get(number) or picture_of(each, encoder) for number, each in enumerate(prepared.references)]
-        maps = []
-        with encoder.turn:
+
+        def made() -> list[dict[int, HeatMap]]:
+            maps = []
             blank, actual = _features(encoder, every)
             for image in images:
                 score = _score_of_query(encoder, gallery, prepared, image)
                 parts, value = self._parts(score, blank, actual)
                 maps.append({number: _heat(encoder, every[number], parts[number], value) for number in pictures})
-        return maps
+            return maps
+
+        return compute(encoder.device, made)
 
     def over_hit(self, image: StoredImage, picture: Image, queries: QueryVectors) -> list[HeatMap]:
         """For each query the map of the image's score over its photo."""
         gallery = self.searcher.gallery
         encoder = torch_twin(self.searcher.encoder_of(gallery.manifest.maker(image.space)))
-        maps = []
-        with encoder.turn:
+
+        def made() -> list[HeatMap]:
+            maps = []
             blank, actual = _features(encoder, [picture])
             for vector in queries.by_space[image.query_space]:
                 score = _score_of_hit(encoder, vector, image, gallery.mappings.get(image.space))
                 parts, value = self._parts(score, blank, actual)
                 maps.append(_heat(encoder, picture, parts[0], value))
-        return maps
+            return maps
+
+        return compute(encoder.device, made)
 
     def _parts(self, score: Score, blank: Tensor, actual: Tensor) -> tuple[Floats, float]:
         """(R, P) the part of each place, and the score of the pictures themselves."""

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from cir.arrays import Floats
 from cir.errors import WeightsError
-from cir.forks import no_fork
 from cir.models.combiner_folder import WEIGHTS, read_card, read_combiner
+from cir.models.computing import computes, placed
 from cir.models.dual_encoder import DualEncoder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class CombinerEncoder(DualEncoder):
     def __init__(self, base: DualEncoder, network: Combiner, card: ModelCard, directory: Path | None = None) -> None:
         super().__init__(card, base.device, directory)
         self._base = base
-        self._network = network.to(base.device).eval()
+        self._network = placed(network, base.device)
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
@@ -103,8 +103,7 @@ class CombinerEncoder(DualEncoder):
         """As the dual encoder."""
         return self._base.unread(caption)
 
-    @no_fork
-    @torch.inference_mode()
+    @computes
     def _composed(self, images: Floats, texts: Floats) -> Floats:
         if self.card.composition != "combiner":
             return super()._composed(images, texts)

@@ -17,10 +17,10 @@ from cir import devices
 from cir.arrays import Floats
 from cir.errors import WeightsError
 from cir.files import parse_json, read_regular
-from cir.forks import no_fork
 from cir.images import Preprocess
 from cir.images.picture import as_picture
 from cir.model_card import Dims
+from cir.models.computing import computes, placed
 from cir.models.dual_encoder import DualEncoder
 from cir.models.efficientnet import EfficientNetLite0
 from cir.models.hub.files import HubFiles, card_of
@@ -115,7 +115,7 @@ class SmallDualEncoder(DualEncoder):
         except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise WeightsError(f"{files.directory}: cannot be loaded: {reason}; copy it again") from None
-        self._network = network.to(device).eval()
+        self._network = placed(network, device)
         self._tokenizer = Tokenizer(read_vocabulary(files.tokenizer[0]))
 
     @property
@@ -132,8 +132,7 @@ class SmallDualEncoder(DualEncoder):
         """One decoded picture of any size and mode, or an array -> (3, H, W) float32. Raises as `as_picture`."""
         return self._preprocess(as_picture(image))
 
-    @no_fork
-    @torch.inference_mode()
+    @computes
     def image_features(self, pixels: Floats) -> Floats:
         """(B, 3, H, W) -> (B, D) float32, not normalised."""
         with devices.backbone_autocast(self.device):
@@ -141,8 +140,7 @@ class SmallDualEncoder(DualEncoder):
         values: Floats = self._network.project_pictures(pooled.float()).cpu().numpy()
         return values
 
-    @no_fork
-    @torch.inference_mode()
+    @computes
     def text_features(self, captions: Sequence[str]) -> Floats:
         """B captions -> (B, D) float32, not normalised."""
         pieces = self._tokenizer(captions, self._network.sizes.text_length)

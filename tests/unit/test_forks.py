@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cir import Query, build_index, forks, load_model, open_index
 from cir.errors import UsageError
 from cir.forks import no_fork
 from cir.images import scan
 from cir.indexer.reading.gallery import Gallery
-from cir.models.encoder import _Turns
+from cir.models.computing import compute
 from cir.search import Searcher
 from cir.threads import map_batches
 
@@ -215,16 +216,13 @@ def test_a_thread_in_a_search_may_fork() -> None:
 
 
 def test_an_accelerator_is_not_used_after_a_fork() -> None:
-    turns = _Turns()
-    with turns:
-        pass
+    compute(torch.device("cuda"), int)
 
     def use() -> str:
-        with pytest.raises(UsageError) as caught, turns:
-            pass
+        with pytest.raises(UsageError) as caught:
+            compute(torch.device("cuda"), int)
         return str(caught.value)
 
-    turns._lock.acquire()  # by a thread that the child does not have
     assert "a forked process cannot use its parent's accelerator" in str(in_a_fork(use))
 
 

@@ -12,9 +12,9 @@ import torch
 from cir import devices
 from cir.arrays import Floats
 from cir.errors import WeightsError
-from cir.forks import no_fork
 from cir.images.picture import as_picture
 from cir.images.preprocess import as_seen
+from cir.models.computing import computes
 from cir.models.dual_encoder import DualEncoder
 from cir.models.hub.captions import read_part
 from cir.models.hub.files import HubFiles, card_of
@@ -72,8 +72,7 @@ class HubDualEncoder(DualEncoder):
         """
         return self._pixels(as_seen(as_picture(image)))
 
-    @no_fork
-    @torch.inference_mode()
+    @computes
     def image_features(self, pixels: Floats) -> Floats:
         """(B, *pixel_shape) -> (B, D) float32, not normalised: the pooled output, projected where the model does so."""
         given: dict[str, Any] = {"pixel_values": torch.from_numpy(pixels)}
@@ -87,8 +86,7 @@ class HubDualEncoder(DualEncoder):
             }
         return self._pooled(self._network.get_image_features, given)
 
-    @no_fork
-    @torch.inference_mode()
+    @computes
     def text_features(self, captions: Sequence[str]) -> Floats:
         """B captions -> (B, D) float32, not normalised; what is longer than the model reads is cut."""
         with self._lock:

@@ -20,10 +20,10 @@ from PIL import Image
 from cir import devices
 from cir.arrays import Floats, unit
 from cir.errors import SpaceMismatchError, UsageError, WeightsError
-from cir.forks import no_fork
 from cir.given import shown, strings
 from cir.images.picture import as_picture, as_pixels
 from cir.images.preprocess import as_seen
+from cir.models.computing import computes
 from cir.models.hub.captions import read_part
 from cir.models.hub.files import HubFiles, card_of
 from cir.models.hub.loading import load_network, load_picture_processor, load_tokenizer, problems_of
@@ -55,7 +55,7 @@ class HubJointEncoder:
     def __init__(self, files: HubFiles, device: torch.device) -> None:
         self.card = card_of(files)
         self.directory: Path | None = files.directory
-        self._device = device
+        self.device = device
         self._processor = load_picture_processor(files)
         self._tokenizer = load_tokenizer(files)
         self._tokenizer.padding_side = "right"
@@ -86,7 +86,7 @@ class HubJointEncoder:
 
     def shared_by(self, workers: int) -> AbstractContextManager[None]:
         """Divide the cores among `workers` threads that will call the encoder at once."""
-        return devices.shared_by(workers, self._device)
+        return devices.shared_by(workers, self.device)
 
     def encode_images(self, pixels: Floats) -> Encoded:
         """(B, 1 + P, patch) float32 -> vectors (B, D) float32, unit-norm. Raises UsageError for other pixels."""
@@ -136,11 +136,10 @@ class HubJointEncoder:
             given["mm_token_type_ids"] = pictures.int()
         return self._last_states(given)
 
-    @no_fork
-    @torch.inference_mode()
+    @computes
     def _last_states(self, given: dict[str, Any]) -> Floats:
-        with devices.backbone_autocast(self._device):
-            states = self._network(**{name: values.to(self._device) for name, values in given.items()})[0]
+        with devices.backbone_autocast(self.device):
+            states = self._network(**{name: values.to(self.device) for name, values in given.items()})[0]
         last = given["attention_mask"].sum(dim=1) - 1
         values: Floats = states[torch.arange(len(last)), last].float().cpu().numpy()
         return unit(values)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cir.errors import WeightsError
+from cir.models.computing import placed
 from cir.models.hub.files import CONFIG, HubFiles
 
 
@@ -47,7 +48,7 @@ def load_network(files: HubFiles, device: torch.device) -> Any:
         raise WeightsError(
             f"{files.directory}: its weights do not fit its {CONFIG}: {lacking[0]}{more}; download the model again"
         )
-    return model.to(device).eval()
+    return placed(model, device)
 
 
 def load_tokenizer(files: HubFiles) -> Any:
