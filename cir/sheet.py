@@ -56,7 +56,7 @@ def draw_sheet(result: SearchResult, picture: Pictures, *, scores: bool = True) 
     for place, (hit, name) in enumerate(zip(result.hits, names, strict=True)):
         x = left + GAP + (place % columns) * (TILE + GAP)
         y = GAP + 30 + (place // columns) * (TILE + CAPTION + GAP)
-        _tile(sheet, pen, hit.id, picture, (x, y))
+        draw_tile(sheet, pen, hit.id, picture, (x, y))
         draw_text(pen, (x, y + TILE + 5), f"{hit.rank}", 17, ACCENT)
         if scores:
             draw_text(pen, (x + TILE, y + TILE + 7), f"{hit.score:.3f}", 14, QUIET, from_right=True)
@@ -115,25 +115,33 @@ def _draw_query(
     draw_text(pen, (GAP, GAP), heading, 15, QUIET)
     y = GAP + 30
     for reference in references:
-        _tile(sheet, pen, reference, picture, (GAP, y))
+        draw_tile(sheet, pen, reference, picture, (GAP, y))
         y += TILE + GAP
     for line, colour in lines:
         draw_text(pen, (GAP, y), line, 19, colour)
         y += 27
 
 
-def _tile(sheet: Image.Image, pen: Any, name: Any, picture: Pictures, corner: tuple[int, int]) -> None:
-    """A picture as the model saw it, whole, centred on a white card."""
+def draw_tile(
+    sheet: Image.Image,
+    pen: Any,
+    name: Any,
+    picture: Pictures,
+    corner: tuple[int, int],
+    side: int = TILE,
+    change: Callable[[Image.Image], Image.Image] = lambda shrunk: shrunk,
+) -> None:
+    """A picture as the model saw it, whole, centred on a white card; changed before it is laid there."""
     x, y = corner
-    pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#e6e4e0")
+    pen.rounded_rectangle([x, y, x + side, y + side], 6, fill=CARD, outline="#e6e4e0")
     try:
         photo = as_seen(picture(name))
     except (MissingImageError, ImageDecodeError) as error:
         text = "photo not found" if isinstance(error, MissingImageError) else "photo cannot be read"
-        draw_text(pen, (x + (TILE - text_width(text, 14)) / 2, y + TILE / 2 - 8), text, 14, QUIET)
+        draw_text(pen, (x + (side - text_width(text, 14)) / 2, y + side / 2 - 8), text, 14, QUIET)
         return
-    room = TILE - 8
+    room = side - 8
     scale = room / max(photo.size)
     size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    shrunk = photo.resize(size, Image.Resampling.LANCZOS)
+    shrunk = change(photo.resize(size, Image.Resampling.LANCZOS))
     sheet.paste(shrunk, (x + 4 + (room - size[0]) // 2, y + 4 + (room - size[1]) // 2))

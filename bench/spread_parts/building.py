@@ -23,15 +23,22 @@ from typing import Any
 import click
 import numpy as np
 
+from cir.arrays import Floats, unit
 from cir.cluster.encoding import RaySpread
 from cir.cluster.session import joined
 from cir.images import Scan, scan
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.reading.ranking import RankingOptions
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.writing.build import BuildOptions, build_index
 from cir.indexer.writing.report import BuildReport
 from cir.models import load_model
+from cir.query_vectors import QueryVectors
+
+QUERIES = 1000
+RECALL = 0.95  # of approximate searches
+Hit = tuple[str, float]
 
 
 @click.command()
@@ -49,6 +56,7 @@ def build(photos: Path, count: int, rounds: int, segment_rows: int, model: str, 
     times: dict[str, list[dict[str, float]]] = defaultdict(list)
     files: dict[str, list[str]] = {}
     rows: dict[str, Any] = {}
+    galleries: dict[str, Gallery] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds + 1):
             for name in ("one process", "one process, cut", "2 processes", "4 processes"):
@@ -66,8 +74,9 @@ def build(photos: Path, count: int, rounds: int, segment_rows: int, model: str, 
                     times[name].append(taken)
                 index = IndexFolder(out)
                 files[name] = [entry.files["gallery.h5"].sha256 for entry in read_manifest(index).segments]
-                gallery = Gallery.open(out)
+                gallery = galleries[name] = Gallery.open(out, ann_min_rows=segment_rows)
                 rows[name] = np.stack([gallery.image(image_id).vector for image_id in gallery.ids])
+        answers = {name: _answers(gallery, rows["one process, cut"]) for name, gallery in galleries.items()}
     first = median(each["build"] for each in times["one process"])
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -84,6 +93,7 @@ def build(photos: Path, count: int, rounds: int, segment_rows: int, model: str, 
                 "seconds": {key: [round(each[key], 3) for each in taken] for key in taken[0]},
                 "bytes_as_one_process_cut": files[name] == files["one process, cut"],
                 "largest_difference": float(np.abs(rows[name] - rows["one process"]).max()),
+                "answers": {way: _same(answers["one process, cut"][way], answers[name][way]) for way in answers[name]},
             }
             for name, taken in times.items()
         },
@@ -91,6 +101,35 @@ def build(photos: Path, count: int, rounds: int, segment_rows: int, model: str, 
     click.echo(json.dumps(result, indent=1))
     if output:
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _answers(gallery: Gallery, vectors: Floats) -> dict[str, list[list[Hit]]]:
+    """Hits of the same 1,000 queries, which lie near photos, in four ways."""
+    rng = np.random.default_rng(5)
+    near = vectors[rng.integers(0, len(vectors), QUERIES)].astype(np.float32)
+    queries = QueryVectors({gallery.space.id: unit(near + 0.5 * unit(rng.standard_normal(near.shape, np.float32)))})
+    third = np.arange(len(gallery.ids)) % 3 == 0
+    ways = {
+        "exact": (True, None),
+        "exact, filtered": (True, third),
+        "ann": (False, None),
+        "ann, filtered": (False, third),
+    }
+    return {
+        name: [
+            [(hit.id, hit.score) for hit in hits]
+            for hits in gallery.search(queries, RankingOptions(10, mask, exact=exact, recall=RECALL))
+        ]
+        for name, (exact, mask) in ways.items()
+    }
+
+
+def _same(wanted: list[list[Hit]], found: list[list[Hit]]) -> dict[str, float]:
+    """The share of queries with the same ten images, and the largest gap of scores at a rank where they differ."""
+    pairs = list(zip(wanted, found, strict=True))
+    gaps = [abs(a[1] - b[1]) for one, other in pairs for a, b in zip(one, other, strict=True) if a[0] != b[0]]
+    same = sum({name for name, _ in one} == {name for name, _ in other} for one, other in pairs)
+    return {"same_ten": same / len(pairs), "largest_gap_where_ranks_differ": max(gaps, default=0.0)}
 
 
 def _spread(make: Callable[..., BuildReport], model: str, processes: int, taken: dict[str, float]) -> BuildReport:

@@ -15,6 +15,9 @@ from cir.threads import default_workers
 
 LOCAL, AUTO = "local", "auto"
 _ANSWERS = 10.0  # seconds within which the head of a cluster accepts a connection
+# Ray speaks gRPC: whoever begins a connection of HTTP/2 so is answered by a frame of the same kind (RFC 9113, 3.4).
+_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 _STORE = 200_000_000  # bytes of the object store of a local cluster: tasks and results pass through it, never pictures
 
 
@@ -57,6 +60,11 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises bare ones, such as when a node does not start in time
+        if "InvalidAuthToken" in _with_causes(error):
+            raise DataError(
+                f"the Ray cluster at {address} asks for a token: put what `ray get-auth-token` prints on its head into "
+                "~/.ray/auth_token here, and set RAY_AUTH_MODE=token"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`, or take --ray local"
@@ -69,14 +77,30 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
 
 
 def _check_listens(address: str) -> None:
-    """See that something listens there, since Ray itself goes on trying for minutes. Raises DataError, UsageError."""
+    """See that what listens there may be Ray, which itself goes on trying for minutes. Raises DataError, UsageError."""
     host, _, port = address.rpartition(":")
     if int(port) > 65535:
         raise UsageError(f"--ray {address!r}: {port} is not a port; the highest is 65535")
+    advice = "start one with `ray start --head`"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            connection.sendall(_HELLO)
+            answer = connection.recv(len(_SETTINGS))
     except OSError as error:
-        raise DataError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`") from None
+        raise DataError(f"no Ray cluster answers at {address}: {error}; {advice}") from None
+    if answer[3:4] != _SETTINGS[3:4]:  # the type of the frame
+        raise DataError(f"what answers at {address} is no Ray cluster; give the port of the head, or {advice}")
+
+
+def _with_causes(error: BaseException | None) -> str:
+    """The words of an error and of those that led to it."""
+    words = []
+    while error is not None:
+        words.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(words)
 
 
 def _be_quiet() -> None:

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cir.errors import ImageDecodeError, MissingImageError
 from cir.explain.explanation import Explanation, HeatMap
 from cir.explain.wording import HONEST, lines_of, percent
 from cir.fonts import draw_text, shorten, text_width, wrap
-from cir.images import as_seen
 from cir.images.names import shown
-from cir.sheet import ACCENT, CARD, GAP, INK, PAPER, QUIET
+from cir.sheet import ACCENT, GAP, INK, PAPER, QUIET, draw_tile
 
 TILE = 288
 MIN_SIDE = 2 * TILE  # as large as pictures are needed
@@ -125,23 +123,15 @@ def _tile(
     """A label, and a picture with its heat, whole, centred on a white card."""
     x, y = corner
     draw_text(pen, (x, y), shorten(label, 15, TILE), 15, INK)
-    y += LABEL
-    pen.rounded_rectangle([x, y, x + TILE, y + TILE], 6, fill=CARD, outline="#e6e4e0")
-    try:
-        photo = as_seen(picture(name))
-    except (MissingImageError, ImageDecodeError) as error:
-        text = "photo not found" if isinstance(error, MissingImageError) else "photo cannot be read"
-        draw_text(pen, (x + (TILE - text_width(text, 14)) / 2, y + TILE / 2 - 8), text, 14, QUIET)
-        return
-    room = TILE - 8
-    scale = room / max(photo.size)
-    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-    shrunk = photo.resize(size, Image.Resampling.LANCZOS)
-    if heat is not None:
-        shrunk = Image.blend(shrunk.convert("L").convert("RGB"), shrunk, COLOUR_KEPT)
-        overlay = heat_image(heat, size)
-        shrunk.paste(overlay, (0, 0), overlay)
-    sheet.paste(shrunk, (x + 4 + (room - size[0]) // 2, y + 4 + (room - size[1]) // 2))
+    draw_tile(sheet, pen, name, picture, (x, y + LABEL), TILE, lambda it: it if heat is None else _heated(it, heat))
+
+
+def _heated(shrunk: Image.Image, heat: HeatMap) -> Image.Image:
+    """A picture in faint colours below its heat."""
+    faint = Image.blend(shrunk.convert("L").convert("RGB"), shrunk, COLOUR_KEPT)
+    overlay = heat_image(heat, shrunk.size)
+    faint.paste(overlay, (0, 0), overlay)
+    return faint
 
 
 def _numbers(pen: Any, corner: tuple[int, int], each: Explanation) -> None:

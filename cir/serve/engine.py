@@ -16,6 +16,7 @@ from typing import Any
 
 from cir.errors import CirError
 from cir.indexer.reading.gallery import Gallery
+from cir.indexer.storage.fetching import behind
 from cir.query_json import answer_each
 from cir.search.generations import earlier, has_model, is_newest, newest, warm_up
 from cir.search.prepare import prepare, unknown
@@ -72,7 +73,7 @@ class Engine:
             return
         if other is None:
             if self._newest is self.searcher:
-                self.problem = ""
+                self.problem = behind(self.gallery.folder)
             return
         if spread:  # its parts open the newer generation, which may take a while
             if self._coming is None:

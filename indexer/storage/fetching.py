@@ -85,16 +85,21 @@ def catch_up(folder: IndexFolder) -> None:
         try:
             with updating(folder.root):
                 pull(folder)
-            watch.pop("failed", None)
+            folder.behind[:] = []
         except CirError as error:
-            if "failed" not in watch:
+            if not folder.behind:
                 log.warning("%s; answers go on from what is here", error)
-            watch["failed"] = 1.0
+            folder.behind[:] = [str(error)]
         finally:
             watch["looked"] = time.monotonic()
             _looking.release()
 
     threading.Thread(target=look, name="cir-catch-up", daemon=True).start()
+
+
+def behind(folder: IndexFolder) -> str:
+    """Why `catch_up` could not fetch the newest generation when it last looked, in one line; empty if it could."""
+    return "".join(folder.behind) if isinstance(folder, MirrorFolder) else ""
 
 
 _looking = threading.Lock()  # one thread for all indexes of a process

@@ -56,12 +56,15 @@ class MirrorFolder(IndexFolder):
         pins: keep the segments of the generation that was fetched last, by name.
         versions: those of objects when they were read last, by key; None for one that was not there.
         watch: what was last done when, or for the first time.
+        behind: why the newest generation could not be fetched when it was last looked for, in one line; empty if it
+            could. A list, because the folder itself does not change.
     """
 
     store: Store
     pins: dict[str, Pin] = field(default_factory=dict, compare=False, repr=False)
     versions: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
     watch: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    behind: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.store.url

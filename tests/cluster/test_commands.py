@@ -7,7 +7,9 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,11 @@ def test_mistakes(
     with socket.socket() as taken:  # bound, and listening to nobody
         taken.bind(("127.0.0.1", 0))
         mistake(cli(*words, "--ray", f"127.0.0.1:{taken.getsockname()[1]}"), "no Ray cluster answers")
+    monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        mistake(cli(*words, "--ray", f"127.0.0.1:{other.server_port}"), "is no Ray cluster; give the port of the head")
+        other.shutdown()
     monkeypatch.setitem(sys.modules, "ray", None)
     mistake(cli(*words, "--ray", "local"), "pip install 'cir-engine[ray]'")
     assert not (tmp_path / "x.index").exists()
