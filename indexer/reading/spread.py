@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from cir.arrays import Floats, Rows
+from cir.arrays import Floats, Mask, Rows
 from cir.indexer.reading.live_segment import LiveSegment
 from cir.indexer.reading.ranking import QUERIES_AT_ONCE, Candidates, Hits, Ranking, Scores, Search, Stage, merged
 from cir.indexer.reading.rows import GalleryRows
@@ -33,6 +33,25 @@ class Questions:
 
     searches: Sequence[tuple[Search, Sequence[Stage]]]
     scores: Sequence[Scores]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """On the way to another process a mask has a bit for each row, and goes once for all who share it."""
+        bits = {id(mask): np.packbits(mask) for mask in self._masks() if mask is not None}
+        masks = [None if mask is None else (bits[id(mask)], len(mask)) for mask in self._masks()]
+        searches = [(_masked(search, None), stages) for search, stages in self.searches]
+        return {"searches": searches, "scores": self.scores, "masks": masks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        masks: dict[int, Mask] = {}
+        searches = []
+        for (search, stages), packed in zip(state["searches"], state["masks"], strict=True):
+            if packed is not None and id(packed[0]) not in masks:
+                masks[id(packed[0])] = np.unpackbits(packed[0], count=packed[1]).view(np.bool_)
+            searches.append((search if packed is None else _masked(search, masks[id(packed[0])]), stages))
+        self.__dict__.update(searches=searches, scores=state["scores"])
+
+    def _masks(self) -> list[Mask | None]:
+        return [search.options.allowed for search, _ in self.searches]
 
 
 @dataclass(frozen=True)
@@ -166,11 +185,14 @@ class SpreadRanking(Ranking):
         planned = [(batch, self.stages(batch.options, batch.excluded)) for in_search in batches for batch in in_search]
         questions, places = {}, {}
         for number, part in self._parts.items():
+            masks: dict[int, Mask] = {}
             if self.missing.isdisjoint(part.segments):
                 here = [part.own_of(wanted.rows) for wanted in scores]
                 own = [Scores(wanted.queries, rows) for wanted, (_, rows) in zip(scores, here, strict=True)]
                 if planned or any(len(wanted.rows) for wanted in own):
-                    questions[number] = Questions([(_within(part, each), stages) for each, stages in planned], own)
+                    questions[number] = Questions(
+                        [(_within(part, each, masks), stages) for each, stages in planned], own
+                    )
                     places[number] = [which for which, _ in here]
         offers = self._spread.ask(self._pointer, questions, self._until) if questions else {}
         silent = [self._parts[number] for number in questions if number not in offers]
@@ -202,11 +224,22 @@ def _batches(search: Search) -> Iterable[Search]:
         yield Search(search.queries[batch], search.options, search.excluded[batch])
 
 
-def _within(part: _Part, search: Search) -> Search:
-    """A search as a part does it: over its own rows."""
+def _within(part: _Part, search: Search, masks: dict[int, Mask]) -> Search:
+    """A search as a part does it: over its own rows.
+
+    Args:
+        part: which rows.
+        search: over all rows.
+        masks: what masks became in the part, by their identity; added to.
+    """
     allowed = search.options.allowed
-    if allowed is not None:
+    if allowed is not None and id(allowed) not in masks:
         bounds = zip(part.starts.tolist(), np.diff(part.own).tolist(), strict=False)
-        allowed = np.concatenate([allowed[start : start + length] for start, length in bounds])
+        masks[id(allowed)] = np.concatenate([allowed[start : start + length] for start, length in bounds])
     excluded = [part.own_of(rows)[1] for rows in search.excluded]
-    return Search(search.queries, replace(search.options, allowed=allowed), excluded)
+    return replace(_masked(search, None if allowed is None else masks[id(allowed)]), excluded=excluded)
+
+
+def _masked(search: Search, allowed: Mask | None) -> Search:
+    """The search with another mask."""
+    return replace(search, options=replace(search.options, allowed=allowed))

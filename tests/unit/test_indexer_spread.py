@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import cir
 from cir.errors import ServerError
 from cir.indexer.reading.coverage import search_covered
 from cir.indexer.reading.gallery import Gallery
-from cir.indexer.reading.ranking import RankingOptions
+from cir.indexer.reading.ranking import RankingOptions, Search
+from cir.indexer.reading.spread import Questions
 from cir.indexer.storage.folder import IndexFolder
 from cir.query_vectors import QueryVectors
 from cir.search.calibration import calibrated
@@ -121,3 +123,19 @@ def test_damage_is_found_by_whoever_searches(index: Path) -> None:
     options = RankingOptions(400)
     assert spread.search(queries(spread, 3), options) == whole.search(queries(whole, 3), options)
     assert spread.rows.starts == whole.rows.starts
+
+
+def test_a_mask_goes_to_a_part_as_bits_and_once() -> None:
+    mask = np.random.default_rng(1).random(10_001) < 0.3
+    queries = QueryVectors({"space": np.eye(2, 4, dtype=np.float32)})
+    searches = [Search(queries, RankingOptions(5, allowed), [np.array([7])] * 2) for allowed in (mask, None, mask)]
+    sent = pickle.dumps(Questions([(search, ()) for search in searches], []))
+    assert len(sent) < 10_001 / 8 + 2000
+    (first, _), (second, _), (third, _) = pickle.loads(sent).searches
+    assert second.options.allowed is None
+    assert first.options.allowed is third.options.allowed
+    assert first.options.allowed.dtype == np.bool_
+    assert (first.options.allowed == mask).all()
+    assert first.options.k == 5
+    assert first.excluded[1].tolist() == [7]
+    assert searches[0].options.allowed is mask
