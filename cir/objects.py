@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from cir.errors import DataError, MissingDependencyError, StoreConflictError, StoreError
+from cir.errors import DataError, MissingDependencyError, StoreConflictError, StoreError, UsageError
 from cir.places import TIMEOUT, endpoint, timeout, url_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
     from typing_extensions import Buffer
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 PART = 8 << 20  # bytes of one request; each must arrive within the timeout
 _PARTS = 9000  # of one upload; S3 takes 10,000
 _AT_ONCE = 4  # requests for parts of one file
@@ -64,6 +65,10 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     """
     url = url_of(place)
     server = endpoint()
+    given = [name for name in _KEYS if os.environ.get(name)]
+    if len(given) == 1:
+        (lacking,) = set(_KEYS) - set(given)
+        raise UsageError(f"{lacking} is not set, and {given[0]} is; set both")
     return Store(url, server, _client(url, server, timeout()))
 
 
@@ -238,9 +243,10 @@ class Store:
                     f"{name}: an object there has a name that cannot be used ({_reason(error)}); rename it, or give a "
                     "place without it"
                 ) from None
+            missing = "" if _KEYS[0] in os.environ else f"set {' and '.join(_KEYS)}, unless this machine has a role; "
             raise StoreError(
-                f"{name}: the store{where} cannot be used ({_reason(error)}); check AWS_ENDPOINT_URL and the network, "
-                "then run the same command again"
+                f"{name}: the store{where} cannot be used ({_reason(error)}); {missing}check AWS_ENDPOINT_URL and the "
+                "network, then run the same command again"
             ) from None
         except ValueError as error:  # a key that obstore cannot spell
             raise StoreError(f"{name}: no name that can be used in a store ({_reason(error)})") from None

@@ -15,7 +15,7 @@ _SERVER = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _HERE = ("localhost", "127.0.0.1", "::1")
 _SCHEMES = ("s3", "gs", "gcs", "az", "azure", "abfs", "abfss", "http", "https")
-_URL = re.compile(rf"({'|'.join(_SCHEMES)}):/+(.*)", re.DOTALL)
+_URL = re.compile(rf"({'|'.join(_SCHEMES)}):/+(.*)", re.DOTALL | re.IGNORECASE)
 
 
 class UrlPath(PosixPath):
@@ -40,7 +40,7 @@ def url_of(place: str | os.PathLike[str]) -> str:
         UsageError: not the URL of a place in S3, or without a bucket.
     """
     found = _URL.fullmatch(os.fspath(place))
-    if found is None or found[1] != "s3":
+    if found is None or found[1].lower() != "s3":
         raise UsageError(f"{os.fspath(place)}: of object stores only s3://BUCKET/PREFIX can be used")
     parts = [part for part in found[2].split("/") if part]
     if not parts or any(part in (".", "..") for part in parts):

@@ -111,7 +111,7 @@ def build_index(
     An archive is a zip, a tar (WebDataset), or a parquet file with a column of pictures, paths or addresses.
 
     With --ray the images are read and encoded by processes on one machine or many, which see PATH and the index under
-    the same names. Whichever of them is lost, and if this command itself is, finished segments are found again.
+    the same names. If one of them is lost, or this command itself, finished segments are found again by the next run.
 
     \b
     Example:

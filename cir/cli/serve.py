@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOKEN = "CIR_TOKEN"
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _LONGEST_TOKEN = 1000
+DEADLINE = 1000  # milliseconds
 
 
 @click.command()
@@ -117,7 +118,7 @@ _LONGEST_TOKEN = 1000
 )
 @click.option(
     "--deadline",
-    default=1000,
+    default=DEADLINE,
     show_default=True,
     type=click.IntRange(1, 60_000),
     metavar="MS",
@@ -242,8 +243,8 @@ def _spread(
 ) -> Iterator[Parts | None]:
     """Who searches the segments in place of this process, if that is wanted."""
     if ray is None:
-        if parts is not None or replicas != 1:
-            raise UsageError("--parts and --replicas are about --ray, which is not given; add --ray local")
+        if parts is not None or replicas != 1 or deadline != DEADLINE:
+            raise UsageError("--parts, --replicas and --deadline are about --ray, which is not given; add --ray local")
         yield None
         return
     from cir.cluster.session import joined

@@ -13,7 +13,7 @@ from cir.errors import DataError
 from cir.images.names import shown
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.pipeline import encode_photos
-from cir.indexer.writing.segment_tasks import Recipe, RootedPhoto, SegmentResult, SegmentTask, make_segment
+from cir.indexer.writing.segment_tasks import Recipe, RootedPhoto, SegmentResult, SegmentTask, make_segment, sees_index
 from cir.places import is_url
 from cir.types import GalleryEncoder
 
@@ -66,9 +66,13 @@ class EncodingProcess:
         Raises:
             DataError: this machine does not see the index or a root; else as `make_segment`.
         """
+        machine = socket.gethostname()
         for place in (recipe.index, *roots):
             if not is_url(place) and not os.path.exists(place):  # else all photos below it would count as missing
-                raise DataError(
-                    f"machine {socket.gethostname()} does not see {shown(place)}; mount it there under the same path"
-                )
+                raise DataError(f"machine {machine} does not see {shown(place)}; mount it there under the same path")
+        if not sees_index(recipe):
+            raise DataError(
+                f"machine {machine} has another folder at {shown(recipe.index)}; mount the same one there, or write to "
+                "another place"
+            )
         return make_segment(task, recipe, self._encoder, self._threads)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,17 +60,21 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
     if address == LOCAL:
         options |= {"num_cpus": cpus or default_workers(), "object_store_memory": _STORE, "include_dashboard": False}
     try:
-        ray.init(address=address, **options)
+        with _own_signals():
+            ray.init(address=address, **options)
     except Exception as error:  # Ray raises bare ones, such as when a node does not start in time
-        if "InvalidAuthToken" in _with_causes(error):
+        if re.search(r"InvalidAuthToken|[Aa]uthentication token", _with_causes(error)):
             raise DataError(
                 f"the Ray cluster at {address} asks for a token: put what `ray get-auth-token` prints on its head into "
                 "~/.ray/auth_token here, and set RAY_AUTH_MODE=token"
             ) from None
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200].rstrip(".")
         raise DataError(
             f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`, or take --ray local"
         ) from None
+    except BaseException:  # stopped meanwhile
+        ray.shutdown()
+        raise
     _be_quiet()
     try:
         yield ray
@@ -101,6 +107,25 @@ def _with_causes(error: BaseException | None) -> str:
         words.append(str(error))
         error = error.__cause__ or error.__context__
     return "\n".join(words)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handlers of signals: Ray would put its own in their place, which dump stacks and end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from ray._private import utils
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    theirs, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
+        for number, handler in handlers.items():
+            if handler is not None:  # it was not set by Python
+                signal.signal(number, handler)
 
 
 def _be_quiet() -> None:

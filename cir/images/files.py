@@ -82,8 +82,9 @@ class ImageFile:
             if self.member is None:
                 return read_object(self.path, limit) if is_url(self.path) else read_regular(self.path, limit)
             return archives.read_member(self.path, self.member, limit)
-        except (FileNotFoundError, KeyError):
-            raise MissingImageError(f"{shown(self.id)}: no longer at {shown(self.path)}") from None
+        except (FileNotFoundError, KeyError) as error:
+            place = getattr(error, "filename", None) or self.path  # a parquet file may name another file
+            raise MissingImageError(f"{shown(self.id)}: no longer at {shown(str(place))}") from None
         except UNREADABLE as error:
             raise ImageDecodeError(f"{shown(self.id)}: cannot be read: {_reason(error)}") from None
 

@@ -20,6 +20,7 @@ from cir.images.decode import reason_of
 from cir.images.files import HEIC_SUFFIXES, SUFFIXES, UNREADABLE, ImageFile, has_suffix
 from cir.images.names import canonical_id, shown
 from cir.images.remote import is_object, objects_below
+from cir.images.tars import COMPRESSED
 from cir.places import is_url, url_of
 
 # What other programs leave among photos, by lower-case name.
@@ -159,6 +160,8 @@ class _Walk:
                 raise DataError(
                     f"{shown(self.root)}: not a readable {archive}: {_why(error)}; repair or remove it"
                 ) from None
+        elif self.root.lower().endswith(COMPRESSED):
+            raise DataError(f"{shown(self.root)}: a compressed tar cannot be read; unpack it, and make a plain tar")
         elif not has_suffix(self.root, SUFFIXES):
             suffixes = ", ".join(sorted(SUFFIXES))
             raise DataError(f"neither an image, a folder nor an archive: {shown(self.root)}; images end in {suffixes}")

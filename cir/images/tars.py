@@ -15,6 +15,8 @@ from cir.images.names import canonical_id
 from cir.images.remote import open_archive
 
 _HEADERS = 1 << 20  # bytes of one request to a store while the headers are read, which lie between the members
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAX_MEMBERS = 50_000_000  # what a tar of 25 GB of nothing but headers has
 
 
@@ -66,6 +68,9 @@ def read_member(path: str, name: str, limit: int) -> bytes:
 def _remembered(path: str, stamp: tuple[object, ...]) -> Directory:
     members: dict[str, tuple[int, int]] = {}
     refused = []
+    with open_archive(path, _HEADERS)[0] as file:
+        if file.read(6).startswith(_COMPRESSED):
+            raise tarfile.ReadError("it is compressed; unpack it, and make a plain tar")
     with open_archive(path, _HEADERS)[0] as file, tarfile.open(fileobj=file, mode="r:") as archive:
         for count, info in enumerate(archive):
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all of them otherwise

@@ -53,7 +53,7 @@ def writer_lock(folder: IndexFolder) -> Iterator[WriterLock]:
     """
     path = folder.lock
     with disk_errors(path):
-        handle = _take(path)
+        handle = _take(path, str(folder))
     _held.add(handle)
     try:
         with disk_errors(path):
@@ -88,7 +88,7 @@ def writer_of(folder: IndexFolder) -> str | None:
         os.close(handle)
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, index: str) -> int:
     _register_fork_hook()
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -98,7 +98,7 @@ def _take(path: Path) -> int:
             if _is_at(handle, path):
                 return handle
         except BlockingIOError:
-            message = f"{path.parent} is being written by {_owner(handle)}; wait until it is done, or stop it"
+            message = f"{index} is being written by {_owner(handle)}; wait until it is done, or stop it"
             os.close(handle)
             raise IndexLockedError(message) from None
         except OSError:

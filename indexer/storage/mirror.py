@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,7 +43,14 @@ from cir.objects import Store, open_store
 from cir.places import UrlPath, is_url
 
 CURRENT = "CURRENT"
+_SILENT = 60.0  # seconds after a failure within which nothing derived is asked for
 GRACE = 86_400  # seconds for which an object stays that no generation names
+
+_OWN = re.compile(
+    r"CURRENT|questions\.zip|marks\.jsonl|skipped\.jsonl|manifests/\d+-[0-9a-f]{64}\.json|segments/[0-9a-f]{64}/.+"
+    r"|mappings/[\w.-]+\.(json|safetensors)|work/segments/[0-9a-f]{64}\.json|probe-[0-9a-f]{32}",
+    re.ASCII,
+)
 
 log = logging.getLogger(__name__)
 
@@ -133,12 +141,21 @@ def fetch_one(folder: MirrorFolder, entry: SegmentEntry) -> None:
     path, expected = folder.gallery(entry.name), entry.files[GALLERY]
     make_folder(path.parent)
     folder.pins[entry.name] = Pin(path.parent)
-    if not _is(path, expected):
+    was_here = _is(path, expected)
+    if not was_here:
         for old in path.parent.iterdir():  # of another segment of this name, or damaged
             remove_tree(old)
         if not download(folder.store, segment_key(expected.sha256), path, expected):
             log.warning("%s/%s is missing", folder, segment_key(expected.sha256))
-    _fetch_derived(folder, entry)
+    if was_here and time.monotonic() - folder.watch.get("silent", -GRACE) < _SILENT:
+        return
+    try:
+        _fetch_derived(folder, entry)
+    except StoreError as error:
+        if not was_here:
+            raise
+        folder.watch["silent"] = time.monotonic()
+        log.warning("%s; what is derived from segments is made here", error)
 
 
 def keep_in_cache(folder: IndexFolder, segments: Mapping[str, object]) -> None:
@@ -168,6 +185,11 @@ def upload_segment(folder: IndexFolder, file: Path, *, derived: Iterable[Path] =
     for path in derived:
         folder.store.upload(segment_key(entry.sha256, path.relative_to(file.parent).as_posix()), path)
     return entry
+
+
+def is_own(key: str) -> bool:
+    """Whether an object of such a name is part of an index, and not somebody else's."""
+    return _OWN.fullmatch(key) is not None
 
 
 def segment_key(sha256: str, name: str = GALLERY) -> str:

@@ -22,6 +22,7 @@ from cir.indexer.storage.mirror import (
     GRACE,
     MirrorFolder,
     files_of,
+    is_own,
     manifest_key,
     put_file,
     read_state,
@@ -233,6 +234,7 @@ def _sweep(folder: MirrorFolder, live: Manifest) -> None:
         for info in store.listed(place)
         if now.modified - info.modified > GRACE
         and info.key not in keys
+        and is_own(info.key)
         and not (place == "segments" and info.key.split("/")[1] in segments)
     ]
     for start in range(0, len(old), 1000):

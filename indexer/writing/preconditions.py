@@ -12,6 +12,7 @@ from cir.images import ImageFile, Scan, scan
 from cir.indexer.storage.folder import IndexFolder, foreign_files, has_lost_pointer, is_index
 from cir.indexer.storage.generations import open_segment, read_pointer
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.storage.mirror import MirrorFolder, is_own
 from cir.indexer.storage.segment import Layout
 from cir.indexer.writing.plan import Metadata
 from cir.types import GalleryEncoder, ModelCard
@@ -59,6 +60,10 @@ def check_request(images: Sequence[ImageFile], encoder: GalleryEncoder, metadata
 
 def refuse_foreign(folder: IndexFolder) -> None:
     """Raises IndexFormatError for a path that is neither an index, finished or not, nor free; and for a lost index."""
+    if isinstance(folder, MirrorFolder) and not is_index(folder.root):
+        other = next((info.key for info in folder.store.listed() if not is_own(info.key)), None)
+        if other is not None:
+            raise IndexFormatError(f"{folder} is not an index: it holds {other}; choose another place for the index")
     if folder.root.is_dir():
         if has_lost_pointer(folder):
             read_pointer(folder)  # says so

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 
 from cir.errors import WeightsError
 from cir.files import parse_json, read_regular
-from cir.indexer.storage.folder import GALLERY, LARGEST_JSON, IndexFolder, records
+from cir.indexer.storage.folder import GALLERY, LARGEST_JSON, IndexFolder, record, records
 from cir.indexer.storage.manifest import FileEntry, SegmentEntry
 from cir.indexer.storage.segment import EncodedBlock, Layout, RowTable, by_column, write_segment
 from cir.indexer.writing.pipeline import DigestRegistry, encode_photos
 from cir.indexer.writing.segment_places import SegmentPlace, place_at
 from cir.indexer.writing.stored_rows import StoredRows
+from cir.places import is_url
 from cir.types import GalleryEncoder
 
 
@@ -77,16 +79,18 @@ class Recipe:
     """What all segments of a build share.
 
     Attributes:
-        index: the index folder, or the URL of an index in an object store.
+        index: the index folder, absolute, or the URL of an index in an object store.
         layout: of the segments.
         batch_size: photos per call of the encoder; batches begin anew in each segment.
         known: contents that the index holds; a photo of one is read, and not encoded.
+        build: noted in the index folder, by which who has mounted it knows that it is the same one.
     """
 
     index: str
     layout: Layout
     batch_size: int
     known: KnownDigests
+    build: str
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,20 @@ def _finished(task: SegmentTask, recipe: Recipe, place: SegmentPlace) -> Segment
         )
     except (OSError, ValueError, KeyError, TypeError):  # none, or not one that this version has written
         return None
+
+
+def read_plan(folder: IndexFolder) -> Mapping[str, Any]:
+    """What an unfinished build has noted about itself; empty where there is none."""
+    try:
+        plan = parse_json(read_regular(record(folder, "plan"), LARGEST_JSON))
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def sees_index(recipe: Recipe) -> bool:
+    """Whether this machine has, at the place of the index, the one that the build writes; of a store that is so."""
+    return is_url(recipe.index) or read_plan(IndexFolder(Path(recipe.index))).get("build") == recipe.build
 
 
 def record_keys(folder: IndexFolder) -> Iterator[tuple[str, str]]:

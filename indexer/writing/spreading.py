@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cir.errors import CorruptIndexError
-from cir.files import make_folder, parse_json, read_regular, remove_tree, write_json
+from cir.files import make_folder, remove_tree, write_json
 from cir.images import ImageFile
 from cir.images.remote import open_archive
-from cir.indexer.storage.folder import LARGEST_JSON, IndexFolder, is_index, planned_segments, record, records
+from cir.indexer.storage.folder import IndexFolder, is_index, planned_segments, record, records
 from cir.indexer.storage.generations import last_segment, read_pointer
 from cir.indexer.storage.manifest import SegmentEntry
 from cir.indexer.storage.mirror import fetch_segment
@@ -34,6 +35,7 @@ from cir.indexer.writing.segment_tasks import (
     SegmentResult,
     SegmentTask,
     make_segment,
+    read_plan,
     record_keys,
 )
 from cir.places import is_url
@@ -175,9 +177,8 @@ def make_segments(
         As `make_segment`.
     """
     pointer = " ".join(map(str, read_pointer(folder))) if is_index(folder.root) else ""
-    before = _read_plan(folder)
+    before = read_plan(folder)
     batch_size = cut.batch_size or before.get("batch_size") or spread.batch_size(photos, cut.layout)
-    recipe = Recipe(str(folder), cut.layout, batch_size, cut.known)
     stated = [asdict(cut.layout), batch_size, pointer]
     runs = [photos[start : start + cut.rows] for start in range(0, len(photos), cut.rows)]
     described = [tuple(metadata(photo) for photo in run) for run in runs]
@@ -193,8 +194,11 @@ def make_segments(
     names |= {key: f"{first + place:06d}" for place, key in enumerate(missing)}
     numbers = [int(name) for name in names.values()] or [first]
     make_folder(records(folder))
-    plan = {"first": min(numbers), "last": max(numbers), "batch_size": batch_size}
+    build = uuid.uuid4().hex
+    plan = {"first": min(numbers), "last": max(numbers), "batch_size": batch_size, "build": build}
     write_json(record(folder, "plan"), plan, indent=None)
+    place = str(folder) if is_url(str(folder)) else str(folder.root.absolute())  # workers run in folders of their own
+    recipe = Recipe(place, cut.layout, batch_size, cut.known, build)
     tasks = [
         SegmentTask(names[key], key, tuple(run), columns)
         for key, run, columns in zip(keys, runs, described, strict=True)
@@ -266,14 +270,6 @@ def _drop_others(folder: IndexFolder, kept: set[str]) -> None:
             remove_unreachable(folder)
         except CorruptIndexError:  # said where the manifest is read
             return
-
-
-def _read_plan(folder: IndexFolder) -> Mapping[str, Any]:
-    try:
-        plan = parse_json(read_regular(record(folder, "plan"), LARGEST_JSON))
-    except (OSError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
 
 
 def _digest(values: object) -> str:

@@ -9,19 +9,22 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cir
 from cir import errors
+from cir.cluster.process import EncodingProcess
 from cir.cluster.session import joined
 from cir.indexer.reading.verify import verify
 from cir.indexer.storage.folder import IndexFolder
 from cir.indexer.storage.generations import read_manifest
 from cir.indexer.storage.manifest import Manifest
+from cir.indexer.writing.segment_tasks import Recipe, SegmentResult, SegmentTask
 from cir.testing.fakes import FakeEncoder, answer, build, folder_of, paint
 
 pytest.importorskip("ray").cloudpickle.register_pickle_by_value(sys.modules[__name__])  # processes lack this file
@@ -165,6 +168,51 @@ def test_what_a_process_refuses_is_said_in_its_words(spread: Make, photos: Path,
         with pytest.raises(errors.WeightsError, match=said) as caught:
             build(photos, out, spread=spread(make_encoder=make_encoder))
         assert "\n" not in str(caught.value)
+
+
+class Noted:
+    """Notes what is asked of a `Spread`, and makes it here."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[SegmentTask, Recipe]] = []
+
+    def batch_size(self, photos: Any, layout: Any) -> int:
+        return 4
+
+    def make(self, tasks: Sequence[SegmentTask], recipe: Recipe) -> Iterator[SegmentResult]:
+        worker = EncodingProcess(FakeEncoder, 1, False, cir.__version__)
+        for task in tasks:
+            self.asked.append((task, recipe))
+            yield worker.make(task, recipe, [])
+
+
+def test_processes_are_told_the_whole_path_and_write_to_no_other_index(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spread = Noted()
+    build(photos, Path("x.index"), segment_rows=ROWS, spread=spread)
+    task, recipe = spread.asked[0]
+    assert recipe.index == str(tmp_path / "x.index")  # a process of a cluster runs in a folder of its own
+    worker = EncodingProcess(FakeEncoder, 1, False, cir.__version__)
+    before = digests(tmp_path / "x.index")
+    with pytest.raises(errors.DataError, match=r"has another folder at .*x\.index; mount the same one there"):
+        worker.make(task, recipe, [])  # a later build may write there, or another index be mounted
+    assert digests(tmp_path / "x.index") == before
+
+
+def test_sigterm_ends_a_build_as_ctrl_c_does(photos: Path, tmp_path: Path) -> None:
+    words = ["build-index", str(photos), "-o", str(tmp_path / "x.index"), "--ray", "local", "--processes", "1"]
+    code = (
+        "import os, signal, sys, cir.cluster.encoding as encoding, cir.cli\n"
+        "def batch_size(self, photos, layout): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "encoding.RaySpread.batch_size = batch_size\n"
+        "cir.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "cir: stopped" in done.stderr
 
 
 def test_addresses_and_a_missing_ray(monkeypatch: pytest.MonkeyPatch) -> None:

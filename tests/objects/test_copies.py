@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cir.errors import CorruptIndexError, UsageError
+from cir.errors import CorruptIndexError, StoreError, UsageError
 from cir.indexer.reading.gallery import Gallery, refreshed
 from cir.indexer.storage.cache import cache_folder, make_room
 from cir.indexer.storage.fetching import index_folder
@@ -188,3 +188,21 @@ def test_an_open_index_answers_without_its_store(
         assert time.monotonic() - started < 1  # nobody waits for the store
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_segment_that_is_here_needs_no_store(
+    index: str, photos: Path, line: SpoiltLine, caplog: pytest.LogCaptureFixture, patience: Callable[[float], None]
+) -> None:
+    build(photos, Path(index))
+    manifest = read_manifest(index_folder(index))
+    patience(1)
+    line.cut_after = 0
+    folder = folder_at(index)
+    for _ in range(2):
+        for entry in manifest.segments:
+            assert fetch_segment(folder, entry).is_file()
+    assert caplog.text.count("what is derived from segments is made here") == 1
+    (entry,) = manifest.segments
+    folder.gallery(entry.name).unlink()
+    with pytest.raises(StoreError):
+        fetch_segment(folder_at(index), entry)

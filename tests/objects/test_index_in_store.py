@@ -232,12 +232,17 @@ def test_only_what_nobody_needs_is_removed(
     orphan = tmp_path / "gallery.h5"
     orphan.write_bytes(b"of a worker")
     upload_segment(folder, orphan)
+    others = {"segments/video/part.ts", "manifests/stream.m3u8", "mappings/of/the/world.png"}
+    for key in others:  # came there later, and are nobody's business here
+        open_store(index).put(key, b"x")
     before = keys(index)
     remove(index, ids=["0001.png"])
     assert keys(index) > before  # within a day nothing is removed
     monkeypatch.setattr(publishing, "GRACE", -1)
     with writing(index_folder(index)) as writer:
         writer.publish(read_manifest(writer.folder).succeed(keep=1))
+    assert keys(index) >= others
+    open_store(index).delete(sorted(others))
     left = {key.split("-")[0] for key in keys(index) if not key.startswith("segments/")}
     assert left == {"CURRENT", "skipped.jsonl", "manifests/000002", "manifests/000003"}
     assert [key for key in keys(index) if key.startswith("segments/")] == [
@@ -245,3 +250,16 @@ def test_only_what_nobody_needs_is_removed(
     ]
     machine("other")
     assert verify(index) == []
+
+
+def test_a_place_with_other_things_is_no_place_for_an_index(index: str, photos: Path) -> None:
+    store = open_store(index)
+    store.put("segments/video/part.ts", b"x")
+    with pytest.raises(IndexFormatError, match=r"is not an index: it holds segments/video/part\.ts; choose another"):
+        build(photos, Path(index))
+    assert keys(index) == {"segments/video/part.ts"}
+    store.delete(["segments/video/part.ts"])
+    build(photos, Path(index))
+    store.put("notes.txt", b"x")  # beside an index nobody minds
+    build(photos, Path(index))
+    assert "notes.txt" in keys(index)

@@ -199,3 +199,20 @@ def test_an_answer_that_never_comes_is_not_waited_for(line: SpoiltLine, bucket: 
     there = patient.get("a", 10)
     assert there is not None
     assert there[0] == b"new"  # the write arrived, and its answer was lost
+
+
+def test_credentials_that_are_missing_are_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(UsageError) as caught:
+        open_store(bucket)
+    one_line(caught, "AWS_SECRET_ACCESS_KEY is not set, and AWS_ACCESS_KEY_ID is; set both")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("CIR_STORE_TIMEOUT", "1")
+    with pytest.raises(StoreError) as failed:
+        open_store(bucket).info("x")
+    one_line(failed, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+def test_a_scheme_may_be_in_capitals() -> None:
+    assert is_url("S3://shop/x")
+    assert url_of("S3://shop/x/") == "s3://shop/x"

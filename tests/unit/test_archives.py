@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import io
 import tarfile
@@ -164,3 +165,21 @@ def test_a_parquet_file_without_pictures(tmp_path: Path) -> None:
         scan(path)
     folder_of(tmp_path, 1)
     assert [name for name, _ in scan(tmp_path).unusable] == ["numbers.parquet"]
+
+
+@pytest.mark.parametrize("name", ["shard.tar", "shard.tar.gz", "SHARD.TGZ"])
+def test_a_compressed_tar_is_said_to_be_one(pictures: dict[str, bytes], tmp_path: Path, name: str) -> None:
+    plain = tar_of(tmp_path / "plain", pictures)
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    with pytest.raises(DataError, match=r"compressed.*unpack it, and make a plain tar"):
+        scan(tmp_path / name)
+
+
+def test_a_picture_that_a_table_names_in_vain_is_named(pictures: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    (tmp_path / "0001.png").write_bytes(pictures["0001.png"])
+    parquet.write_table(arrow.table({"path": ["0001.png", "none.png"]}), path)
+    there, gone = scan(path)
+    assert there.read() == pictures["0001.png"]
+    with pytest.raises(MissingImageError, match=r"no longer at .*none\.png"):
+        gone.read()
