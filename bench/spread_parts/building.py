@@ -116,10 +116,7 @@ def _answers(gallery: Gallery, vectors: Floats) -> dict[str, list[list[Hit]]]:
         "ann, filtered": (False, third),
     }
     return {
-        name: [
-            [(hit.id, hit.score) for hit in hits]
-            for hits in gallery.search(queries, RankingOptions(10, mask, exact=exact, recall=RECALL))
-        ]
+        name: gallery.search(queries, RankingOptions(10, mask, exact=exact, recall=RECALL))
         for name, (exact, mask) in ways.items()
     }
 
