@@ -31,6 +31,9 @@ class Metrics:
             "cir_wait_seconds", "Time that a query waited for its batch.", buckets=_SECONDS, registry=registry
         )
         self.cancelled = Counter("cir_cancelled", "Queries whose client had gone before they began.", registry=registry)
+        self.partial = Counter(
+            "cir_partial_answers", "Answers that did not cover the whole gallery.", registry=registry
+        )
         self.refused = Counter("cir_refused", "Requests refused before any work.", ("reason",), registry=registry)
         self.thumbnails = Counter(
             "cir_thumbnails", "Thumbnails by where they came from.", ("source",), registry=registry

@@ -123,8 +123,10 @@ class Service:
             except CirError as error:
                 wanted.append(error)
         jobs = [each for each in wanted if isinstance(each, Wanted)]
-        answers = iter(await self.batcher.answers(jobs) if jobs else [])
-        return [next(answers) if isinstance(each, Wanted) else each for each in wanted]
+        answers = await self.batcher.answers(jobs) if jobs else []
+        self.metrics.partial.inc(sum(isinstance(each, Found) and each.result.coverage < 1 for each in answers))
+        given = iter(answers)
+        return [next(given) if isinstance(each, Wanted) else each for each in wanted]
 
     async def wanted(self, asked: Asked) -> Wanted:
         """A query with its uploads decoded. Raises DataError."""

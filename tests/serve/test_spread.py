@@ -47,6 +47,7 @@ def test_answers_say_what_they_cover(serve: Callable[..., Served], spread: cir.S
     parts.silent = {0, 1}
     none = api.search(text="red", k=20)
     assert (none["coverage"], none["searched"], none["hits"]) == (0, 0, [])
+    assert "cir_partial_answers_total 3.0" in api.request("GET", "/metrics").text
 
 
 def test_what_needs_a_part_that_does_not_answer_is_refused(
