@@ -83,7 +83,6 @@ def _encode(model: str, photos: Path, device: str, sizes: tuple[int, ...]) -> di
         "device_mb": torch.cuda.max_memory_allocated() // 2**20 if torch.cuda.is_available() else 0,
         "cosine_to_float32_on_cpu": _least_cosine(reference, encoder, pixels[:COMPARED]),
     }
-    started = time.perf_counter()
     cpu = load_model(model, device="cpu", runtime="torch")
     few = pixels[:COMPARED]
     cpu.encode_images(few)

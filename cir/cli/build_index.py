@@ -111,7 +111,8 @@ def build_index(
     An archive is a zip, a tar (WebDataset), or a parquet file with a column of pictures, paths or addresses.
 
     With --ray the images are read and encoded by processes on one machine or many, which see PATH and the index under
-    the same names. If one of them is lost, or this command itself, finished segments are found again by the next run.
+    the same names. What a lost process had begun is made by another one; if this command itself is lost, its next run
+    finds the finished segments.
 
     \b
     Example:

@@ -47,8 +47,8 @@ def compute(device: torch.device, work: Callable[[], R]) -> R:
     """Do some work of a model; nobody forks meanwhile.
 
     A CPU computes in several threads at once. An accelerator takes one batch after another, and all from one thread:
-    torch keeps the kernels that cuDNN has chosen for each thread apart. With a thread for each core, 16 of them chose
-    anew for every convolution, which took longer than encoding thousands of pictures (docs/scale.md).
+    torch keeps the convolutions that cuDNN has prepared for each thread apart, so every thread prepares them anew. That
+    is the likely reason why 16 threads encoded no faster than a CPU (docs/scale.md).
 
     Raises:
         UsageError: this process was forked from one that uses the accelerator; else what the work raises.
